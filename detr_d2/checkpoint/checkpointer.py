@@ -1,0 +1,87 @@
+"""detectron2's checkpointer, made safe: files are written whole or not at all, and only data is read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import IO, Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from .safe_read import read_checkpoint
+from .torchvision_resnet import convert_torchvision_resnet, is_torchvision_resnet, write_backbone_pkl
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Saves atomically; loads our checkpoints, detectron2's files and torchvision's ResNets.
+
+    Attributes:
+        metadata: plain values written into every checkpoint beside the model, such as `class_names`.
+    """
+
+    def __init__(self, model: torch.nn.Module, save_dir: str = "", **kwargs: Any) -> None:
+        super().__init__(model, save_dir, **kwargs)
+        self.metadata: dict[str, Any] = {}
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Writes `name`.pth under a temporary name, renames it, and then points `last_checkpoint` to it.
+
+        Args:
+            name: file name without ending.
+            kwargs: plain values to add, such as `iteration`.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(self.metadata)
+        data.update(kwargs)
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        _write_atomically(path, lambda file: torch.save(data, file))
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Names the checkpoint that resuming starts from."""
+        content = last_filename_basename.encode()
+        _write_atomically(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(content))
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loads a checkpoint after checking that it holds nothing but data.
+
+        Args:
+            path: file or URL, or "" for none; `torchvision://` names and local files of torchvision's ResNets are
+                converted to backbone weights.
+            args, kwargs: see `DetectionCheckpointer.load`.
+
+        Raises:
+            ValueError: if the file cannot be read as data; see `read_checkpoint`.
+        """
+        if not path:
+            return dict(super().load(path, *args, **kwargs))
+        local = self.path_manager.get_local_path(path.split("?", 1)[0])
+        content = read_checkpoint(local)
+        state_dict = content.get("model", content)
+        if isinstance(state_dict, dict) and is_torchvision_resnet(state_dict):
+            self.logger.info(f"{path} holds torchvision's ResNet: converting it to backbone weights")
+            with tempfile.TemporaryDirectory() as folder:
+                converted = os.path.join(folder, "backbone.pkl")
+                write_backbone_pkl(convert_torchvision_resnet(state_dict), converted)
+                return dict(super().load(converted, *args, **kwargs))
+        return dict(super().load(path, *args, **kwargs))
+
+
+def _write_atomically(path: str, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file so that a reader, or a run after a crash, sees the old content or the new, never a part."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,97 @@
+"""torchvision's ResNet weights under detectron2's names, and `torchvision://` paths for `MODEL.WEIGHTS`."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Iterable
+from typing import IO, Any
+from urllib.error import URLError
+
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
+from torch import Tensor
+
+from .safe_read import read_checkpoint
+
+PREFIX = "torchvision://"
+
+# Applied in this order to every key: torchvision's name, detectron2's name.
+_RENAMES = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+)
+
+
+def is_torchvision_resnet(keys: Iterable[str]) -> bool:
+    """Whether a state dict has torchvision's names for a ResNet."""
+    return {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight"} <= set(keys)
+
+
+def convert_torchvision_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames torchvision's ResNet to detectron2's, without the classifier and the batch counters."""
+    converted = {}
+    for key, value in state_dict.items():
+        if key.startswith("fc.") or key.endswith("num_batches_tracked"):
+            continue
+        name = key
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)  # type: ignore[arg-type]
+        converted[name] = value
+    return converted
+
+
+def write_backbone_pkl(state_dict: dict[str, Tensor], path: str) -> None:
+    """Writes a converted backbone in the format of detectron2's zoo, which is matched to a model by name suffixes."""
+    model = {key: value.cpu().numpy() for key, value in state_dict.items()}
+    data = {"model": model, "__author__": "torchvision", "matching_heuristics": True}
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        pickle.dump(data, file)
+    os.replace(temporary, path)
+
+
+class TorchvisionHandler(PathHandler):
+    """Resolves `torchvision://ResNet50_Weights.IMAGENET1K_V1` to a file that any detectron2 checkpointer reads."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        url = _weights_url(path)
+        try:
+            source = PathManager.get_local_path(url, force=force)
+        except (URLError, OSError) as error:
+            raise ValueError(
+                f"{path} could not be downloaded ({error}): fetch {url} on a machine with network, and set "
+                "MODEL.WEIGHTS to the file."
+            ) from error
+        converted = os.path.splitext(source)[0] + ".detectron2.pkl"
+        if force or not os.path.isfile(converted):
+            write_backbone_pkl(convert_torchvision_resnet(read_checkpoint(source)), converted)
+        return converted
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        return open(self._get_local_path(path), mode, buffering)
+
+
+def _weights_url(path: str) -> str:
+    from torchvision.models import get_weight
+
+    name = path[len(PREFIX) :]
+    try:
+        return str(get_weight(name).url)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{path} names no weights of torchvision; expected for example {PREFIX}ResNet50_Weights.IMAGENET1K_V1."
+        ) from error
+
+
+def register_torchvision_handler() -> None:
+    """Makes detectron2's `PathManager` understand `torchvision://`; may be called again."""
+    PathManager.register_handler(TorchvisionHandler(), allow_override=True)

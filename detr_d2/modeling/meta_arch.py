@@ -1,0 +1,270 @@
+"""The DETR meta-architecture: preprocess -> backbone -> neck -> transformer -> head -> losses | Instances.
+
+Paper: Carion et al. 2020, Fig. 2. What a relative of DETR changes is in the parts it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+from ..layers import LearnedPositionEncoding, SinePositionEncoding, downsample_mask, padding_mask
+from .criterion import build_criterion
+from .matcher import NonFinitePredictionsError
+from .neck import Projection
+from .query_head import build_query_head
+from .targets import Targets, predictions_to_instances
+from .transformer import build_transformer
+from .visualize import draw_training_image
+
+
+@META_ARCH_REGISTRY.register()
+class DETR(nn.Module):
+    """End-to-end set prediction of objects, without anchors and without NMS.
+
+    Args:
+        backbone: any detectron2 backbone.
+        in_features: names of the backbone's maps that the neck reads.
+        neck: list of maps -> list of maps of the transformer's width.
+        position_encoding: (size, padding mask, device) -> encoding of a map.
+        transformer: see `TRANSFORMER_REGISTRY`.
+        head: see `QUERY_HEAD_REGISTRY`.
+        criterion: see `CRITERION_REGISTRY`.
+        num_classes: K.
+        pixel_mean, pixel_std: per channel, in the unit and order of the input images.
+        aux_loss: train every decoder layer instead of the last one only.
+        score_threshold: detections scored below it are dropped.
+        max_detections: the most detections per image.
+        freeze: dotted module names, or their last components, that get no gradients.
+        input_format: channel order of the input, for pictures.
+        vis_period: iterations between pictures of ground truth and predictions in the event storage; 0 for none.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        in_features: Sequence[str],
+        neck: nn.Module,
+        position_encoding: nn.Module,
+        transformer: nn.Module,
+        head: nn.Module,
+        criterion: nn.Module,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        aux_loss: bool = True,
+        score_threshold: float = 0.0,
+        max_detections: int = 100,
+        freeze: Sequence[str] = (),
+        input_format: str = "RGB",
+        vis_period: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.in_features = tuple(in_features)
+        self.neck = neck
+        self.position_encoding = position_encoding
+        self.transformer = transformer
+        self.head = head
+        self.criterion = criterion
+        self.num_classes = num_classes
+        self.aux_loss = aux_loss
+        self.score_threshold = score_threshold
+        self.max_detections = max_detections
+        self.input_format = input_format
+        self.vis_period = vis_period
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        for name in freeze:
+            _freeze(self, name)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        cfg = _with_num_classes(cfg)
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        missing = [name for name in cfg.MODEL.DETR.IN_FEATURES if name not in shapes]
+        if missing:
+            raise ValueError(
+                f"MODEL.DETR.IN_FEATURES names {missing}, which the backbone does not output; it outputs {sorted(shapes)}."
+            )
+        return {
+            "backbone": backbone,
+            "in_features": cfg.MODEL.DETR.IN_FEATURES,
+            "neck": Projection(cfg, [shapes[name] for name in cfg.MODEL.DETR.IN_FEATURES]),
+            "position_encoding": _build_position_encoding(cfg),
+            "transformer": build_transformer(cfg),
+            "head": build_query_head(cfg),
+            "criterion": build_criterion(cfg),
+            "num_classes": cfg.MODEL.DETR.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "aux_loss": cfg.MODEL.DETR.AUX_LOSS,
+            "score_threshold": cfg.MODEL.DETR.SCORE_THRESH_TEST,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "freeze": cfg.MODEL.DETR.FREEZE,
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Detects objects, or computes losses when training.
+
+        Args:
+            batched_inputs: detectron2's format: "image" (C, H, W) in pixels, "instances" when training, and optionally
+                "height" and "width" of the output, "file_name" for messages.
+
+        Returns:
+            When training, weighted losses whose sum is to be minimised. Otherwise [{"instances": Instances}] with
+            `pred_boxes`, `scores` and `pred_classes` at output resolution, best first.
+
+        Raises:
+            FloatingPointError: if the predictions for a training image are all NaN or infinite; names iteration and files.
+        """
+        images = self.preprocess_image(batched_inputs)
+        logits, boxes_cxcywh = self.predict(images, all_layers=self.training and self.aux_loss)
+        if self.training:
+            return self.losses(logits, boxes_cxcywh, batched_inputs)
+        return self.postprocess(logits[-1], boxes_cxcywh[-1], images.image_sizes, batched_inputs)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalises the images, then pads them with zeros (the mean colour) to the largest height and width."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return ImageList.from_tensors(
+            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+        )
+
+    def predict(self, images: ImageList, *, all_layers: bool) -> tuple[Tensor, Tensor]:
+        """Runs the network.
+
+        Args:
+            images: normalised and padded.
+            all_layers: predict from every decoder layer, not just the last.
+
+        Returns:
+            logits (L, B, Q, K + 1) and boxes_cxcywh (L, B, Q, 4), the last layer at the end.
+        """
+        features = self.backbone(images.tensor)
+        maps = self.neck([features[name] for name in self.in_features])
+        sizes = [tuple(x.shape[-2:]) for x in maps]
+        mask = padding_mask(images.image_sizes, tuple(images.tensor.shape[-2:]), self.device)
+        masks = [downsample_mask(mask, size) for size in sizes]
+        positions = [self.position_encoding(size, m, self.device) for size, m in zip(sizes, masks, strict=True)]
+        return self.head(self.transformer(maps, masks, positions, all_layers))
+
+    def losses(
+        self, logits: Tensor, boxes_cxcywh: Tensor, batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor]:
+        """Weighted losses against the ground truth in `batched_inputs`; every key starts with "loss_"."""
+        instances = [x["instances"] for x in batched_inputs]
+        targets = Targets.from_instances(instances, num_classes=self.num_classes, device=self.device)
+        # Under fp16 the gradient scaler recovers from overflow: let the non-finite loss reach it.
+        strict = not (torch.is_autocast_enabled(self.device.type) and logits.dtype == torch.float16)
+        try:
+            losses = self.criterion(logits, boxes_cxcywh, targets, strict=strict)
+        except NonFinitePredictionsError as error:
+            raise FloatingPointError(_describe(error, logits, boxes_cxcywh, batched_inputs)) from error
+        if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
+            detections = self._decode(logits[-1].detach(), boxes_cxcywh[-1].detach(), [x.image_size for x in instances])
+            draw_training_image(batched_inputs[0], detections[0], self.input_format)
+        return losses
+
+    def postprocess(
+        self,
+        logits: Tensor,
+        boxes_cxcywh: Tensor,
+        image_sizes: list[tuple[int, int]],
+        batched_inputs: list[dict[str, Any]],
+    ) -> list[dict[str, Instances]]:
+        """Decodes logits (B, Q, K + 1) and boxes (B, Q, 4) into Instances at the resolution the inputs ask for."""
+        results = self._decode(logits, boxes_cxcywh, image_sizes)
+        return [
+            {"instances": detector_postprocess(result, x.get("height", size[0]), x.get("width", size[1]))}
+            for result, x, size in zip(results, batched_inputs, image_sizes, strict=True)
+        ]
+
+    def _decode(self, logits: Tensor, boxes_cxcywh: Tensor, image_sizes: list[tuple[int, int]]) -> list[Instances]:
+        return predictions_to_instances(
+            logits,
+            boxes_cxcywh,
+            image_sizes,
+            score_threshold=self.score_threshold,
+            max_detections=self.max_detections,
+        )
+
+
+def _with_num_classes(cfg: CfgNode) -> CfgNode:
+    """Fills in `NUM_CLASSES: 0` from the metadata of the training data, on a copy."""
+    if cfg.MODEL.DETR.NUM_CLASSES > 0:
+        return cfg
+    classes = None
+    if len(cfg.DATASETS.TRAIN):
+        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if not classes:
+        raise ValueError(
+            "MODEL.DETR.NUM_CLASSES is 0 and the training data (DATASETS.TRAIN: "
+            f"{list(cfg.DATASETS.TRAIN)}) has no class names in its metadata: set MODEL.DETR.NUM_CLASSES, or register "
+            "the dataset with its thing_classes before the model is built."
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DETR.NUM_CLASSES = len(classes)
+    cfg.freeze()
+    return cfg
+
+
+def _build_position_encoding(cfg: CfgNode) -> nn.Module:
+    encoding, channels = cfg.MODEL.DETR.POSITION_ENCODING, cfg.MODEL.DETR.TRANSFORMER.HIDDEN_DIM
+    if encoding.NAME == "sine":
+        return SinePositionEncoding(num_channels=channels, temperature=encoding.TEMPERATURE, offset=encoding.OFFSET)
+    if encoding.NAME == "learned":
+        return LearnedPositionEncoding(num_channels=channels)
+    raise ValueError(f"MODEL.DETR.POSITION_ENCODING.NAME is {encoding.NAME!r}, expected 'sine' or 'learned'.")
+
+
+def _freeze(model: nn.Module, name: str) -> None:
+    """Takes the gradients from all modules called `name`; their batch norms stop updating."""
+    found = [
+        (path, module) for path, module in model.named_modules() if path == name or path.endswith("." + name)
+    ]
+    if not found:
+        raise ValueError(
+            f"MODEL.DETR.FREEZE names {name!r}, which is no module of the model; its parts are "
+            f"{[child for child, _ in model.named_children()]} and what is inside them."
+        )
+    for path, module in found:
+        module.requires_grad_(False)
+        parent, _, child = path.rpartition(".")
+        setattr(model.get_submodule(parent), child, FrozenBatchNorm2d.convert_frozen_batchnorm(module))
+
+
+def _describe(
+    error: NonFinitePredictionsError, logits: Tensor, boxes_cxcywh: Tensor, batched_inputs: list[dict[str, Any]]
+) -> str:
+    iteration = get_event_storage().iter if has_event_storage() else "unknown"
+    bad = [n for n, x in (("logits", logits), ("boxes", boxes_cxcywh)) if not x.isfinite().all()]
+    files = [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]
+    return (
+        f"Iteration {iteration}: all predictions for {files[error.image_index]} are NaN or infinite "
+        f"(in {' and '.join(bad)}; images of this batch: {', '.join(files)}). Lower SOLVER.BASE_LR, check that "
+        "SOLVER.CLIP_GRADIENTS is on, or train with SOLVER.AMP.DTYPE bfloat16 instead of float16."
+    )

@@ -1,0 +1,101 @@
+"""Between detectron2's `Instances` and the set criterion: the only file that knows both conventions.
+
+detectron2: boxes_xyxy in pixels of the augmented image, class indices 0..K-1.
+DETR: boxes_cxcywh divided by the size of the augmented image before padding, "no object" at class index K.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+
+
+@dataclass
+class Targets:
+    """The objects of a batch, those of all images in one row.
+
+    Attributes:
+        labels: (M,) class indices.
+        boxes_cxcywh: (M, 4), normalised by the unpadded image.
+        image_index: (M,), the image in the batch that holds the object; ascending.
+        counts: objects of each of the B images, on the host.
+    """
+
+    labels: Tensor
+    boxes_cxcywh: Tensor
+    image_index: Tensor
+    counts: list[int]
+
+    @classmethod
+    def from_instances(
+        cls, instances: list[Instances], *, num_classes: int, device: torch.device | str = "cpu"
+    ) -> Targets:
+        """Packs ground truth (`gt_boxes` in pixels, `gt_classes`) and moves it to `device`.
+
+        Raises:
+            ValueError: if a class index is outside 0..K-1.
+        """
+        counts = [len(x) for x in instances]
+        labels = torch.cat([x.gt_classes for x in instances])
+        check_labels(labels, num_classes)
+        boxes_xyxy = torch.cat([x.gt_boxes.tensor for x in instances]).float()
+        image_index = torch.repeat_interleave(torch.tensor(counts, device=labels.device))
+        sizes = torch.tensor([x.image_size for x in instances], device=boxes_xyxy.device)  # (B, 2): height, width
+        boxes_xyxy = boxes_xyxy / sizes.flip(1).repeat(1, 2)[image_index]
+        return cls(
+            labels=labels.to(device),
+            boxes_cxcywh=box_xyxy_to_cxcywh(boxes_xyxy).to(device),
+            image_index=image_index.to(device),
+            counts=counts,
+        )
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Raises `ValueError` for labels outside 0..K-1, while they are still on the host (no device synchronisation)."""
+    if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"The batch holds class indices from {int(labels.min())} to {int(labels.max())}, but the model has "
+            f"{num_classes} classes (0..{num_classes - 1}): set MODEL.DETR.NUM_CLASSES to the number of classes in the data."
+        )
+
+
+def predictions_to_instances(
+    logits: Tensor,
+    boxes_cxcywh: Tensor,
+    image_sizes: list[tuple[int, int]],
+    *,
+    score_threshold: float,
+    max_detections: int,
+) -> list[Instances]:
+    """Decodes predictions of the last layer: each query yields its best real class.
+
+    Queries whose arg-max is "no object" are kept with their second-best class, as the paper does for AP (Sec. 4).
+
+    Args:
+        logits: (B, Q, K + 1).
+        boxes_cxcywh: (B, Q, 4), normalised.
+        image_sizes: (height, width) of each image before padding, in pixels.
+        score_threshold: lower scores are dropped; 0 keeps every query.
+        max_detections: the most detections to keep per image, best first.
+
+    Returns:
+        For each image, `Instances` of that size with `pred_boxes` (pixels), `scores` and `pred_classes`, best first.
+    """
+    scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)  # (B, Q)
+    sizes = torch.tensor(image_sizes, device=scores.device)  # (B, 2): height, width
+    boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.float()) * sizes.flip(1).repeat(1, 2)[:, None]
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    results = []
+    for b, image_size in enumerate(image_sizes):
+        keep = order[b, :max_detections][scores[b, :max_detections] >= score_threshold]
+        result = Instances(tuple(image_size))
+        result.pred_boxes = Boxes(boxes_xyxy[b, keep])
+        result.scores = scores[b, : len(keep)]
+        result.pred_classes = classes[b, keep]
+        results.append(result)
+    return results

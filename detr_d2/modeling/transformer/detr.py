@@ -1,0 +1,270 @@
+"""The transformer of DETR.
+
+Paper: Carion et al. 2020, End-to-End Object Detection with Transformers, Sec. 3.2 and appendix A.3.
+
+In short: position encodings are added to queries and keys of every attention, never to values; the decoder starts from
+zero content, so that the learned query embedding is all that tells one query from another; every decoder layer passes
+through one shared LayerNorm before it is read.
+
+Differs from the authors' code in form only: batch first, fused attention, and the query embedding lives here because
+it is this paper's way of making queries. Parameter names below `encoder` and `decoder` are theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from ...layers import MultiHeadAttention
+from .build import TRANSFORMER_REGISTRY
+from .output import TransformerOutput
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class FeedForward(nn.Module):
+    """Base of both layer kinds: the feed-forward part under the authors' parameter names."""
+
+    def __init__(self, *, hidden_dim: int, feedforward_dim: int, dropout: float, activation: str) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"MODEL.DETR.TRANSFORMER.ACTIVATION is {activation!r}, expected one of {sorted(ACTIVATIONS)}."
+            )
+        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Maps (B, S, C) token by token."""
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+class EncoderLayer(FeedForward):
+    """Self-attention and feed-forward network (paper, Fig. 10 left).
+
+    Args:
+        hidden_dim: C.
+        num_heads: attention heads.
+        feedforward_dim: hidden width of the feed-forward network.
+        dropout: of attention weights, residuals and the feed-forward network.
+        activation: "relu" or "gelu".
+        pre_norm: normalise the input of a sub-layer instead of the sum after it.
+    """
+
+    def __init__(
+        self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
+    ) -> None:
+        super().__init__(
+            hidden_dim=hidden_dim, feedforward_dim=feedforward_dim, dropout=dropout, activation=activation
+        )
+        self.pre_norm = pre_norm
+        self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+
+    def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Encodes tokens x (B, S, C) at `position` (B or 1, S, C); `padding_mask` is (B, S) or None."""
+        if self.pre_norm:
+            x = x + self.dropout(self._attend(self.norm1(x), position, padding_mask))
+            return x + self.dropout(self.feed_forward(self.norm2(x)))
+        x = self.norm1(x + self.dropout(self._attend(x, position, padding_mask)))
+        return self.norm2(x + self.dropout(self.feed_forward(x)))
+
+    def _attend(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
+        query = x + position
+        return self.self_attn(query, query, x, padding_mask)
+
+
+class DecoderLayer(FeedForward):
+    """Self-attention among queries, cross-attention to the image, feed-forward network (paper, Fig. 10 right).
+
+    Args: as `EncoderLayer`.
+    """
+
+    def __init__(
+        self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
+    ) -> None:
+        super().__init__(
+            hidden_dim=hidden_dim, feedforward_dim=feedforward_dim, dropout=dropout, activation=activation
+        )
+        self.pre_norm = pre_norm
+        self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
+        self.multihead_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+        self.norm3 = nn.LayerNorm(hidden_dim)
+
+    def forward(
+        self, x: Tensor, query_position: Tensor, memory: Tensor, memory_key: Tensor, padding_mask: Tensor | None
+    ) -> Tensor:
+        """Updates the queries.
+
+        Args:
+            x: (B, Q, C) content.
+            query_position: (B, Q, C).
+            memory: (B, S, C), the values of the cross-attention.
+            memory_key: (B, S, C), memory with its position added.
+            padding_mask: (B, S), True on padding, or None.
+
+        Returns:
+            (B, Q, C).
+        """
+        if self.pre_norm:
+            x = x + self.dropout(self._attend_queries(self.norm1(x), query_position))
+            x = x + self.dropout(
+                self.multihead_attn(self.norm2(x) + query_position, memory_key, memory, padding_mask)
+            )
+            return x + self.dropout(self.feed_forward(self.norm3(x)))
+        x = self.norm1(x + self.dropout(self._attend_queries(x, query_position)))
+        x = self.norm2(
+            x + self.dropout(self.multihead_attn(x + query_position, memory_key, memory, padding_mask))
+        )
+        return self.norm3(x + self.dropout(self.feed_forward(x)))
+
+    def _attend_queries(self, x: Tensor, query_position: Tensor) -> Tensor:
+        query = x + query_position
+        return self.self_attn(query, query, x)
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers; only the pre-norm variant ends in a LayerNorm.
+
+    Args:
+        layers: the layers, in order.
+        norm: applied to the last output, or None.
+    """
+
+    def __init__(self, layers: Sequence[EncoderLayer], norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Encodes (B, S, C) tokens."""
+        for layer in self.layers:
+            x = layer(x, position, padding_mask)
+        return x if self.norm is None else self.norm(x)
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers whose outputs all pass through one LayerNorm.
+
+    Args:
+        layers: the layers, in order.
+        norm: shared by the outputs of all layers; not part of what the next layer reads.
+    """
+
+    def __init__(self, layers: Sequence[DecoderLayer], norm: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(
+        self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, padding_mask: Tensor | None,
+        all_layers: bool,
+    ) -> Tensor:  # fmt: skip
+        """Returns (L, B, Q, C) for all layers, or (1, B, Q, C) for the last one."""
+        memory_key = memory + position
+        outputs = []
+        for layer in self.layers:
+            x = layer(x, query_position, memory, memory_key, padding_mask)
+            outputs.append(x)
+        return self.norm(torch.stack(outputs if all_layers else outputs[-1:]))
+
+
+@TRANSFORMER_REGISTRY.register()
+class DETRTransformer(nn.Module):
+    """Encoder over the cells of one feature map, decoder over learned object queries.
+
+    Args:
+        hidden_dim: C.
+        num_queries: Q.
+        num_heads, feedforward_dim, dropout, activation, pre_norm: see `EncoderLayer`.
+        num_encoder_layers, num_decoder_layers: depth; the encoder may be empty.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        hidden_dim: int,
+        num_queries: int,
+        num_heads: int,
+        feedforward_dim: int,
+        num_encoder_layers: int,
+        num_decoder_layers: int,
+        dropout: float,
+        activation: str = "relu",
+        pre_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        layer: dict[str, Any] = {
+            "hidden_dim": hidden_dim,
+            "num_heads": num_heads,
+            "feedforward_dim": feedforward_dim,
+            "dropout": dropout,
+            "activation": activation,
+            "pre_norm": pre_norm,
+        }
+        self.encoder = Encoder(
+            [EncoderLayer(**layer) for _ in range(num_encoder_layers)],
+            nn.LayerNorm(hidden_dim) if pre_norm else None,
+        )
+        self.decoder = Decoder([DecoderLayer(**layer) for _ in range(num_decoder_layers)], nn.LayerNorm(hidden_dim))
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        # After the loop above: the authors keep it outside the transformer, where it stays N(0, 1).
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        transformer = cfg.MODEL.DETR.TRANSFORMER
+        return {
+            "hidden_dim": transformer.HIDDEN_DIM,
+            "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
+            "num_heads": transformer.NUM_HEADS,
+            "feedforward_dim": transformer.FEEDFORWARD_DIM,
+            "num_encoder_layers": transformer.NUM_ENCODER_LAYERS,
+            "num_decoder_layers": transformer.NUM_DECODER_LAYERS,
+            "dropout": transformer.DROPOUT,
+            "activation": transformer.ACTIVATION,
+            "pre_norm": transformer.PRE_NORM,
+        }
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        padding_masks: Sequence[Tensor | None],
+        positions: Sequence[Tensor],
+        all_layers: bool,
+    ) -> TransformerOutput:
+        """Turns one feature map into object queries.
+
+        Args:
+            features: one map (B, C, H, W).
+            padding_masks: one mask (B, H, W), True on padding, or None when nothing is padded.
+            positions: one encoding (B or 1, C, H, W).
+            all_layers: return every decoder layer, not just the last.
+
+        Raises:
+            ValueError: if more than one feature map is given.
+        """
+        if len(features) != 1:
+            raise ValueError(
+                f"DETRTransformer reads one feature map, got {len(features)}: set MODEL.DETR.IN_FEATURES to one name."
+            )
+        tokens = features[0].flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, S, C)
+        position = positions[0].to(tokens.dtype).flatten(2).transpose(1, 2)
+        mask = None if padding_masks[0] is None else padding_masks[0].flatten(1)  # (B, S)
+        memory = self.encoder(tokens, position, mask)
+        query_position = self.query_embed.weight.expand(tokens.shape[0], -1, -1)  # (Q, C) -> (B, Q, C)
+        content = torch.zeros_like(query_position)
+        hidden_states = self.decoder(content, query_position, memory, position, mask, all_layers)
+        return TransformerOutput(hidden_states=hidden_states, memory=memory)
