@@ -39,18 +39,21 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     Raises:
         ValueError: if the file holds anything but data, is damaged, or is not a dictionary.
+        ModuleNotFoundError: if the file needs a package of the extra `hf`.
         FileNotFoundError: if there is no such file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"The checkpoint {path} does not exist: check MODEL.WEIGHTS.")
     try:
         checkpoint = _read(path)
+    except (OSError, ModuleNotFoundError):
+        raise
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"The checkpoint {path} holds more than tensors and plain data ({_first_line(error)}); it is not read, "
             "because loading it would run code from the file. Use a file from a source that saves a state dict."
         ) from error
-    except (EOFError, RuntimeError, IndexError, UnicodeDecodeError, KeyError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(
             f"The checkpoint {path} cannot be read ({_first_line(error)}): the file is damaged, incomplete or not a "
             "checkpoint; download or save it again."
@@ -70,7 +73,7 @@ def _read(path: str) -> Any:
         try:
             from safetensors.torch import load_file
         except ImportError as error:
-            raise ValueError(f'{path} needs the package safetensors: pip install "detr_d2[hf]".') from error
+            raise ModuleNotFoundError(f'{path} needs the package safetensors: pip install "detr_d2[hf]".') from error
         return load_file(path)
     # The authors' training files hold their command line as a Namespace of plain values.
     with torch.serialization.safe_globals([argparse.Namespace]):

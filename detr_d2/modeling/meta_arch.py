@@ -5,7 +5,7 @@ Paper: Carion et al. 2020, Fig. 2. What a relative of DETR changes is in the par
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -121,6 +121,19 @@ class DETR(nn.Module):
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
         }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.load_state_dict`, but refuses a checkpoint in which nothing belongs to this model.
+
+        Raises:
+            ValueError: if no key is known; detectron2's checkpointer would go on with random weights.
+        """
+        if state_dict and not state_dict.keys() & self.state_dict().keys():
+            raise ValueError(
+                f"None of the {len(state_dict)} keys of the checkpoint ({next(iter(state_dict))!r}, ...) belongs to this "
+                "DETR: it comes from another model or library."
+            )
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,76 @@
+"""`python -m detr_d2 <command>`, also the console script `detr-d2`: imports only the command asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import detr_d2
+
+from .tools import cli
+
+# Command -> what it does. The command `a-b` is the module detr_d2.tools.a_b.
+COMMANDS = {
+    "benchmark": "measure the set criterion against other implementations, or the latency of a model",
+    "check-env": "show versions, the GPU and which optional parts are present",
+    "make-shapes": "make a dataset of coloured shapes with COCO annotations",
+    "predict": "detect objects in images, folders and videos",
+    "quickstart": "train DETR and Faster R-CNN on shapes and compare them, on a CPU in minutes",
+    "train": "train or evaluate any detectron2 config (the same as train_net.py)",
+}
+
+# Commands that work without torch and detectron2.
+_STANDALONE = {"check-env"}
+
+
+def usage() -> str:
+    """The help text: one line for each command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"detr_d2 {detr_d2.__version__}: DETR for detectron2",
+            "",
+            "usage: python -m detr_d2 <command> [options]",
+            "",
+            *lines,
+            "",
+            "`python -m detr_d2 <command> --help` shows the options of a command.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: command and its arguments; the process's own when None.
+
+    Returns:
+        The exit code: 0, the command's own, or 2 for a mistake of the user.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(detr_d2.__version__)
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}."
+        return cli.fail(f"there is no command {name!r}; {hint}")
+    if name not in _STANDALONE and detr_d2.import_problem is not None:
+        return cli.fail(
+            f"{name!r} needs torch and detectron2, which cannot be imported here ({detr_d2.import_problem}); "
+            "`python -m detr_d2 check-env` says what is missing."
+        )
+    module = importlib.import_module(f"detr_d2.tools.{name.replace('-', '_')}")
+    return cli.run(module.main, arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""Looks through the datasets of a config before the first step, and says what they hold.
+
+Errors, in training and evaluation sets: unknown classes, boxes that are not finite, image files that are missing or, in
+a sample, cannot be read. A training box without area after clipping to the image is dropped by the mappers; whether
+that is said in one line or stops the run is `DATASETS.INVALID_ANNOTATIONS`. Evaluation sets are only reported on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+
+from .annotation_table import AnnotationTable, cache_file
+from .dataset_mapper import read_image
+from .registration import classes_of, dataset_table, is_coco_file, require_registered, resolve_num_classes
+
+_SAMPLE = 16  # images decoded per dataset
+_MOST_NAMED = 10  # files or annotations named in one message
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What a dataset holds; boxes are those that become targets: no crowds, and with an area.
+
+    Attributes:
+        name: the registered name.
+        split: "train" or "test".
+        num_images: all images.
+        num_used_images: those that training draws from (FILTER_EMPTY_ANNOTATIONS takes the others away).
+        num_empty_images: without any box.
+        num_boxes: boxes.
+        boxes_mean, boxes_p99, boxes_max: boxes per image, over all images.
+        num_classes: classes, 0 if unknown.
+        num_dropped: boxes without area after clipping to the image.
+        num_crowd: crowd annotations.
+        num_over_queries: images with more boxes than the model has queries.
+    """
+
+    name: str
+    split: str
+    num_images: int
+    num_used_images: int
+    num_empty_images: int
+    num_boxes: int
+    boxes_mean: float
+    boxes_p99: float
+    boxes_max: int
+    num_classes: int
+    num_dropped: int
+    num_crowd: int
+    num_over_queries: int
+
+
+def check_datasets(cfg: CfgNode) -> list[DatasetReport]:
+    """Checks all datasets of a config; the main process looks, all processes get the result or raise the error.
+
+    Args:
+        cfg: the config; its datasets are registered and its number of classes is resolved.
+
+    Returns:
+        One report per dataset of `DATASETS.TRAIN` and then `DATASETS.TEST`; a dataset that is not a list of dicts
+        cannot be looked through and has none.
+
+    Raises:
+        ValueError: on the first dataset that cannot be used; names file, annotation, value and what to do.
+    """
+    outcome: tuple[list[DatasetReport], str | None] | None = None
+    if comm.is_main_process():
+        try:
+            outcome = (_check_all(cfg), None)
+        except ValueError as error:
+            if comm.get_world_size() == 1:
+                raise
+            outcome = ([], str(error))
+    reports, message = next(found for found in comm.all_gather(outcome) if found is not None)
+    if message is not None:
+        raise ValueError(message)
+    return reports
+
+
+def _check_all(cfg: CfgNode) -> list[DatasetReport]:
+    if cfg.DATASETS.INVALID_ANNOTATIONS not in ("skip", "error"):
+        raise ValueError(
+            f'DATASETS.INVALID_ANNOTATIONS must be "skip" or "error", but is {cfg.DATASETS.INVALID_ANNOTATIONS!r}'
+        )
+    pairs = [("train", name) for name in cfg.DATASETS.TRAIN] + [("test", name) for name in cfg.DATASETS.TEST]
+    require_registered([name for _, name in pairs])
+    resolve_num_classes(cfg.clone())  # a clone: here the number of classes is only compared
+    _compare_test_classes(cfg)
+    reports = []
+    for split, name in pairs:
+        table = dataset_table(name)
+        if table is None:
+            logger.warning("Dataset %s is not a list of dicts: it is used without checks.", name)
+            continue
+        _check_images(name, table)
+        reports.append(_check_boxes(cfg, split, name, table))
+    return reports
+
+
+def _compare_test_classes(cfg: CfgNode) -> None:
+    """Evaluation needs as many classes as training; other names may be meant, and get a warning."""
+    if not cfg.DATASETS.TRAIN:
+        return
+    trained = classes_of(cfg.DATASETS.TRAIN[0])
+    for name in cfg.DATASETS.TEST:
+        tested = classes_of(name)
+        if trained is None or tested is None or tested == trained:
+            continue
+        if len(tested) != len(trained):
+            raise ValueError(
+                f"evaluation dataset {name} has {len(tested)} classes, but training dataset "
+                f"{cfg.DATASETS.TRAIN[0]} has {len(trained)}: evaluate on data with the same classes"
+            )
+        logger.warning("Dataset %s calls its classes %s, the training data %s.", name, tested[:10], trained[:10])
+
+
+def _check_boxes(cfg: CfgNode, split: str, name: str, table: AnnotationTable) -> DatasetReport:
+    without_area = (table.clipped_sides() <= 0).any(axis=1) & ~table.crowd
+    if without_area.any():
+        _tell_dropped(cfg, split, name, table, np.flatnonzero(without_area))
+    if table.orphans[0]:
+        logger.warning("%s: %d annotations belong to no image of the file and are not used.", name, table.orphans[0])
+    valid = ~table.crowd & ~without_area
+    if split == "train":
+        _check_targets(cfg, name, table, valid)
+    counts = np.bincount(table.image_of[valid], minlength=len(table.file_names))
+    some = np.unique(table.image_of[~table.crowd]).size  # detectron2's filter counts boxes without area
+    queries = cfg.MODEL.DETR.NUM_QUERIES if cfg.MODEL.META_ARCHITECTURE == "DETR" else None
+    report = DatasetReport(
+        name=name,
+        split=split,
+        num_images=len(counts),
+        num_used_images=some if split == "train" and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else len(counts),
+        num_empty_images=int((counts == 0).sum()),
+        num_boxes=int(valid.sum()),
+        boxes_mean=float(counts.mean()),
+        boxes_p99=float(np.percentile(counts, 99)),
+        boxes_max=int(counts.max()),
+        num_classes=len(table.class_names),
+        num_dropped=int(without_area.sum()),
+        num_crowd=int(table.crowd.sum()),
+        num_over_queries=0 if queries is None else int((counts > queries).sum()),
+    )
+    if report.num_over_queries:
+        logger.warning(
+            "%s: %d of %d images have more boxes than the model has queries (%d): the surplus can never be found. "
+            "Boxes per image: 99%% of the images have up to %.0f, the most is %d; raise MODEL.DETR.NUM_QUERIES.",
+            name, report.num_over_queries, report.num_images, queries, report.boxes_p99, report.boxes_max,
+        )  # fmt: skip
+    return report
+
+
+def _tell_dropped(cfg: CfgNode, split: str, name: str, table: AnnotationTable, dropped: np.ndarray) -> None:
+    """One line about boxes without area; an error if the config says so and they would be trained on."""
+    source = MetadataCatalog.get(name).get("json_file", name)
+    listed = ", ".join(
+        f"annotation {table.annotation_ids[i]} {_numbers(table.boxes_xywh[i])}" for i in dropped[:_MOST_NAMED]
+    )
+    found = f"{source}: {len(dropped)} of {len(table.crowd)} boxes have no area inside their image "
+    found += f"(x, y, width, height: {listed}"
+    found += ", ...)" if len(dropped) > _MOST_NAMED else ")"
+    if split == "test":
+        logger.warning("%s; an evaluation set is left as it is.", found)
+    elif cfg.DATASETS.INVALID_ANNOTATIONS == "skip":
+        logger.warning("%s; they are not trained on.", found)
+    else:
+        raise ValueError(f'{found}; correct them, or drop them with DATASETS.INVALID_ANNOTATIONS "skip"')
+
+
+def _numbers(box: np.ndarray) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box) + "]"
+
+
+def _check_targets(cfg: CfgNode, name: str, table: AnnotationTable, valid: np.ndarray) -> None:
+    """What only matters for training: something to learn from, and masks where they are asked for."""
+    if not valid.any():
+        raise ValueError(f"training dataset {name} has no boxes at all: check its annotations")
+    bare = np.flatnonzero(valid & ~table.segmented)
+    if cfg.MODEL.MASK_ON and len(bare):
+        raise ValueError(
+            f"{name}: {len(bare)} annotations have no segmentation (the first: annotation "
+            f"{table.annotation_ids[bare[0]]}), which MODEL.MASK_ON True needs: add them, or set it to False"
+        )
+
+
+def _check_images(name: str, table: AnnotationTable) -> None:
+    """All image files exist, and a sample can be decoded and has the annotated size.
+
+    For a COCO file a success is remembered until the file or a folder of its images changes.
+    """
+    metadata = MetadataCatalog.get(name)
+    root = metadata.get("image_root", "") if is_coco_file(name) else ""
+    paths = [os.path.join(root, file_name) for file_name in table.file_names.tolist() if file_name]
+    if not paths or "://" in paths[0]:
+        return
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        folder, file_name = os.path.split(path)
+        by_folder[folder].append(file_name)
+    remembered = None
+    if is_coco_file(name):
+        times = [os.stat(folder).st_mtime_ns if os.path.isdir(folder) else 0 for folder in sorted(by_folder)]
+        status = os.stat(metadata.json_file)
+        remembered = cache_file("images", metadata.json_file, root, status.st_size, status.st_mtime_ns, times)
+        if remembered.exists():
+            return
+    _require_files(name, by_folder)
+    for index in np.unique(np.linspace(0, len(paths) - 1, _SAMPLE).astype(int)):
+        _require_readable(paths[index], table.image_sizes[np.flatnonzero(table.file_names != "")[index]])
+    if remembered is not None:
+        try:
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            remembered.touch()
+        except OSError as error:
+            logger.warning("The check of the images of %s cannot be cached: %s", name, error)
+
+
+def _require_files(name: str, by_folder: dict[str, list[str]]) -> None:
+    missing: list[str] = []
+    for folder, file_names in by_folder.items():
+        try:
+            with os.scandir(folder) as entries:
+                present = {entry.name for entry in entries}
+        except OSError:
+            present = set()
+        missing += [os.path.join(folder, file_name) for file_name in file_names if file_name not in present]
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} image files are missing, among them {', '.join(missing[:_MOST_NAMED])}: check the "
+            "image folder and the file names in the annotations"
+        )
+
+
+def _require_readable(path: str, size: np.ndarray) -> None:
+    height, width = read_image(path, "RGB").shape[:2]
+    if size.all() and (width, height) != tuple(size):
+        raise ValueError(
+            f"image file {path} is {width}x{height} pixels (after EXIF rotation), but its annotation says "
+            f"{size[0]}x{size[1]}: correct the width and height in the annotations"
+        )

@@ -1,0 +1,253 @@
+"""From a dataset dict to a model input, with DETR's augmentation.
+
+Paper: End-to-End Object Detection with Transformers (Carion et al. 2020), appendix A.4, "Training hyperparameters".
+
+Differs from the reference implementation in
+* the rounding of resized images, which is detectron2's (at most one pixel),
+* EXIF orientation, which is applied as everywhere in detectron2,
+* polygons, which stay polygons unless `INPUT.MASK_FORMAT` is "bitmask".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pycocotools.mask
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
+from PIL import Image
+
+from .draws import seeded_draw
+
+_MIN_SIDE = 1e-5  # pixels; an augmented box with a shorter side has no area (detectron2's own threshold)
+
+
+def build_detr_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
+    """DETR's training augmentation: flip, then in half of the cases a resize and a crop, then the multi-scale resize.
+
+    Sizes come from `INPUT.{RANDOM_FLIP,DETR_MIN_SIZES,CROP,MIN_SIZE_TRAIN,MAX_SIZE_TRAIN}`. The resize before the crop
+    has no limit on the long side; a crop larger than the image takes all of it.
+    """
+    augmentations: list[T.Augmentation] = []
+    if cfg.INPUT.RANDOM_FLIP != "none":
+        horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
+        augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+    if cfg.INPUT.CROP.ENABLED:
+        enlarge = T.ResizeShortestEdge(list(cfg.INPUT.DETR_MIN_SIZES), sample_style="choice")
+        crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        augmentations.append(T.RandomApply(T.AugmentationList([enlarge, crop]), prob=0.5))
+    augmentations.append(
+        T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+    )
+    return augmentations
+
+
+class DetrDatasetMapper:
+    """Reads an image, augments it with its boxes and masks, and makes the targets.
+
+    Targets: crowd annotations never are. Boxes are clipped to the image, before and after the augmentation, and dropped
+    if they have no area; no minimum visibility is asked for. Images without objects get `Instances` of length 0.
+    A dataset dict with the key "draw" is augmented under the seed (seed, draw), and so always in the same way.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        use_instance_mask: bool = False,
+        instance_mask_format: str = "polygon",
+        seed: int | None = None,
+    ) -> None:
+        """
+        Args:
+            is_train: make targets; otherwise annotations are left out, as detectron2's mapper does.
+            augmentations: any list of detectron2 augmentations or transforms. They may ask for `image`, `boxes` (of the
+                targets, xyxy pixels) and, where the dataset has it, `sem_seg`.
+            image_format: "RGB", "BGR" or another format of detectron2's `read_image`.
+            use_instance_mask: also make `gt_masks`.
+            instance_mask_format: "polygon" keeps polygons (an image with an RLE or a bitmap gets `BitMasks` all the
+                same); "bitmask" decodes at the original size and transforms by nearest neighbour, as the authors do.
+            seed: seed of numbered draws; None draws one.
+
+        Raises:
+            ValueError: on an unknown mask format.
+        """
+        if instance_mask_format not in ("polygon", "bitmask"):
+            raise ValueError(f'INPUT.MASK_FORMAT must be "polygon" or "bitmask", but is {instance_mask_format!r}')
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.use_instance_mask = use_instance_mask
+        self.instance_mask_format = instance_mask_format
+        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """DETR's augmentation in training, detectron2's resize otherwise.
+
+        Raises:
+            ValueError: if the config asks for keypoints, precomputed proposals, or polygons that nothing here can crop.
+        """
+        for key, wanted in (("KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON), ("LOAD_PROPOSALS", cfg.MODEL.LOAD_PROPOSALS)):
+            if wanted:
+                raise ValueError(
+                    f'the mapper of DETR does not carry what MODEL.{key} needs: set INPUT.DETR_AUGMENTATION "off"'
+                )
+        crops_polygons = cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and cfg.INPUT.CROP.ENABLED
+        if is_train and crops_polygons and find_spec("shapely") is None:
+            raise ValueError('cropping polygons needs shapely: pip install it, or set INPUT.MASK_FORMAT "bitmask"')
+        augmentations = build_detr_augmentation(cfg) if is_train else detection_utils.build_augmentation(cfg, False)
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+            "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "seed": cfg.SEED if cfg.SEED >= 0 else None,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Maps one image.
+
+        Args:
+            dataset_dict: detectron2's standard format; left unchanged.
+
+        Returns:
+            Its keys without "annotations" and "draw", with "image" (C, H, W) uint8 and, in training, "instances":
+            `gt_boxes` (M, 4) xyxy pixels of the augmented image, `gt_classes` (M,), and `gt_masks` on request.
+
+        Raises:
+            ValueError: on an unreadable image or a bad annotation, naming the file.
+        """
+        sample = dict(dataset_dict)
+        draw = sample.pop("draw", None)
+        name = str(sample.get("file_name", "(image without file_name)"))
+        with nullcontext() if draw is None else seeded_draw(self.seed, draw):
+            try:
+                return self._map(sample)
+            except (OSError, ValueError) as error:
+                if name in str(error):
+                    raise
+                raise ValueError(f"{name}: {error}") from error
+            except Exception as error:
+                raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
+
+    def _map(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Replaces in `sample`, a copy made by the caller, what is read and augmented."""
+        image = read_image(sample["file_name"], self.image_format)
+        detection_utils.check_image_size(sample, image)
+        annotations = sample.pop("annotations", [])
+        targets, boxes_xyxy = _usable(annotations if self.is_train else [], image.shape[:2])
+        sem_seg_file = sample.pop("sem_seg_file_name", None)
+        sem_seg = None
+        if sem_seg_file is not None and self.is_train:
+            sem_seg = read_image(sem_seg_file, "L").squeeze(2)
+        augmented = T.AugInput(image, boxes=boxes_xyxy, sem_seg=sem_seg)
+        transforms = self.augmentations(augmented)
+        sample["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if augmented.sem_seg is not None:
+            sample["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
+        if self.is_train:
+            sample["instances"] = self._instances(targets, augmented, transforms, image.shape[:2])
+        return sample
+
+    def _instances(
+        self,
+        targets: list[dict[str, Any]],
+        augmented: T.AugInput,
+        transforms: T.TransformList,
+        original_size: tuple[int, int],
+    ) -> Instances:
+        """The targets that are left in the augmented image."""
+        height, width = augmented.image.shape[:2]
+        boxes_xyxy = augmented.boxes.clip(0, [width, height, width, height])
+        kept = np.flatnonzero((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] > _MIN_SIDE).all(axis=1))
+        targets = [targets[i] for i in kept]
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.as_tensor(boxes_xyxy[kept], dtype=torch.float32))
+        instances.gt_classes = torch.tensor([int(target["category_id"]) for target in targets], dtype=torch.int64)
+        if self.use_instance_mask:
+            segmentations = [_segmentation(target) for target in targets]
+            instances.gt_masks = self._masks(segmentations, transforms, original_size, (height, width))
+        return instances
+
+    def _masks(
+        self,
+        segmentations: list[Any],
+        transforms: T.TransformList,
+        original_size: tuple[int, int],
+        size: tuple[int, int],
+    ) -> PolygonMasks | BitMasks:
+        """Masks of the targets in the augmented image; an instance whose mask is cropped away keeps an empty one."""
+        if self.instance_mask_format == "polygon" and all(isinstance(item, list) for item in segmentations):
+            rings = [[np.asarray(ring, dtype=np.float64).reshape(-1, 2) for ring in item] for item in segmentations]
+            return PolygonMasks([[ring.reshape(-1) for ring in transforms.apply_polygons(item)] for item in rings])
+        masks = [transforms.apply_segmentation(_decode(item, original_size)) for item in segmentations]
+        stacked = np.stack(masks).astype(bool) if masks else np.zeros((0, *size), dtype=bool)
+        return BitMasks(torch.from_numpy(np.ascontiguousarray(stacked)))
+
+
+def read_image(file_name: str, image_format: str) -> np.ndarray:
+    """Reads an image as detectron2 does: (H, W, C) uint8.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be decoded; names the file.
+    """
+    try:
+        return detection_utils.read_image(file_name, format=image_format)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"image file {file_name} cannot be read ({error}): replace it, or remove it from the annotations"
+        ) from error
+
+
+def _usable(annotations: list[dict[str, Any]], size: tuple[int, int]) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The annotations that can be targets, and their (M, 4) xyxy boxes clipped to the original image."""
+    candidates = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+    boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in candidates]
+    boxes_xyxy = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    if not np.isfinite(boxes_xyxy).all():
+        worst = boxes[int(np.flatnonzero(~np.isfinite(boxes_xyxy).all(axis=1))[0])]
+        raise ValueError(f"an annotation has the box {worst}: boxes must be finite numbers")
+    height, width = size
+    boxes_xyxy = boxes_xyxy.clip(0, [width, height, width, height])
+    kept = np.flatnonzero((boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1))
+    return [candidates[i] for i in kept], boxes_xyxy[kept]
+
+
+def _segmentation(annotation: dict[str, Any]) -> Any:
+    if annotation.get("segmentation") is None:
+        raise ValueError(
+            f"the annotation with box {list(annotation['bbox'])} has no segmentation, which MODEL.MASK_ON needs"
+        )
+    return annotation["segmentation"]
+
+
+def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint8 bitmap of polygons (list of lists), an RLE (dict) or a bitmap."""
+    height, width = size
+    if isinstance(segmentation, list):
+        rings = [np.asarray(ring, dtype=np.float64) for ring in segmentation]
+        mask = polygons_to_bitmask(rings, height, width)
+    elif isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            segmentation = pycocotools.mask.frPyObjects(segmentation, *segmentation["size"])
+        mask = pycocotools.mask.decode(segmentation)
+    else:
+        mask = np.asarray(segmentation)
+    if mask.shape != (height, width):
+        raise ValueError(f"a mask has height and width {mask.shape}, but its image has {(height, width)}")
+    return mask.astype(np.uint8)

@@ -1,0 +1,92 @@
+"""The training loader: detectron2's with numbered draws, so that a resumed run sees what an uninterrupted one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, DatasetMapper, build_detection_train_loader
+from detectron2.utils import comm
+from torch.utils.data import IterableDataset
+
+from .dataset_mapper import DetrDatasetMapper
+from .draws import NumberedDataset, NumberedSampler, seeded_numpy
+
+Mapper = Callable[[dict[str, Any]], "dict[str, Any] | None"]
+
+
+def build_train_mapper(cfg: CfgNode) -> Mapper:
+    """The mapper that `INPUT.DETR_AUGMENTATION` asks for: DETR's or detectron2's stock one.
+
+    Raises:
+        ValueError: if the key is not "auto", "on" or "off".
+    """
+    choice = cfg.INPUT.DETR_AUGMENTATION
+    if choice not in ("auto", "on", "off"):
+        raise ValueError(f'INPUT.DETR_AUGMENTATION must be "auto", "on" or "off", but is {choice!r}')
+    if choice == "on" or (choice == "auto" and cfg.MODEL.META_ARCHITECTURE == "DETR"):
+        return DetrDatasetMapper(cfg, is_train=True)
+    return DatasetMapper(cfg, is_train=True)
+
+
+def build_detr_train_loader(
+    cfg: CfgNode, *, mapper: Mapper | None = None, start_iteration: int = 0, seed: int
+) -> Iterable[list[dict[str, Any]]]:
+    """Builds the endless loader of micro-batches, `SOLVER.IMS_PER_BATCH` images over all processes.
+
+    All sampler names of detectron2 and `DATALOADER.{NUM_WORKERS,ASPECT_RATIO_GROUPING,FILTER_EMPTY_ANNOTATIONS}` are
+    honoured. Batches are the same for any number of workers. With `seed` equal to `cfg.SEED` the images come in the
+    order in which detectron2's stock trainer draws them under that seed.
+
+    Args:
+        cfg: the config.
+        mapper: dataset dict -> model input; default: `build_train_mapper(cfg)`.
+        start_iteration: optimizer steps done before; their `ACCUM_STEPS` micro-batches each are skipped.
+        seed: seed of sampler and augmentation, at least 0, equal in all processes.
+
+    Raises:
+        ValueError: if the batch cannot be divided among the processes, or images lack the sizes that grouping needs.
+    """
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} processes: "
+            "set it to a multiple of them"
+        )
+    mapper = mapper or build_train_mapper(cfg)
+    with seeded_numpy(seed):
+        parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
+    records, batch_size = parts["dataset"], cfg.SOLVER.IMS_PER_BATCH // world_size
+    if isinstance(records, IterableDataset):
+        raise ValueError(
+            f"{cfg.DATASETS.TRAIN} is a stream, which cannot be resumed: register a list or a map-style dataset"
+        )
+    sampler = NumberedSampler(
+        parts["sampler"],
+        skip=start_iteration * cfg.SOLVER.ACCUM_STEPS * batch_size,
+        batch_size=batch_size,
+        landscape=_landscape(records) if parts["aspect_ratio_grouping"] else None,
+    )
+    if isinstance(records, list):
+        records = DatasetFromList(records, copy=False)  # one serialised copy for all workers
+    return build_detection_train_loader(
+        NumberedDataset(records, mapper, seed=seed),
+        mapper=None,
+        sampler=sampler,
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=False,  # the sampler has grouped already
+        num_workers=parts["num_workers"],
+    )
+
+
+def _landscape(records: Iterable[dict[str, Any]]) -> np.ndarray:
+    """(N,) bool: which images are wider than high."""
+    try:
+        return np.array([record["width"] > record["height"] for record in records], dtype=bool)
+    except KeyError as error:
+        raise ValueError(
+            f"DATALOADER.ASPECT_RATIO_GROUPING needs the {error} of every image, which this dataset does not give: "
+            "add it, or set the key to False"
+        ) from error

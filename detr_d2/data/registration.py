@@ -1,0 +1,193 @@
+"""COCO-format data of one's own, `NAME=annotations.json:image_root`, and the number of classes that follows from it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from .annotation_table import AnnotationTable, read_coco_table, table_of_dicts
+
+# Where a meta-architecture reads its number of classes.
+_CLASS_KEYS = {
+    "DETR": "MODEL.DETR.NUM_CLASSES",
+    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+}
+
+# Tables of datasets that are not COCO files, with the function that is registered under their name.
+_tables: dict[str, tuple[object, AnnotationTable]] = {}
+
+
+def register_coco(spec: str) -> str:
+    """Registers a COCO instances file with detectron2, its classes included.
+
+    Args:
+        spec: "NAME=annotations.json:image_root".
+
+    Returns:
+        NAME, which `DATASETS.TRAIN` and `DATASETS.TEST` can then hold.
+
+    Raises:
+        ValueError: if the spec, the file or the folder is wrong, or NAME stands for other data already.
+    """
+    name, json_file, image_root = _parse_spec(spec)
+    if name in DatasetCatalog:
+        registered = MetadataCatalog.get(name)
+        if (registered.get("json_file"), registered.get("image_root")) == (json_file, image_root):
+            return name
+        raise ValueError(
+            f"--coco {spec}: the name {name} is taken by "
+            f"{registered.get('json_file', 'another dataset')}:{registered.get('image_root', '')}; choose another name"
+        )
+    if not os.path.isdir(image_root):
+        raise ValueError(f"--coco {spec}: there is no folder {image_root}; expected the folder that holds the images")
+    table = read_coco_table(json_file)
+    ids = table.class_ids.tolist()
+    metadata = {
+        "thing_classes": table.class_names.tolist(),
+        "thing_dataset_id_to_contiguous_id": {class_id: index for index, class_id in enumerate(ids)},
+    }
+    register_coco_instances(name, metadata, json_file, image_root)
+    return name
+
+
+def _parse_spec(spec: str) -> tuple[str, str, str]:
+    """Name, absolute path of the file, absolute path of the image folder; a folder's name may hold colons."""
+    name, _, paths = spec.partition("=")
+    end = paths.rfind(".json:")
+    if not name.strip() or end < 0 or not paths[end + 6 :]:
+        raise ValueError(
+            f'--coco {spec}: expected NAME=annotations.json:image_root, such as "cells=data/train.json:data/images"'
+        )
+    json_file, image_root = paths[: end + 5], paths[end + 6 :]
+    return name.strip(), *(os.path.abspath(os.path.expanduser(path)) for path in (json_file, image_root))  # type: ignore[return-value]
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Registers all of `DATASETS.COCO`; every process calls it, and calling it again changes nothing.
+
+    Raises:
+        ValueError: as `register_coco`.
+    """
+    for spec in cfg.DATASETS.get("COCO", []):
+        register_coco(spec)
+
+
+def require_registered(names: Sequence[str]) -> None:
+    """Raises ValueError if detectron2 does not know one of the dataset names; the message lists similar names."""
+    for name in names:
+        if name not in DatasetCatalog:
+            similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+            hint = f"; similar names: {', '.join(similar)}" if similar else ""
+            raise ValueError(
+                f"dataset {name} is not registered{hint}; register COCO-format data with "
+                f"--coco {name}=annotations.json:image_root"
+            )
+
+
+def is_coco_file(name: str) -> bool:
+    """Whether a registered dataset is a COCO instances file read by detectron2's own loader."""
+    by_detectron2 = getattr(DatasetCatalog[name], "__module__", "") == register_coco_instances.__module__
+    return by_detectron2 and MetadataCatalog.get(name).get("evaluator_type") == "coco"
+
+
+def dataset_table(name: str) -> AnnotationTable | None:
+    """The annotations of a registered dataset; None where it is not a list of dicts and cannot be looked through.
+
+    A dataset that is not a COCO file is loaded for this, once in a process.
+
+    Raises:
+        ValueError: if its annotations cannot be used.
+    """
+    if is_coco_file(name):
+        return read_coco_table(MetadataCatalog.get(name).json_file)
+    loader = DatasetCatalog[name]
+    if name not in _tables or _tables[name][0] is not loader:
+        records = DatasetCatalog.get(name)
+        if not isinstance(records, list):
+            return None
+        _tables[name] = (loader, table_of_dicts(name, records, MetadataCatalog.get(name).get("thing_classes", ())))
+    return _tables[name][1]
+
+
+def classes_of(name: str) -> list[str] | None:
+    """Class names of a registered dataset; loads it if only then they are known. None if they never are."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None:
+        dataset_table(name)
+    return metadata.get("thing_classes")
+
+
+def resolve_num_classes(cfg: CfgNode) -> CfgNode:
+    """Puts the number of classes of the training data wherever the config says 0, and checks it where it does not.
+
+    The data are `DATASETS.TRAIN`, or `DATASETS.TEST` if that is empty. Without either nothing changes.
+
+    Args:
+        cfg: the config; changed in place, and frozen afterwards if it was before.
+
+    Returns:
+        The same config.
+
+    Raises:
+        ValueError: if datasets are unknown or disagree on the classes, or the config has another number than the data.
+    """
+    names = list(cfg.DATASETS.TRAIN) or list(cfg.DATASETS.TEST)
+    if not names:
+        return cfg
+    require_registered(names)
+    found = {name: classes_of(name) for name in names}
+    first = names[0]
+    for name, classes in found.items():
+        if classes != found[first]:
+            raise ValueError(
+                f"datasets {first} and {name} have different classes, {_summary(found[first])} and "
+                f"{_summary(classes)}: datasets that are used together need the same classes in the same order"
+            )
+    classes = found[first]
+    key = _CLASS_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    if classes is None:
+        if key is not None and _get(cfg, key) == 0:
+            raise ValueError(f"dataset {first} does not say its classes: set {key}, or thing_classes in its metadata")
+        return cfg
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    for candidate in dict.fromkeys(_CLASS_KEYS.values()):
+        if _get(cfg, candidate) == 0:
+            _set(cfg, candidate, len(classes))
+    if frozen:
+        cfg.freeze()
+    if key is not None and _get(cfg, key) != len(classes):
+        raise ValueError(
+            f"dataset {first} has {len(classes)} classes ({_summary(classes)}), but {key} is {_get(cfg, key)}: "
+            f"set {key} to {len(classes)}, or to 0 to take it from the data"
+        )
+    return cfg
+
+
+def _summary(classes: list[str] | None) -> str:
+    if classes is None:
+        return "unknown"
+    return ", ".join(classes[:5]) + (f", ... ({len(classes)})" if len(classes) > 5 else "")
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg.get(part)
+        if cfg is None:
+            return None
+    return cfg
+
+
+def _set(cfg: CfgNode, key: str, value: int) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        cfg = cfg[part]
+    cfg[last] = value

@@ -1,0 +1,77 @@
+"""Parts of a trainer from a config: the step, mixed precision, the model in several processes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from .train_step import TrainStep
+
+
+def uses_detr_augmentation(cfg: CfgNode) -> bool:
+    """Whether training images go through `DetrDatasetMapper`.
+
+    Raises:
+        ValueError: if `INPUT.DETR_AUGMENTATION` is none of "auto", "on", "off".
+    """
+    value = cfg.INPUT.DETR_AUGMENTATION
+    if value not in ("auto", "on", "off"):
+        raise ValueError(f"INPUT.DETR_AUGMENTATION is {value!r}, expected 'auto', 'on' or 'off'.")
+    return value == "on" or (value == "auto" and cfg.MODEL.META_ARCHITECTURE == "DETR")
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """Wraps a model by DistributedDataParallel, on GPUs and CPUs alike, if there are several processes."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    with warnings.catch_warnings():  # newer versions of torch have another name for broadcast_buffers
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        return DistributedDataParallel(
+            model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False
+        )
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Copies the main process's buffers (running statistics of batch norms) to the others."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def build_train_step(cfg: CfgNode, model: nn.Module, data_loader: Any, optimizer: Optimizer) -> TrainStep:
+    """Builds the step that `SOLVER.AMP` and `SOLVER.ACCUM_STEPS` describe."""
+    precision = amp_dtype(cfg)
+    scaler = None
+    if precision == torch.float16:
+        scaler = torch.amp.GradScaler("cuda")
+    return TrainStep(
+        model,
+        data_loader,
+        optimizer,
+        accum_steps=cfg.SOLVER.ACCUM_STEPS,
+        precision=precision,
+        grad_scaler=scaler,
+    )
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The type of autocast: None without mixed precision; on a CPU always bfloat16.
+
+    Raises:
+        ValueError: for an unknown `SOLVER.AMP.DTYPE`.
+    """
+    types = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    if cfg.SOLVER.AMP.DTYPE not in types:
+        raise ValueError(f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}, expected 'float16' or 'bfloat16'.")
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    return torch.bfloat16 if torch.device(cfg.MODEL.DEVICE).type == "cpu" else types[cfg.SOLVER.AMP.DTYPE]

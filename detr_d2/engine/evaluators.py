@@ -1,0 +1,80 @@
+"""The evaluator of a dataset, by the `evaluator_type` of its metadata."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
+
+COCO_MAX_DETECTIONS = 100  # what COCO AP counts per image unless told otherwise
+
+_Build = Callable[[CfgNode, str, str], list[DatasetEvaluator]]
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+    """Builds what measures predictions on a dataset.
+
+    COCO AP counts 100 detections per image; a DETR with more queries is measured on all that it returns.
+
+    Args:
+        cfg: of the model that is evaluated.
+        dataset_name: registered, with `evaluator_type` in its metadata ("coco" if it has none).
+        output_folder: for the predictions; `OUTPUT_DIR/inference` if None.
+
+    Raises:
+        ValueError: if no evaluator is known for the type.
+    """
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    if kind not in _EVALUATORS:
+        raise ValueError(
+            f"dataset {dataset_name!r} has evaluator_type {kind!r}, expected one of {', '.join(sorted(_EVALUATORS))}; "
+            "override Trainer.build_evaluator for another one."
+        )
+    evaluators = _EVALUATORS[kind](cfg, dataset_name, folder)
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def _coco(cfg: CfgNode, name: str, folder: str) -> list[DatasetEvaluator]:
+    return [COCOEvaluator(name, output_dir=folder, max_dets_per_image=_max_detections(cfg))]
+
+
+def _max_detections(cfg: CfgNode) -> int | None:
+    """None for COCO's own limit."""
+    detr = cfg.MODEL.META_ARCHITECTURE == "DETR" and cfg.MODEL.DETR.NUM_QUERIES > COCO_MAX_DETECTIONS
+    return cfg.TEST.DETECTIONS_PER_IMAGE if detr and cfg.TEST.DETECTIONS_PER_IMAGE > COCO_MAX_DETECTIONS else None
+
+
+def _coco_panoptic(cfg: CfgNode, name: str, folder: str) -> list[DatasetEvaluator]:
+    """Boxes and masks; for models that also predict segments, those too."""
+    if cfg.MODEL.META_ARCHITECTURE == "DETR":
+        return _coco(cfg, name, folder)
+    return [_sem_seg(name, folder), *_coco(cfg, name, folder), COCOPanopticEvaluator(name, folder)]
+
+
+def _sem_seg(name: str, folder: str) -> DatasetEvaluator:
+    return SemSegEvaluator(name, distributed=True, output_dir=folder)
+
+
+_EVALUATORS: dict[str, _Build] = {
+    "coco": _coco,
+    "coco_panoptic_seg": _coco_panoptic,
+    "lvis": lambda _cfg, name, folder: [LVISEvaluator(name, output_dir=folder)],
+    "sem_seg": lambda _cfg, name, folder: [_sem_seg(name, folder)],
+    "cityscapes_instance": lambda _cfg, name, _folder: [CityscapesInstanceEvaluator(name)],
+    "cityscapes_sem_seg": lambda _cfg, name, _folder: [CityscapesSemSegEvaluator(name)],
+    "pascal_voc": lambda _cfg, name, _folder: [PascalVOCDetectionEvaluator(name)],
+}

@@ -1,0 +1,86 @@
+"""Hooks that save checkpoints: every so often, and at the best box AP."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from typing import Any
+
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+
+logger = logging.getLogger(__name__)
+
+
+class PeriodicCheckpoint(hooks.PeriodicCheckpointer):
+    """detectron2's hook, in every process: the random state of all of them goes into the checkpoint.
+
+    Belongs behind the hooks that evaluate, so that a resumed run continues after the evaluation, best AP included.
+    """
+
+    def after_step(self) -> None:
+        iteration = self.trainer.iter
+        if (iteration + 1) % self.period == 0 or iteration >= self.trainer.max_iter - 1:
+            self.trainer.collect_resume_state()
+        super().after_step()
+
+
+class BestCheckpoint(HookBase):
+    """Saves `model_best.pth` whenever an evaluation beats all before it; unlike detectron2's, it survives a resume.
+
+    Belongs behind the hook that evaluates. Resuming still goes from the latest periodic checkpoint, if there is one.
+
+    Args:
+        period: iterations between evaluations; 0 for one at the end.
+        checkpointer: of the trainer.
+        metric: name of the scalar in the event storage; higher is better.
+        file_name: without ".pth".
+    """
+
+    def __init__(self, period: int, checkpointer: Checkpointer, metric: str, file_name: str = "model_best") -> None:
+        self.period = period
+        self.checkpointer = checkpointer
+        self.metric = metric
+        self.file_name = file_name
+        self.best: float | None = None
+        self.best_iteration: int | None = None
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter:
+            self._check(self.trainer.iter)
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:  # not after a failure
+            self._check(self.trainer.max_iter - 1)
+
+    def _check(self, iteration: int) -> None:
+        """Saves if the main process, which alone has results, saw a better one."""
+        value, _ = self.trainer.storage.latest().get(self.metric, (math.nan, 0))
+        better = math.isfinite(value) and (self.best is None or value > self.best)
+        if not comm.all_gather((better, value))[0][0]:
+            if comm.is_main_process() and self.best is not None:
+                logger.info(f"{self.metric} is {value:.3f}; the best stays {self.best:.3f}.")
+            return
+        self.best, self.best_iteration = comm.all_gather(value)[0], iteration
+        self.trainer.collect_resume_state()
+        if comm.is_main_process():
+            logger.info(f"{self.metric} of {self.best:.3f} is the best so far.")
+            self._save(iteration)
+
+    def _save(self, iteration: int) -> None:
+        latest = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else ""
+        self.checkpointer.save(self.file_name, iteration=iteration)
+        if os.path.isfile(latest):
+            self.checkpointer.tag_last_checkpoint(os.path.basename(latest))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best value so far and its iteration."""
+        return {"best": self.best, "best_iteration": self.best_iteration, "metric": self.metric}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the best value if it was measured by the same metric."""
+        if state_dict["metric"] == self.metric:
+            self.best, self.best_iteration = state_dict["best"], state_dict["best_iteration"]

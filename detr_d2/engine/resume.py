@@ -1,0 +1,139 @@
+"""What a checkpoint needs beside weights and optimizer so that a resumed run equals an uninterrupted one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .random_state import bytes_to_tensor, get_random_state, set_random_state, tensor_to_bytes
+
+logger = logging.getLogger(__name__)
+
+Groups = list[dict[str, Any]]
+
+
+def check_all_see(checkpointer: Checkpointer) -> None:
+    """Raises ValueError if only some processes see a checkpoint to resume."""
+    seen = comm.all_gather(checkpointer.has_checkpoint())
+    if len(set(seen)) > 1:
+        raise ValueError(
+            f"OUTPUT_DIR {checkpointer.save_dir} holds a checkpoint on some machines only (process "
+            f"{seen.index(False)} sees none): put it on a folder that all machines share."
+        )
+
+
+def collect_process_states(before_loader: bytes, data_loader: Any) -> list[dict[str, Any]]:
+    """Gathers the state of every process in the main one, by rank; all processes must call it.
+
+    Args:
+        before_loader: random state from which this process's loader was built.
+        data_loader: its position is kept if it has `state_dict`.
+
+    Returns:
+        One state per process in the main process, an empty list in the others.
+    """
+    state = {
+        "before_loader": bytes_to_tensor(before_loader),
+        "random": bytes_to_tensor(get_random_state()),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "loader": data_loader.state_dict() if hasattr(data_loader, "state_dict") else None,
+    }
+    return comm.gather(state)
+
+
+def process_state(states: list[dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+    """The state that this process continues from, and whether it was saved by a run with as many processes.
+
+    Otherwise it is the main process's, with the images that all have consumed shared out evenly.
+    """
+    if len(states) == comm.get_world_size():
+        return states[comm.get_rank()], True
+    positions = [state["loader"] for state in states]
+    images = sum(x["images"] for x in positions) if all(positions) else 0
+    return {**states[0], "cuda": None, "loader": {"images": images // comm.get_world_size()}}, False
+
+
+def restore_before_loader(state: dict[str, Any]) -> None:
+    """Goes back to the random state from which the loader, and with it the seed of its sampler, was made."""
+    set_random_state(tensor_to_bytes(state["before_loader"]))
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Goes to the random state that the next step starts from."""
+    set_random_state(tensor_to_bytes(state["random"]))
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def solver_settings(cfg: CfgNode) -> dict[str, str]:
+    """All keys of `cfg.SOLVER` as text."""
+
+    def flatten(node: CfgNode, prefix: str) -> dict[str, str]:
+        flat: dict[str, str] = {}
+        for key, value in node.items():
+            name = f"{prefix}.{key}"
+            flat.update(flatten(value, name) if isinstance(value, CfgNode) else {name: str(value)})
+        return flat
+
+    return flatten(cfg.SOLVER, "SOLVER")
+
+
+def check_same_optimizer(saved: dict[str, str] | None, cfg: CfgNode) -> None:
+    """Raises ValueError if a checkpoint's optimizer state is of another kind of optimizer."""
+    optimizer = (saved or {}).get("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER)
+    if optimizer != cfg.SOLVER.OPTIMIZER:
+        raise ValueError(
+            f"the checkpoint to resume was trained with SOLVER.OPTIMIZER {optimizer}, the config says "
+            f"{cfg.SOLVER.OPTIMIZER}: resume with the former, or start a new run with the checkpoint as MODEL.WEIGHTS."
+        )
+
+
+def hyperparameters(optimizer: Optimizer) -> Groups:
+    """Everything but the parameters, group by group."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def apply_config(optimizer: Optimizer, scheduler: LRScheduler, groups: Groups, iteration: int) -> None:
+    """Gives an optimizer loaded from a checkpoint the hyper-parameters of the config, and the learning rate of now.
+
+    Args:
+        optimizer: loaded.
+        scheduler: a `LRMultiplier`; others keep the state of the checkpoint.
+        groups: `hyperparameters` of the optimizer before it was loaded, when the schedule stood at its start.
+        iteration: that comes next.
+    """
+    if not isinstance(scheduler, LRMultiplier):
+        return
+    for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+        group.update(fresh)
+    scheduler.base_lrs = [group["initial_lr"] for group in groups]
+    scheduler.last_epoch = iteration
+    for group, lr in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+        group["lr"] = lr
+
+
+def describe_changes(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> str | None:
+    """One line on the settings of the solver that differ from the checkpoint's; None if none does.
+
+    Args:
+        saved: `solver_settings` in the checkpoint; None in one that detectron2 has written.
+        cfg: of the resumed run.
+        iteration: that comes next.
+        optimizer: with the learning rate of that iteration.
+    """
+    wins = f"the config wins from iteration {iteration} on (learning rate {optimizer.param_groups[0]['lr']:g})"
+    if saved is None:
+        return f"The checkpoint does not tell its learning rate and schedule: {wins}."
+    now = solver_settings(cfg)
+    changes = [
+        f"{key} is {now[key]}, {saved[key]} in the checkpoint" for key in now if key in saved and saved[key] != now[key]
+    ]
+    return f"{'; '.join(changes)}: {wins}." if changes else None

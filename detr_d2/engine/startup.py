@@ -1,0 +1,219 @@
+"""From a command line to a config that can run: everything a user can get wrong is said here, before the first step."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.utils.logger import setup_logger
+from yaml import YAMLError
+
+from .. import model_zoo
+from ..config import get_cfg
+from ..data import register_datasets, resolve_num_classes
+from .launch import available_cpus, is_elastic_restart, local_world_size, world_size
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Makes the config of a run, frozen, with its datasets registered and its number of classes known.
+
+    Args:
+        args: what `detr_d2.tools.train.build_parser()` parses.
+
+    Raises:
+        ValueError, OSError: for whatever the user has to correct.
+    """
+    modules = import_user_modules(args.imports)
+    cfg = load_config(args.config_file, args.opts, modules)
+    add_coco_datasets(cfg, args.coco)
+    check_output_dir(cfg.OUTPUT_DIR)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=int(os.environ.get("RANK", "0")), name="detr_d2")
+    choose_device(cfg)
+    lower_num_workers(cfg, local_world_size(args.num_gpus))
+    check_batch_size(cfg, world_size(args.num_gpus, args.num_machines))
+    if is_elastic_restart():
+        logger.info("torchrun has restarted this run: resuming from its last checkpoint.")
+        args.resume = True
+    register_datasets(cfg)
+    check_datasets_exist(cfg, evaluation_only=args.eval_only)
+    resolve_num_classes(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def import_user_modules(names: Sequence[str]) -> list[ModuleType]:
+    """Imports modules, or python files, that register the user's own parts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is no such module.
+    """
+    return [_import_file(Path(name)) if name.endswith(".py") else _import_module(name) for name in names]
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise
+        raise ValueError(
+            f"--import {name}: there is no such module; give a module on PYTHONPATH or a .py file."
+        ) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"--import {path}: there is no such file.")
+    path = path.resolve()
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded  # registering the same names twice is an error
+    if loaded is not None:
+        raise ValueError(f"--import {path}: a module named {path.stem!r} is loaded already; rename the file.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_config(config_file: str, opts: Sequence[str] = (), modules: Sequence[ModuleType] = ()) -> CfgNode:
+    """Reads a config file and overrides into a writable config.
+
+    Args:
+        config_file: path; or name of a config of detr_d2 ("detr_r50.yaml"); or of detectron2's model zoo.
+        opts: KEY VALUE KEY VALUE ...
+        modules: those that have a function `add_config(cfg)` add keys of their own first.
+
+    Raises:
+        FileNotFoundError: if there is no such config.
+        ValueError: if a key is unknown or a value is of the wrong type.
+    """
+    cfg = get_cfg()
+    for module in modules:
+        if hasattr(module, "add_config"):
+            module.add_config(cfg)
+    path = find_config_file(config_file) if config_file else None
+    try:
+        if path is not None:
+            cfg.merge_from_file(path)
+    except (KeyError, ValueError, AssertionError, AttributeError, YAMLError) as error:
+        raise ValueError(f"{path} is not a config of detectron2 or detr_d2: {_text(error)}") from error
+    opts = [x for x in opts if x != "--"]
+    if len(opts) % 2:
+        raise ValueError(f"the overrides {list(opts)} are not pairs of KEY VALUE.")
+    try:
+        cfg.merge_from_list(list(opts))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ValueError(f"the overrides {list(opts)} do not fit the config: {_text(error)}") from error
+    return cfg
+
+
+def find_config_file(name: str) -> str:
+    """Path of a config file; see `load_config`."""
+    if os.path.isfile(name):
+        return name
+    if os.path.exists(name):
+        raise ValueError(f"{name} is a folder, expected a config file in YAML.")
+    try:
+        return model_zoo.get_config_file(name)
+    except ValueError as error:
+        problem = error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+        from detectron2 import model_zoo as detectron2_zoo
+    try:
+        return detectron2_zoo.get_config_file(name)
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"there is no file {name}, no such config in detectron2's model zoo, and {problem}"
+        ) from None
+
+
+def _text(error: Exception) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def add_coco_datasets(cfg: CfgNode, specs: Sequence[str]) -> None:
+    """Adds `--coco NAME=annotations.json:image_root` to `DATASETS.COCO`; a name given again replaces the config's."""
+    names = {spec.partition("=")[0] for spec in specs}
+    cfg.DATASETS.COCO = [x for x in cfg.DATASETS.COCO if x.partition("=")[0] not in names] + list(specs)
+
+
+def check_output_dir(path: str) -> None:
+    """Makes the output folder and writes a file into it.
+
+    Raises:
+        ValueError: if that fails.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ValueError(
+            f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); set OUTPUT_DIR to a folder that can."
+        ) from error
+
+
+def choose_device(cfg: CfgNode) -> None:
+    """Falls back to the CPU, with one line saying so, where the config wants a GPU and there is none."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.info(f"No GPU is usable here, so MODEL.DEVICE is cpu instead of {cfg.MODEL.DEVICE}.")
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def lower_num_workers(cfg: CfgNode, num_processes: int) -> None:
+    """Lowers detectron2's default of `DATALOADER.NUM_WORKERS` to the CPUs of each process; other values stay."""
+    workers, cpus = cfg.DATALOADER.NUM_WORKERS, max(1, available_cpus() // max(1, num_processes))
+    if workers == get_detectron2_cfg().DATALOADER.NUM_WORKERS and workers > cpus:
+        cfg.DATALOADER.NUM_WORKERS = cpus
+        logger.info(f"DATALOADER.NUM_WORKERS is {cpus} instead of {workers}: each process has {cpus} CPUs.")
+
+
+def check_batch_size(cfg: CfgNode, num_processes: int) -> None:
+    """Raises ValueError if the processes cannot share a micro-batch evenly."""
+    if num_processes < 1:
+        raise ValueError(f"--num-gpus is {num_processes}, expected 1 or more (without a GPU it counts CPU processes).")
+    if cfg.SOLVER.ACCUM_STEPS < 1:
+        raise ValueError(f"SOLVER.ACCUM_STEPS is {cfg.SOLVER.ACCUM_STEPS}, expected 1 or more.")
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE or num_processes
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if batch < 1 or batch % reference:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, expected a multiple of the {reference} processes that share it."
+        )
+
+
+def check_datasets_exist(cfg: CfgNode, *, evaluation_only: bool) -> None:
+    """Raises ValueError if `DATASETS.TRAIN` or `DATASETS.TEST` names a dataset that is not registered."""
+    known = set(DatasetCatalog.list())
+    for key in ("TEST",) if evaluation_only else ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name not in known:
+                raise ValueError(
+                    f"DATASETS.{key} names {name!r}, which is not registered: add "
+                    f"--coco {name}=annotations.json:image_folder, or --import the file that registers it."
+                )
+    if not evaluation_only and not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the datasets to train on.")
+    if evaluation_only and not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: name the datasets to evaluate on.")

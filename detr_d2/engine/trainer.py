@@ -1,0 +1,227 @@
+"""The trainer: detectron2's `DefaultTrainer` with DETR's recipe, on any device, resuming exactly."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .. import solver
+from ..checkpoint import Checkpointer
+from .build import build_train_step, distribute, share_buffers, uses_detr_augmentation
+from .evaluators import build_evaluator
+from .hooks import BestCheckpoint, PeriodicCheckpoint
+from .numbered_loader import NumberedLoader
+from .random_state import get_random_state
+from .resume import (
+    apply_config,
+    check_all_see,
+    check_same_optimizer,
+    collect_process_states,
+    describe_changes,
+    hyperparameters,
+    process_state,
+    restore_before_loader,
+    restore_random_state,
+    solver_settings,
+)
+from .stock_loader import build_stock_loader
+
+logger = logging.getLogger(__name__)
+
+WRITE_PERIOD = 20  # iterations, as in detectron2
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates any detectron2 model; a config without our keys trains as with `DefaultTrainer`.
+
+    Resuming continues as if the run had not been interrupted: the same images, the same random numbers, the best AP.
+    Learning rate and schedule are always those of the config; a line says so where the checkpoint had others.
+
+    Differs from `DefaultTrainer` in
+
+    * the step (`TrainStep`), the optimizer and the schedule (`detr_d2.solver`), and the loader for DETR;
+    * several processes work without GPUs too;
+    * an iteration's checkpoint is saved after its evaluation, so that resuming does not lose the result.
+
+    Args:
+        cfg: a config with the keys of `add_detr_config`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)  # DefaultTrainer's own wraps the model for GPUs only
+        for name in ("detectron2", "detr_d2"):
+            if not logging.getLogger(name).isEnabledFor(logging.INFO):
+                setup_logger(name=name)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+
+        # The order in which DefaultTrainer builds, and so the order in which random numbers are drawn.
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._before_loader = get_random_state()
+        data_loader = self.build_train_loader(cfg)
+        model = distribute(model)
+        self._trainer = build_train_step(cfg, model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self._collected: tuple[int, list[dict[str, Any]]] | None = None  # by which iteration, process states
+        self._loaded: dict[str, Any] = {}  # of the checkpoint that is resumed
+        self.register_hooks(self.build_hooks())
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The model without DistributedDataParallel."""
+        return self._trainer.unwrapped_model
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """detectron2's hooks and the best checkpoint."""
+        period = self.cfg.TEST.EVAL_PERIOD
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            self._build_precise_bn(),
+            hooks.EvalHook(period, self._evaluate),
+            self._build_best_checkpoint(),
+            PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.PeriodicWriter(self.build_writers(), period=WRITE_PERIOD) if comm.is_main_process() else None,
+        ]
+
+    def _build_precise_bn(self) -> HookBase | None:
+        if not (self.cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)):
+            return None
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # a second loader, which shall not disturb the first
+        return hooks.PreciseBN(
+            cfg.TEST.EVAL_PERIOD, self.model, self.build_train_loader(cfg), cfg.TEST.PRECISE_BN.NUM_ITER
+        )
+
+    def _build_best_checkpoint(self) -> HookBase | None:
+        names = self.cfg.DATASETS.TEST
+        if not (self.cfg.TEST.BEST_CHECKPOINT and names):
+            return None
+        metric = "bbox/AP" if len(names) == 1 else f"{names[0]}/bbox/AP"
+        return BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
+
+    def _evaluate(self) -> OrderedDict[str, Any]:
+        """Evaluates what a checkpoint would hold: the main process's model. A failure does not lose the training."""
+        share_buffers(self.model)
+        try:
+            self._last_eval_results = self.test(self.cfg, self.model)
+        except Exception:
+            self.checkpointer.save("model_evaluation_failed")
+            raise
+        return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues from the last checkpoint of `OUTPUT_DIR` if `resume` and there is one, else loads `MODEL.WEIGHTS`.
+
+        Raises:
+            ValueError: if the checkpoint belongs to another optimizer or other parameters, or not all processes see it.
+        """
+        check_all_see(self.checkpointer)
+        found = self.checkpointer.has_checkpoint()
+        if found and not resume:
+            logger.warning(
+                f"{self.cfg.OUTPUT_DIR} holds checkpoints of an earlier run, which this one overwrites; "
+                "--resume would continue it."
+            )
+        fresh = hyperparameters(self.optimizer)
+        super().resume_or_load(resume)
+        if not (found and resume):
+            return
+        apply_config(self.optimizer, self.scheduler, fresh, self.start_iter)
+        changes = describe_changes(self._loaded.get("solver"), self.cfg, self.start_iter, self.optimizer)
+        if changes:
+            logger.info(changes)
+        if self.start_iter >= self.max_iter:
+            logger.info(f"Nothing is left to train: iteration {self.start_iter} of SOLVER.MAX_ITER {self.max_iter}.")
+
+    def before_train(self) -> None:
+        """Runs the hooks; a resumed run then goes to the images and random numbers that come next."""
+        super().before_train()
+        if self.start_iter > 0:
+            self._continue()
+
+    def _continue(self) -> None:
+        states = self._loaded.get("processes")
+        if not states:
+            logger.warning("The checkpoint has no random states: the order of images starts anew.")
+            return
+        state, exact = process_state(states)
+        restore_before_loader(state)
+        self._before_loader = get_random_state()
+        self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
+        if hasattr(self.data_loader, "seek") and state["loader"] is not None:
+            exact = self.data_loader.seek(state["loader"]) and exact
+        else:
+            exact = False
+        self._trainer.batches()  # starting workers draws a random number
+        restore_random_state(state)
+        if not exact:
+            logger.warning(
+                "Resuming is not exact: the number of processes or loader workers, or the batch, is not that of the "
+                "checkpoint, or the loader has no position."
+            )
+
+    def collect_resume_state(self) -> None:
+        """Gathers what the next checkpoint needs of every process; all processes must call it."""
+        self._collected = (self.iter, collect_process_states(self._before_loader, self.data_loader))
+
+    def state_dict(self) -> dict[str, Any]:
+        """detectron2's state, the settings of the solver and, if collected in this iteration, process states."""
+        state = super().state_dict()
+        state["iteration"] = min(self.iter, self.max_iter - 1)  # detectron2 counts one more behind the last step
+        state["solver"] = solver_settings(self.cfg)
+        if self._collected is not None and self._collected[0] == self.iter:
+            state["processes"] = self._collected[1]
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores a checkpoint of this trainer or of detectron2's."""
+        check_same_optimizer(state_dict.get("solver"), self.cfg)
+        self._loaded = {key: state_dict[key] for key in ("solver", "processes") if key in state_dict}
+        try:
+            super().load_state_dict(state_dict)
+        except ValueError as error:
+            raise ValueError(
+                f"the checkpoint to resume has other parameters than the model ({error}); MODEL.DETR.FREEZE, "
+                "the parameter groups or the model have changed: start a new run with the checkpoint as MODEL.WEIGHTS."
+            ) from error
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
+        """See `detr_d2.solver.build_optimizer`."""
+        return solver.build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+        """See `detr_d2.solver.build_lr_scheduler`."""
+        return solver.build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """DETR's augmentation where `INPUT.DETR_AUGMENTATION` asks for it, else what detectron2's loader delivers."""
+        if not uses_detr_augmentation(cfg):
+            return build_stock_loader(cfg)
+        return NumberedLoader(cfg, seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """See `detr_d2.engine.build_evaluator`."""
+        return build_evaluator(cfg, dataset_name)

@@ -1,0 +1,92 @@
+"""Pictures for comparing detectors by eye: ground truth and the detections of several models, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.colormap import colormap
+from detectron2.utils.visualizer import Visualizer
+
+_TITLE_HEIGHT = 28  # pixels
+_GAP = 6  # pixels of white between panels
+
+
+def draw_detections(
+    image_rgb: np.ndarray, instances: Instances, class_names: Sequence[str], *, scale: float = 1.0
+) -> np.ndarray:
+    """Boxes with class and, where there is one, score; a class has the same colour in every picture.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        instances: `pred_boxes` (xyxy pixels of that image), `pred_classes`, optionally `scores`; on the CPU.
+        class_names: K names.
+        scale: the picture is enlarged by this before it is drawn on.
+
+    Returns:
+        (scale * H, scale * W, 3) uint8, RGB.
+    """
+    classes = instances.pred_classes.tolist()
+    labels = [class_names[index] for index in classes]
+    if instances.has("scores"):
+        labels = [f"{label} {100 * score:.0f}%" for label, score in zip(labels, instances.scores.tolist(), strict=True)]
+    palette = colormap(rgb=True, maximum=1)
+    visualizer = Visualizer(image_rgb, Metadata(), scale=scale)
+    drawn = visualizer.overlay_instances(
+        boxes=instances.pred_boxes.tensor.numpy(),
+        labels=labels,
+        assigned_colors=[palette[index % len(palette)] for index in classes],
+    )
+    return drawn.get_image()
+
+
+def ground_truth(dataset_dict: dict[str, Any]) -> Instances:
+    """Ground truth of an image as something `draw_detections` draws; crowd regions are left out.
+
+    Args:
+        dataset_dict: detectron2's, with "height", "width" and "annotations".
+    """
+    objects = [x for x in dataset_dict.get("annotations", []) if not x.get("iscrowd", 0)]
+    boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
+    instances = Instances((dataset_dict["height"], dataset_dict["width"]))
+    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.pred_classes = torch.tensor([x["category_id"] for x in objects], dtype=torch.int64)
+    return instances
+
+
+def side_by_side(panels: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
+    """Pictures of equal height in a row, a title above each.
+
+    Args:
+        panels: (H, W_i, 3) uint8.
+        titles: one per panel; "" for none.
+
+    Raises:
+        ValueError: different heights, or a different number of titles.
+    """
+    if len({panel.shape[0] for panel in panels}) != 1:
+        raise ValueError(f"panels of heights {[panel.shape[0] for panel in panels]} do not fit beside each other")
+    parts = [_with_title(panel, title) for panel, title in zip(panels, titles, strict=True)]
+    gap = np.full((parts[0].shape[0], _GAP, 3), 255, dtype=np.uint8)
+    return np.concatenate([x for part in parts for x in (gap, part)][1:], axis=1)
+
+
+def _with_title(panel: np.ndarray, title: str) -> np.ndarray:
+    strip = np.full((_TITLE_HEIGHT, panel.shape[1], 3), 255, dtype=np.uint8)
+    cv2.putText(strip, title, (4, _TITLE_HEIGHT - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([strip, panel])
+
+
+def stack(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures below each other, left-aligned on white."""
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([_padded(row, width) for row in rows])
+
+
+def _padded(row: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(row, ((0, _GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255)

@@ -1,0 +1,146 @@
+"""A trained model on single images: the steps of the evaluation loop for a file that belongs to no dataset.
+
+Same as detectron2's `DefaultPredictor` (resize of the short side, the config's channel order, `height` and `width` of
+the original), so the detections are those of an evaluation. Differs from it in:
+
+* the model is given, so that the weights may come through our own checkpointer;
+* it returns `Instances` on the CPU, above a threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from detectron2.data.catalog import Metadata
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes of a model: position in the tuples is the class index the model predicts.
+
+    Args:
+        names: K names.
+        ids: K category ids, as the annotation file of the data has them; written into results.
+
+    Raises:
+        ValueError: a different number of names and ids, or an id twice.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.ids):
+            raise ValueError(f"{len(self.names)} class names but {len(self.ids)} category ids, expected as many")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError(f"category ids {list(self.ids)} are not all different")
+
+    @classmethod
+    def numbered(cls, names: Sequence[str]) -> Categories:
+        """Names alone: the category ids are the class indices 0..K-1."""
+        return cls(names=tuple(names), ids=tuple(range(len(names))))
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> Categories | None:
+        """Names and original ids of a registered dataset; None when it knows no class names."""
+        names = metadata.get("thing_classes")
+        if not names:
+            return None
+        to_index = metadata.get("thing_dataset_id_to_contiguous_id")
+        if not to_index:
+            return cls.numbered(names)
+        to_id = {index: category_id for category_id, index in to_index.items()}
+        return cls(names=tuple(names), ids=tuple(to_id[index] for index in range(len(names))))
+
+    def metadata(self) -> Metadata:
+        """What detectron2's visualizers ask for."""
+        return Metadata().set(thing_classes=list(self.names))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The "categories" of a COCO file."""
+        return [{"id": category_id, "name": name} for category_id, name in zip(self.ids, self.names, strict=True)]
+
+
+class ImagePredictor:
+    """Runs a detection model on one image after the other.
+
+    Args:
+        model: any detectron2 model that returns `instances`, on its device; put into eval mode.
+        image_format: channel order the model wants, "BGR" or "RGB".
+        min_size: the short side is resized to this, in pixels; 0: no resize.
+        max_size: unless the long side would exceed this.
+        score_threshold: detections below are dropped; 0 keeps all.
+    """
+
+    @configurable
+    def __init__(
+        self, *, model: nn.Module, image_format: str, min_size: int, max_size: int, score_threshold: float = 0.0
+    ) -> None:
+        if image_format not in ("BGR", "RGB"):
+            raise ValueError(f"INPUT.FORMAT is {image_format!r}, expected 'BGR' or 'RGB'")
+        self.model = model.eval()
+        self.image_format = image_format
+        self.score_threshold = score_threshold
+        self.resize = T.ResizeShortestEdge([min_size, min_size], max_size)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: nn.Module, score_threshold: float = 0.0) -> dict[str, Any]:
+        return {
+            "model": model,
+            "image_format": cfg.INPUT.FORMAT,
+            "min_size": cfg.INPUT.MIN_SIZE_TEST,
+            "max_size": cfg.INPUT.MAX_SIZE_TEST,
+            "score_threshold": score_threshold,
+        }
+
+    def inputs(self, image_bgr: np.ndarray) -> dict[str, Any]:
+        """(H, W, 3) uint8 in BGR order -> the dict the model takes."""
+        image = image_bgr[:, :, ::-1] if self.image_format == "RGB" else image_bgr
+        height, width = image.shape[:2]
+        resized = self.resize.get_transform(image).apply_image(image)
+        chw = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+        return {"image": chw, "height": height, "width": width}
+
+    @torch.no_grad()
+    def __call__(self, image_bgr: np.ndarray) -> Instances:
+        """Detections of one image.
+
+        Args:
+            image_bgr: (H, W, 3) uint8, BGR, as `cv2.imread` gives it.
+
+        Returns:
+            `pred_boxes` (xyxy pixels of that image), `scores`, `pred_classes` and whatever else the model predicts.
+
+        Raises:
+            ValueError: the model predicts something else than instances.
+        """
+        outputs = self.model([self.inputs(image_bgr)])[0]
+        if "instances" not in outputs:
+            raise ValueError(f"the model returns {sorted(outputs)}, no 'instances': give a config that detects boxes")
+        instances = outputs["instances"].to("cpu")
+        return instances[instances.scores >= self.score_threshold]
+
+
+def coco_results(instances: Instances, image_id: int, categories: Categories) -> list[dict[str, Any]]:
+    """Detections of one image in COCO's results format.
+
+    Args:
+        instances: on the CPU.
+        image_id: of the image.
+        categories: gives the category ids.
+
+    Returns:
+        One dict per detection: `image_id`, `category_id`, `bbox` (x, y, width, height in pixels), `score`, and
+        `segmentation` (RLE) where there are masks.
+    """
+    rows = instances_to_coco_json(instances, image_id)
+    return [{**row, "category_id": categories.ids[row["category_id"]]} for row in rows]

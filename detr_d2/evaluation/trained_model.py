@@ -1,0 +1,140 @@
+"""A trained model from its config and its checkpoint, with its classes; anything that does not fit is an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from ..checkpoint import Checkpointer, read_checkpoint
+from ..data import register_coco, register_datasets
+from .detector_keys import get_num_classes, set_num_classes
+from .prediction import Categories
+
+
+def class_names_option(text: str | None) -> Categories | None:
+    """`--classes a,b,c` -> its categories, numbered from 0; None when it was not given."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise ValueError(f"--classes is {text!r}, expected names separated by commas, none of them empty")
+    return Categories.numbered(names)
+
+
+def coco_option(spec: str) -> tuple[Categories, dict[Path, int]]:
+    """`--coco NAME=annotations.json:image_root` -> its categories, and the image id of each resolved image file."""
+    name = register_coco(spec)
+    image_ids = {Path(x["file_name"]).resolve(): int(x["image_id"]) for x in DatasetCatalog.get(name)}
+    categories = Categories.from_metadata(MetadataCatalog.get(name))
+    if categories is None:
+        raise ValueError(f"the annotation file of --coco {spec} lists no categories; pass --classes instead")
+    return categories, image_ids
+
+
+def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = None) -> tuple[nn.Module, Categories]:
+    """Builds the model and loads all of its weights.
+
+    Args:
+        cfg: not frozen; its numbers of classes are filled in when it leaves them open.
+        weights: checkpoint file or URL.
+        given: the classes, where the user named them; otherwise those of the checkpoint, else of the config's dataset.
+
+    Returns:
+        The model in eval mode on `cfg.MODEL.DEVICE`, and its classes.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: the number of classes, or the shape or name of a weight, is not that of the config.
+    """
+    if not weights:
+        raise ValueError("no weights are given: pass --weights, or a config whose MODEL.WEIGHTS is a trained model")
+    content = read_checkpoint(_local_file(weights))
+    categories = given or _known_categories(cfg, content)
+    _settle_num_classes(cfg, content, categories, weights)
+    cfg.MODEL.WEIGHTS = weights
+    model = build_model(cfg).eval()
+    if not content.get("matching_heuristics", False):
+        _check_fit(model.state_dict(), content.get("model", content), weights)
+    Checkpointer(model).load(weights)
+    return model, categories or Categories.numbered([f"class {i}" for i in range(get_num_classes(cfg))])
+
+
+def _local_file(weights: str) -> str:
+    """The file itself, downloaded and cached when it is a URL."""
+    if "://" in weights:
+        return PathManager.get_local_path(weights)
+    if not os.path.isfile(weights):
+        raise FileNotFoundError(f"the weights {weights} do not exist; give the checkpoint of a trained model")
+    return weights
+
+
+def _known_categories(cfg: CfgNode, content: Mapping[str, Any]) -> Categories | None:
+    """Names from the checkpoint before those of the config's dataset; original ids where the dataset is the same."""
+    of_dataset = _dataset_categories(cfg)
+    names = content.get("class_names")
+    if not names or (of_dataset and of_dataset.names == tuple(names)):
+        return of_dataset
+    return Categories.numbered(names)
+
+
+def _dataset_categories(cfg: CfgNode) -> Categories | None:
+    try:
+        register_datasets(cfg)
+    except (OSError, ValueError) as error:
+        print(f"the datasets of the config are not used for class names: {error}")
+        return None
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        categories = Categories.from_metadata(MetadataCatalog.get(name))
+        if categories is not None:
+            return categories
+    return None
+
+
+def _settle_num_classes(cfg: CfgNode, content: Mapping[str, Any], categories: Categories | None, weights: str) -> None:
+    """Fills in an open K, and refuses a K that the checkpoint's class names, or the user's, contradict."""
+    trained = len(content["class_names"]) if content.get("class_names") else None
+    if trained is not None and categories is not None and len(categories.names) != trained:
+        raise ValueError(
+            f"{weights} was trained on {trained} classes ({', '.join(content['class_names'])}), but "
+            f"{len(categories.names)} are named ({', '.join(categories.names)}); name as many, or none"
+        )
+    if trained is not None and cfg.MODEL.META_ARCHITECTURE == "DETR" and get_num_classes(cfg) not in (0, trained):
+        raise ValueError(
+            f"{weights} was trained on {trained} classes, but MODEL.DETR.NUM_CLASSES is {get_num_classes(cfg)}; "
+            "give the config of the training, or set NUM_CLASSES to 0"
+        )
+    if trained is not None:
+        set_num_classes(cfg, trained)
+    elif get_num_classes(cfg) == 0 and categories is not None:
+        set_num_classes(cfg, len(categories.names))
+    if categories is not None and get_num_classes(cfg) != len(categories.names):
+        raise ValueError(
+            f"the config has {get_num_classes(cfg)} classes, but {len(categories.names)} are named "
+            f"({', '.join(categories.names[:10])}); set NUM_CLASSES, or name the classes with --classes"
+        )
+
+
+def _check_fit(model: Mapping[str, Any], loaded: Mapping[str, Any], weights: str) -> None:
+    """detectron2 only warns about weights it could not use; a trained model must have them all."""
+    loaded = {name.removeprefix("module."): value for name, value in loaded.items()}
+    wanted = [name for name in model if not name.startswith(("pixel_mean", "pixel_std"))]
+    missing = [name for name in wanted if name not in loaded and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{weights} has no values for {len(missing)} of the model's {len(wanted)} tensors, such as {missing[0]}; "
+            "it is not a trained model of this config"
+        )
+    for name in wanted:
+        if name in loaded and tuple(loaded[name].shape) != tuple(model[name].shape):
+            raise ValueError(
+                f"{weights} does not fit the config: {name} has shape {tuple(loaded[name].shape)} in the file and "
+                f"{tuple(model[name].shape)} in the model; check NUM_CLASSES and the config file"
+            )

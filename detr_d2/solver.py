@@ -1,0 +1,168 @@
+"""Optimizer and learning-rate schedule from a config: the paper's recipe, and detectron2's own.
+
+Paper: Carion et al. 2020, Sec. 4 and appendix A.4 (AdamW, backbone learning rate one tenth, gradients clipped to a
+maximal norm of 0.1).
+
+Differs from `detectron2.solver`:
+
+* `SOLVER.OPTIMIZER` "ADAMW" beside "SGD", and `SOLVER.BACKBONE_MULTIPLIER`;
+* `SOLVER.CLIP_GRADIENTS.FULL_MODEL` clips the norm of all gradients together (detectron2 clips parameter by parameter);
+* `SOLVER.LR_SCHEDULER_NAME` "OneCycleLR".
+
+A config that uses none of them gets exactly the optimizer and the schedule of `detectron2.solver`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier, get_default_optimizer_params
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
+from detectron2.solver.build import maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import ParamScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+OPTIMIZERS = ("SGD", "ADAMW")
+BACKBONE_PREFIX = "backbone."
+
+
+def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
+    """Groups the trainable parameters by learning rate and weight decay.
+
+    Parameters under `backbone.` get `SOLVER.BASE_LR x SOLVER.BACKBONE_MULTIPLIER`; the projection behind the backbone
+    is not part of it (as in the authors' code).
+
+    Args:
+        model: not wrapped by DistributedDataParallel.
+        cfg: keys of `cfg.SOLVER`.
+
+    Returns:
+        `params`, `lr` and, for norms and biases, `weight_decay` of every group.
+    """
+
+    def lr_factor(name: str) -> float:
+        return cfg.SOLVER.BACKBONE_MULTIPLIER if name.startswith(BACKBONE_PREFIX) else 1.0
+
+    return get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lr_factor,
+    )
+
+
+def with_global_clipping(optimizer: type[Optimizer], max_norm: float, norm_type: float = 2.0) -> type[Optimizer]:
+    """Makes a subclass of an optimizer whose `step` first clips the norm of all its gradients together.
+
+    The norm before clipping is kept in the attribute `grad_norm`, a scalar tensor on the device of the gradients (None
+    before the first step), so that logging it does not wait for the device.
+
+    With a `GradScaler`, call `scaler.unscale_(optimizer)` before `scaler.step(optimizer)`: fused optimizers receive
+    scaled gradients otherwise.
+
+    Args:
+        optimizer: class to derive from.
+        max_norm: largest norm that passes unchanged.
+        norm_type: p of the norm; `inf` for the largest absolute value.
+    """
+
+    class GloballyClipped(optimizer):  # type: ignore[misc, valid-type]
+        grad_norm: Tensor | None = None
+
+        def step(self, closure: Any = None) -> Any:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            self.grad_norm = nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
+            return super().step(closure)
+
+    GloballyClipped.__name__ = GloballyClipped.__qualname__ = f"{optimizer.__name__}WithGlobalClipping"
+    return GloballyClipped
+
+
+def _clipped_class(cfg: CfgNode, optimizer: type[Optimizer]) -> type[Optimizer]:
+    """The class of optimizer that `SOLVER.CLIP_GRADIENTS` asks for."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not (clip.ENABLED and clip.FULL_MODEL):
+        return maybe_add_gradient_clipping(cfg, optimizer)
+    if clip.CLIP_TYPE != "norm":
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}, but FULL_MODEL clips by norm: set CLIP_TYPE to "
+            "'norm', or FULL_MODEL to False."
+        )
+    if clip.CLIP_VALUE <= 0:
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}, expected a norm above 0.")
+    return with_global_clipping(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """Builds the optimizer that `cfg.SOLVER` describes.
+
+    Args:
+        cfg: a config with the keys of `add_detr_config`.
+        model: not wrapped by DistributedDataParallel.
+
+    Raises:
+        ValueError: for an unknown `SOLVER.OPTIMIZER`, a model without trainable parameters or a clip that makes no
+            sense.
+    """
+    name = cfg.SOLVER.OPTIMIZER.upper()
+    if name not in OPTIMIZERS:
+        raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}, expected one of {', '.join(OPTIMIZERS)}.")
+    groups = parameter_groups(model, cfg)
+    if not groups:
+        raise ValueError("The model has no trainable parameter: check MODEL.DETR.FREEZE and MODEL.BACKBONE.FREEZE_AT.")
+    arguments: dict[str, Any] = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY, "foreach": True}
+    if name == "ADAMW":
+        return _clipped_class(cfg, torch.optim.AdamW)(groups, **arguments)
+    arguments.update(momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV)
+    return _clipped_class(cfg, torch.optim.SGD)(groups, **arguments)
+
+
+class OneCycleParamScheduler(ParamScheduler):
+    """Multiplier of the learning rate: cosine from 1/25 up to 1, then cosine down to 1/250,000.
+
+    The learning rates are those of `torch.optim.lr_scheduler.OneCycleLR` with its defaults; momentum is left alone.
+
+    Paper: Smith and Topin 2017, "Super-Convergence".
+
+    Args:
+        max_iter: number of steps.
+        warmup: fraction of them in which the multiplier rises.
+    """
+
+    START = 1 / 25
+    END = START / 1e4
+
+    def __init__(self, max_iter: int, warmup: float) -> None:
+        if not 0 < warmup < 1:
+            raise ValueError(f"SOLVER.ONE_CYCLE_PCT is {warmup}, expected a fraction between 0 and 1.")
+        self.max_iter = max_iter
+        self.peak = warmup * max_iter - 1
+
+    def __call__(self, where: float) -> float:
+        step = where * self.max_iter
+        if step <= self.peak:
+            return _cosine(self.START, 1.0, step / self.peak) if self.peak > 0 else 1.0
+        down = self.max_iter - 1 - self.peak
+        return _cosine(1.0, self.END, min((step - self.peak) / down, 1.0))
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRMultiplier:
+    """Builds the schedule `SOLVER.LR_SCHEDULER_NAME`: one of detectron2's, or "OneCycleLR".
+
+    Every group's learning rate is multiplied by the same factor; "OneCycleLR" reaches the group's own rate at its
+    peak, after `SOLVER.ONE_CYCLE_PCT` of `SOLVER.MAX_ITER`.
+    """
+    if cfg.SOLVER.LR_SCHEDULER_NAME != "OneCycleLR":
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+    schedule = OneCycleParamScheduler(cfg.SOLVER.MAX_ITER, cfg.SOLVER.ONE_CYCLE_PCT)
+    return LRMultiplier(optimizer, schedule, max_iter=cfg.SOLVER.MAX_ITER)

@@ -1,0 +1,252 @@
+"""One training run in a process of its own, as `train_net.py` would do it, with the time of its steps measured.
+
+The process that wants it calls `run_training`; the process that trains executes this module. What detectron2 logs goes
+to a file, progress comes back through a pipe, the result as a file: an interrupted run continues, a finished one is
+taken as it is, as long as its settings are the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+
+import detr_d2
+
+from ..data import check_datasets
+from ..engine import Trainer, setup
+from ..engine.startup import find_config_file, load_config
+from ..evaluation.detector_keys import count_parameters
+from ..evaluation.results import RunResult, bbox_metrics, minutes, write_json
+
+WARMUP_STEPS, TIMED_STEPS = 5, 25
+"""Steps of a throw-away model before a run that is given a time instead of a number of iterations."""
+
+Report = Callable[..., None]
+"""Called with what the training process has to say: iteration=, max_iter=, loss=, seconds_per_step=."""
+
+
+class TrainingError(RuntimeError):
+    """The training process failed; the message names its log and quotes its end."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What to train.
+
+    Attributes:
+        title: of the model, for people.
+        config_file: path or name.
+        output_dir: of the run.
+        coco: datasets, as for `train_net.py --coco`.
+        opts: config overrides.
+        iterations: instead of the config's; its schedule is stretched to them.
+        seconds: or as many iterations as take this time; 0: no such wish.
+    """
+
+    title: str
+    config_file: str
+    output_dir: str
+    coco: tuple[str, ...]
+    opts: tuple[str, ...] = ()
+    iterations: int = 0
+    seconds: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        """Where the output of the training process goes."""
+        return Path(self.output_dir) / "console.txt"
+
+    @property
+    def result(self) -> Path:
+        """There once the run is finished."""
+        return Path(self.output_dir) / "result.json"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides about the result; written into the output folder as job.json."""
+        config = load_config(self.config_file, self.opts).dump()
+        return {"version": detr_d2.__version__, "config": config, **json.loads(json.dumps(asdict(self)))}
+
+
+def run_training(job: TrainingJob, report: Report, *, fresh: bool = False) -> RunResult:
+    """Trains and evaluates, or continues, or takes the result that is there.
+
+    Args:
+        job: what to train.
+        report: called during the training.
+        fresh: train again whatever is there.
+
+    Raises:
+        ValueError: the output folder holds something else.
+        TrainingError: the training failed.
+    """
+    output_dir, fingerprint = Path(job.output_dir), job.fingerprint()
+    record = output_dir / "job.json"
+    if output_dir.exists() and any(output_dir.iterdir()) and not record.exists():
+        raise ValueError(f"{output_dir} is not empty and was not made by this command; choose another --output")
+    if record.exists() and (fresh or json.loads(record.read_text(encoding="utf-8")) != fingerprint):
+        if not fresh:
+            print(f"{job.title}: other settings than those of {output_dir}, so it is trained again")
+        shutil.rmtree(output_dir)
+    if job.result.exists():
+        result = RunResult.load(job.result)
+        print(f"{job.title}: trained already with these settings ({job.result}); --fresh trains it again")
+        return result
+    write_json(record, fingerprint)
+    _train_in_a_process(job, report)
+    return RunResult.load(job.result)
+
+
+def _train_in_a_process(job: TrainingJob, report: Report) -> None:
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "detr_d2.tools.timed_training", json.dumps(asdict(job)), str(writing)]
+    search_path = [str(Path(detr_d2.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))}
+    with job.log.open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=(writing,), env=environment)
+    os.close(writing)
+    try:
+        with os.fdopen(reading, encoding="utf-8") as messages:  # ends when the process does
+            for line in messages:
+                report(**json.loads(line))
+        code = process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+    if code != 0:
+        lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        raise TrainingError(
+            f"the training of {job.title} failed with exit code {code}; {job.log} ends with\n" + "\n".join(lines[-15:])
+        )
+
+
+class TimedTrainer(Trainer):
+    """A `Trainer` that measures its steps, data loading included, hooks (evaluation, checkpoints) not.
+
+    Args:
+        cfg: of the run.
+        report: called after each step.
+    """
+
+    def __init__(self, cfg: CfgNode, report: Report) -> None:
+        super().__init__(cfg)
+        self.report = report
+        self.step_seconds = 0.0
+
+    def run_step(self) -> None:
+        """One iteration."""
+        start = time.perf_counter()
+        super().run_step()
+        self.step_seconds += time.perf_counter() - start
+        latest = self.storage.latest()
+        loss = latest["total_loss"][0] if "total_loss" in latest else None
+        self.report(iteration=self.iter + 1, max_iter=self.max_iter, loss=loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds the time so far, so that a resumed run knows it."""
+        return {**super().state_dict(), "step_seconds": self.step_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.step_seconds = state_dict["step_seconds"]
+
+
+def train(job: TrainingJob, report: Report) -> RunResult:
+    """Trains in this process; continues from the last checkpoint of the output folder."""
+    config_file = find_config_file(job.config_file)
+    args = default_argument_parser().parse_args(["--config-file", config_file, "--resume", *job.opts])
+    args.opts += ["OUTPUT_DIR", job.output_dir]
+    args.coco, args.imports = list(job.coco), []
+    cfg = setup(args)
+    check_datasets(cfg)
+    iterations = job.iterations or (_planned_iterations(cfg, job, report) if job.seconds else cfg.SOLVER.MAX_ITER)
+    cfg = with_iterations(cfg, iterations)
+    default_setup(cfg, args)
+    trainer = TimedTrainer(cfg, report)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    metrics = {name: value for name, (value, _) in trainer.storage.latest().items()}
+    bbox = {name.removeprefix("bbox/"): value for name, value in metrics.items() if name.startswith("bbox/")}
+    images = iterations * cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUM_STEPS
+    return RunResult(
+        model=job.title,
+        config_file=job.config_file,
+        dataset=cfg.DATASETS.TEST[0],
+        **bbox_metrics(bbox),
+        parameters=count_parameters(trainer.model),
+        iterations=iterations,
+        train_seconds=trainer.step_seconds,
+        train_images_per_second=images / trainer.step_seconds,
+        seed=cfg.SEED,
+    )
+
+
+def with_iterations(cfg: CfgNode, iterations: int) -> CfgNode:
+    """The same config with another number of iterations: steps and warm-up keep their share of the run."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    factor = iterations / cfg.SOLVER.MAX_ITER
+    cfg.SOLVER.MAX_ITER = iterations
+    cfg.SOLVER.STEPS = tuple(round(step * factor) for step in cfg.SOLVER.STEPS)
+    cfg.SOLVER.WARMUP_ITERS = round(cfg.SOLVER.WARMUP_ITERS * factor)
+    cfg.SOLVER.CHECKPOINT_PERIOD = max(1, iterations // 4)
+    cfg.freeze()
+    return cfg
+
+
+def _planned_iterations(cfg: CfgNode, job: TrainingJob, report: Report) -> int:
+    """As many iterations as the job's time allows; measured once, so that a continued run has the same number."""
+    plan = Path(job.output_dir) / "plan.json"
+    if not plan.exists():
+        seconds = seconds_per_step(cfg)
+        iterations = max(1, round(job.seconds / seconds))
+        write_json(plan, {"seconds_per_step": seconds, "seconds": job.seconds, "iterations": iterations})
+    values = json.loads(plan.read_text(encoding="utf-8"))
+    report(seconds_per_step=values["seconds_per_step"], max_iter=values["iterations"])
+    return values["iterations"]
+
+
+def seconds_per_step(cfg: CfgNode) -> float:
+    """Mean time of a training step of a model that is thrown away; leaves nothing in the output folder."""
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+    trainer = Trainer(cfg)
+    with EventStorage(0) as trainer.storage:
+        start = 0.0
+        for step in range(WARMUP_STEPS + TIMED_STEPS):
+            if step == WARMUP_STEPS:
+                start = time.perf_counter()
+            trainer.iter = step
+            trainer.run_step()
+    seconds = (time.perf_counter() - start) / TIMED_STEPS
+    del trainer
+    gc.collect()
+    return seconds
+
+
+def main(argv: Sequence[str]) -> int:
+    """Executed by the training process; arguments: the job as JSON, the file descriptor that progress goes to."""
+    values: dict[str, Any] = json.loads(argv[0])
+    values.update(coco=tuple(values["coco"]), opts=tuple(values["opts"]))
+    job = TrainingJob(**values)
+    with os.fdopen(int(argv[1]), "w", encoding="utf-8", buffering=1) as messages:
+        result = train(job, lambda **news: print(json.dumps(news), file=messages))
+    result.save(job.result)
+    print(f"AP {result.ap:.1f}, training took {minutes(result.train_seconds)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

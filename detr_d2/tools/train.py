@@ -1,0 +1,141 @@
+"""`train_net.py` and `python -m detr_d2 train`: trains or evaluates any detectron2 config."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import sys
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
+
+from ..checkpoint import Checkpointer
+from ..data import DatasetReport, check_datasets, register_datasets
+from ..engine import Trainer, launch, setup
+from ..engine.launch import started_by_torchrun
+from ..engine.startup import import_user_modules
+from ..engine.summary import summarise_run, suspicious_settings
+from . import cli
+
+logger = logging.getLogger(__name__)
+
+EPILOG = """
+Examples:
+
+  the paper's DETR on 8 GPUs
+    python train_net.py --config-file configs/detr_r50.yaml --num-gpus 8
+
+  your own COCO-format data, classes taken from the file
+    python train_net.py --config-file configs/detr_r50.yaml \\
+        --coco my_train=train.json:images --coco my_val=val.json:images \\
+        DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
+
+  several machines, restarted by themselves after a failure
+    torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29400 --max_restarts 3 \\
+        train_net.py --config-file configs/detr_r50.yaml
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """detectron2's arguments, `--coco` and `--import`."""
+    parser = default_argument_parser(EPILOG)
+    parser.description = "Train a detectron2 model, or evaluate it with --eval-only."
+    parser.add_argument(
+        "--coco",
+        action="append",
+        default=[],
+        metavar="NAME=JSON:IMAGES",
+        help="register COCO-format data under a name for DATASETS.TRAIN and DATASETS.TEST (may be repeated)",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or .py file to import first, such as one that registers a transformer; its add_config(cfg), "
+        "if there is one, adds config keys (may be repeated)",
+    )
+    for action in parser._actions:
+        if action.dest == "num_gpus":
+            action.help = "GPUs on this machine; without a GPU, CPU processes"
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs in the process that the user starts: checks, then launches the processes that train."""
+    args = build_parser().parse_args(argv)
+    cfg = setup(args)
+    reports = None if started_by_torchrun() or args.eval_only else check_datasets(cfg)
+    try:
+        launch(
+            _end_as_a_command,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(cfg, args, reports),
+        )
+    except ProcessExitedException as error:  # it has said why
+        return error.exit_code if error.exit_code > 0 else 1
+    return 0
+
+
+def _end_as_a_command(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | None) -> None:
+    """`run`; in a spawned process, which has no caller to tell, errors of the user end it with their exit code."""
+
+    def main(_: Sequence[str] | None) -> int:
+        run(cfg, args, reports)
+        return 0
+
+    if multiprocessing.parent_process() is None:
+        main(None)
+    elif code := cli.run(main):
+        sys.exit(code)
+
+
+def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | None) -> None:
+    """Runs in every process of the run.
+
+    Args:
+        cfg: from `setup`.
+        args: the command line.
+        reports: of the datasets, if they have been checked.
+    """
+    import_user_modules(args.imports)
+    register_datasets(cfg)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="detr_d2")
+    default_setup(cfg, args)
+    if args.eval_only:
+        evaluate(cfg, resume=args.resume)
+    else:
+        train(cfg, check_datasets(cfg) if reports is None else reports, resume=args.resume)
+
+
+def evaluate(cfg: CfgNode, *, resume: bool) -> None:
+    """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
+    model = Trainer.build_model(cfg)
+    Checkpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+
+
+def train(cfg: CfgNode, reports: Sequence[DatasetReport], *, resume: bool) -> None:
+    """Trains to `SOLVER.MAX_ITER`, from the last checkpoint of `OUTPUT_DIR` with `resume`."""
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    logger.info("This run:\n" + summarise_run(trainer.cfg, trainer.unwrapped_model, trainer.optimizer, reports))
+    for sentence in suspicious_settings(trainer.cfg):
+        logger.warning(sentence)
+    trainer.train()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

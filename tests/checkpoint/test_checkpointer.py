@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from detectron2.checkpoint import DetectionCheckpointer
+from tiny_models import tiny_detr
+
+from detr_d2.checkpoint import Checkpointer, read_checkpoint
+from detr_d2.checkpoint.torchvision_resnet import convert_torchvision_resnet, write_backbone_pkl
+
+
+class Payload:
+    """A pickle that would create a file when loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_save_and_load_round_trip_with_metadata(tmp_path: Path):
+    first, second = tiny_detr(), tiny_detr()
+    checkpointer = Checkpointer(first, str(tmp_path))
+    checkpointer.metadata["class_names"] = ["a", "b", "c"]
+    checkpointer.save("model_0000007", iteration=7)
+    rest = Checkpointer(second).load(str(tmp_path / "model_0000007.pth"))
+    assert rest["class_names"] == ["a", "b", "c"]
+    assert rest["iteration"] == 7
+    for name, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000007.pth")
+    # detectron2's own checkpointer reads it too
+    third = tiny_detr()
+    DetectionCheckpointer(third).load(str(tmp_path / "model_0000007.pth"))
+    assert torch.equal(third.head.class_embed.weight, first.head.class_embed.weight)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = tiny_detr()
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.save("model", iteration=1)
+    before = (tmp_path / "model.pth").read_bytes()
+
+    def fail(_data: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        checkpointer.save("model", iteration=2)
+    assert (tmp_path / "model.pth").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
+
+
+def test_torchvision_weights_from_a_local_file(tmp_path: Path):
+    source = torchvision.models.resnet18(weights=None)
+    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+    model = tiny_detr("MODEL.RESNETS.NORM", "BN")
+    Checkpointer(model).load(str(tmp_path / "resnet18.pth"))
+    torch.testing.assert_close(model.backbone.stem.conv1.weight, source.conv1.weight)
+    torch.testing.assert_close(model.backbone.res3[0].shortcut.weight, source.layer2[0].downsample[0].weight)
+    torch.testing.assert_close(model.backbone.res4[1].conv2.norm.weight, source.layer3[1].bn2.weight)
+    with pytest.raises(ValueError, match="belongs to this DETR"):  # instead of going on with random weights
+        DetectionCheckpointer(tiny_detr()).load(str(tmp_path / "resnet18.pth"))
+
+
+def test_torchvision_conversion_covers_every_tensor_of_the_backbone():
+    source = torchvision.models.resnet50(weights=None).state_dict()
+    converted = convert_torchvision_resnet(source)
+    kept = [k for k in source if not k.startswith("fc.") and not k.endswith("num_batches_tracked")]
+    assert len(converted) == len(kept) == 265
+    assert all(key.startswith(("stem.", "res")) and ".bn" not in key and "downsample" not in key for key in converted)
+
+
+def test_torchvision_names_resolve_to_a_file_any_checkpointer_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from detectron2.utils.file_io import PathManager
+
+    source = torchvision.models.resnet18(weights=None)
+    torch.save(source.state_dict(), tmp_path / "downloaded.pth")
+    real = PathManager.get_local_path
+
+    def offline(path: str, force: bool = False, **kwargs: Any) -> str:
+        if path.startswith("http"):
+            assert path.endswith(".pth")
+            assert "resnet18" in path
+            return str(tmp_path / "downloaded.pth")
+        return real(path, force, **kwargs)
+
+    monkeypatch.setattr(PathManager, "get_local_path", offline)
+    model = tiny_detr()
+    DetectionCheckpointer(model).load("torchvision://ResNet18_Weights.IMAGENET1K_V1")
+    torch.testing.assert_close(model.backbone.stem.conv1.weight, source.conv1.weight)
+    with pytest.raises(ValueError, match=r"names no weights of torchvision; expected for example"):
+        PathManager.get_local_path("torchvision://ResNet18_Weights.NONE")
+
+
+def test_no_network_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch):
+    from urllib.error import URLError
+
+    from detectron2.utils.file_io import PathManager
+
+    real = PathManager.get_local_path
+
+    def offline(path: str, force: bool = False, **kwargs: Any) -> str:
+        if path.startswith("http"):
+            raise URLError("no network")
+        return real(path, force, **kwargs)
+
+    monkeypatch.setattr(PathManager, "get_local_path", offline)
+    with pytest.raises(ValueError, match=r"fetch http.*resnet101.* and set MODEL.WEIGHTS to the file"):
+        Checkpointer(tiny_detr()).load("torchvision://ResNet101_Weights.IMAGENET1K_V1")
+
+
+def test_detectron2_pkl_is_read_as_arrays(tmp_path: Path):
+    path = str(tmp_path / "backbone.pkl")
+    write_backbone_pkl({"stem.conv1.weight": torch.ones(2, 3)}, path)
+    content = read_checkpoint(path)
+    assert content["matching_heuristics"] is True
+    assert np.array_equal(content["model"]["stem.conv1.weight"], np.ones((2, 3), np.float32))
+
+
+@pytest.mark.parametrize("name", ["bad.pkl", "bad.pth"])
+def test_a_pickle_with_code_is_refused_unrun(tmp_path: Path, name: str):
+    victim, path = tmp_path / "created", tmp_path / name
+    content = {"model": {"weight": Payload(victim)}}
+    if name.endswith(".pkl"):
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=r"holds more than tensors and plain data .*mkdir"):
+        Checkpointer(tiny_detr()).load(str(path))
+    assert not victim.exists()
+
+
+def test_the_authors_namespace_is_data(tmp_path: Path):
+    torch.save({"model": {}, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "a.pth")
+    assert read_checkpoint(str(tmp_path / "a.pth"))["args"].lr == 1e-4
+
+
+@pytest.mark.parametrize("name", ["cut.pth", "cut.pkl"])
+def test_damaged_files_name_themselves(tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_bytes(b"\x80\x04 not a checkpoint")
+    with pytest.raises(ValueError, match=rf"{name} .*"):
+        read_checkpoint(str(path))
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{name} .*"):
+        read_checkpoint(str(path))
+
+
+def test_a_missing_file_names_the_key(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"nothing.pth does not exist: check MODEL.WEIGHTS"):
+        read_checkpoint(str(tmp_path / "nothing.pth"))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list, expected a dictionary"):
+        read_checkpoint(str(tmp_path / "list.pth"))

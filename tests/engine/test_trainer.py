@@ -1,0 +1,370 @@
+"""The trainer against detectron2's own, its exact resume, and what wins when the config changes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
+from detectron2.utils.env import seed_all_rng
+from tiny_models import tiny_cfg
+
+from detr_d2.engine import Trainer, build_evaluator
+from detr_d2.engine.hooks import BestCheckpoint
+
+
+@pytest.fixture
+def detr_cfg(noise: str, tmp_path: Path) -> Callable[..., CfgNode]:
+    """A tiny DETR with dropout, batch norm and random augmentation."""
+
+    def make(*options: Any) -> CfgNode:
+        cfg = tiny_cfg(
+            *["MODEL.DETR.NUM_CLASSES", 2, "MODEL.DETR.TRANSFORMER.DROPOUT", 0.2, "MODEL.RESNETS.NORM", "BN"],
+            *["DATASETS.TRAIN", (noise,), "DATASETS.TEST", (), "DATALOADER.NUM_WORKERS", 0, "SEED", 3],
+            *["DATALOADER.ASPECT_RATIO_GROUPING", False, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False],
+            *["INPUT.MIN_SIZE_TRAIN", (32, 48), "INPUT.MIN_SIZE_TEST", 32, "OUTPUT_DIR", str(tmp_path / "out")],
+            *["SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", 1e-3, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 6],
+            *["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"],
+            *["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.1, "SOLVER.CLIP_GRADIENTS.FULL_MODEL", True],
+            *["SOLVER.WARMUP_ITERS", 0, "SOLVER.STEPS", (), "SOLVER.CHECKPOINT_PERIOD", 3],
+        )
+        cfg.merge_from_list(list(options))
+        return cfg
+
+    return make
+
+
+def train(cfg: CfgNode, kind: type[DefaultTrainer] = Trainer, *, resume: bool = False, seed: int | None = None) -> Any:
+    """Trains as `train_net.py` does after `default_setup`; returns the trainer, without writers of TensorBoard."""
+
+    class Quiet(kind):  # type: ignore[misc, valid-type]
+        def build_writers(self) -> list[Any]:
+            return []
+
+    seed_all_rng(cfg.SEED if seed is None else seed)
+    trainer = Quiet(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def losses(trainer: Any, name: str = "total_loss") -> list[float]:
+    return [value for value, _ in trainer.storage.history(name).values()]
+
+
+def weights(cfg: CfgNode, name: str = "model_final") -> dict[str, torch.Tensor]:
+    return torch.load(Path(cfg.OUTPUT_DIR) / f"{name}.pth", weights_only=True)["model"]
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["INPUT.CROP.ENABLED", True],
+        ["DATALOADER.NUM_WORKERS", 2, "SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"],
+        ["DATALOADER.ASPECT_RATIO_GROUPING", False, "MODEL.META_ARCHITECTURE", "RetinaNet"],
+    ],
+    ids=["faster-rcnn", "workers", "retinanet"],
+)
+def test_zoo_config_has_the_losses_of_detectron2s_trainer(
+    faster_rcnn_cfg: Callable[..., CfgNode], options: list[Any]
+):
+    if "RetinaNet" in options:
+        options = [*options, "MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone", "MODEL.RETINANET.NUM_CLASSES", 2]
+        options += ["MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"], "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4", "res5"]]
+    cfg = faster_rcnn_cfg(*options)
+    ours, theirs = train(cfg), train(cfg, DefaultTrainer)
+    assert len(losses(ours)) == 4
+    assert set(ours.storage.histories()) == set(theirs.storage.histories())
+    for name in theirs.storage.histories():
+        if "loss" in name or name == "lr":
+            assert losses(ours, name) == losses(theirs, name), name
+
+
+RESUME_CASES: dict[str, list[Any]] = {
+    "detr": [],
+    "detr-accumulated": ["SOLVER.ACCUM_STEPS", 2],
+    "detr-stock-mapper": ["INPUT.DETR_AUGMENTATION", "off", "DATALOADER.ASPECT_RATIO_GROUPING", True],
+    "detr-bfloat16": ["SOLVER.AMP.ENABLED", True],
+}
+
+
+@pytest.mark.parametrize("case", RESUME_CASES)
+def test_resumed_run_equals_uninterrupted_one(detr_cfg: Callable[..., CfgNode], tmp_path: Path, case: str):
+    cfg = detr_cfg(*RESUME_CASES[case])
+    train(cfg)
+    whole = weights(cfg)
+    interrupt(cfg, tmp_path, "model_0000002.pth")
+    resumed = train(cfg, resume=True, seed=99)
+    assert resumed.start_iter == 3
+    assert_same(weights(cfg), whole)
+
+
+def interrupt(cfg: CfgNode, tmp_path: Path, last: str) -> None:
+    """Leaves one checkpoint only, in a new folder that `cfg` then names."""
+    folder = tmp_path / "interrupted"
+    folder.mkdir()
+    shutil.copy(Path(cfg.OUTPUT_DIR) / last, folder)
+    (folder / "last_checkpoint").write_text(last)
+    cfg.OUTPUT_DIR = str(folder)
+
+
+def test_without_a_seed_resume_is_exact_too(detr_cfg: Callable[..., CfgNode], tmp_path: Path):
+    cfg = detr_cfg("SEED", -1)
+    train(cfg, seed=11)
+    whole = weights(cfg)
+    interrupt(cfg, tmp_path, "model_0000002.pth")
+    train(cfg, resume=True, seed=12)
+    assert_same(weights(cfg), whole)
+
+
+def test_detectron2_model_resumes_exactly_with_workers_and_grouping(
+    faster_rcnn_cfg: Callable[..., CfgNode], tmp_path: Path
+):
+    cfg = faster_rcnn_cfg("DATALOADER.NUM_WORKERS", 2, "SOLVER.CHECKPOINT_PERIOD", 2)
+    train(cfg)
+    whole = weights(cfg)
+    interrupt(cfg, tmp_path, "model_0000001.pth")
+    train(cfg, resume=True, seed=99)
+    assert_same(weights(cfg), whole)
+
+
+def test_evaluation_in_between_does_not_disturb_the_resume(detr_cfg: Callable[..., CfgNode], tmp_path: Path):
+    cfg = detr_cfg("DATASETS.TEST", ("noise",), "TEST.EVAL_PERIOD", 3)
+    train(cfg)
+    whole = weights(cfg)
+    interrupt(cfg, tmp_path, "model_0000002.pth")
+    train(cfg, resume=True, seed=99)
+    assert_same(weights(cfg), whole)
+
+
+def test_config_wins_over_the_checkpoint_and_says_so(
+    detr_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    cfg = detr_cfg("SOLVER.BACKBONE_MULTIPLIER", 0.1)
+    train(cfg)
+    interrupt(cfg, tmp_path, "model_0000002.pth")
+    cfg.merge_from_list(["SOLVER.BASE_LR", 4e-3, "SOLVER.STEPS", (5,), "SOLVER.MAX_ITER", 8, "SOLVER.WEIGHT_DECAY", 0.03])
+    with propagated("detr_d2"), caplog.at_level(logging.INFO, "detr_d2"):
+        trainer = train(cfg, resume=True)
+    (line,) = [r.getMessage() for r in caplog.records if "config wins" in r.getMessage()]
+    assert "SOLVER.BASE_LR is 0.004, 0.001 in the checkpoint" in line
+    assert "SOLVER.STEPS is (5,), () in the checkpoint" in line
+    assert "SOLVER.MAX_ITER is 8, 6 in the checkpoint" in line
+    assert "from iteration 3 on (learning rate 0.004)" in line
+    assert losses(trainer, "lr") == pytest.approx([4e-3, 4e-3, 4e-4, 4e-4, 4e-4])
+    groups = trainer.optimizer.param_groups
+    assert {round(group["lr"], 9) for group in groups} == {4e-4, 4e-5}
+    assert {group["weight_decay"] for group in groups} >= {0.03}
+
+
+def test_unchanged_config_is_silent(
+    detr_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    cfg = detr_cfg("SOLVER.MAX_ITER", 3)
+    train(cfg)
+    with propagated("detr_d2"), caplog.at_level(logging.INFO, "detr_d2"):
+        train(cfg, resume=True)
+    text = caplog.text
+    assert "config wins" not in text
+    assert "not exact" not in text
+    assert "Nothing is left to train: iteration 3" in text
+
+
+class propagated:
+    """Lets log records of a logger of detectron2's kind reach caplog."""
+
+    def __init__(self, name: str) -> None:
+        self.logger = logging.getLogger(name)
+
+    def __enter__(self) -> None:
+        self.before = self.logger.propagate
+        self.logger.propagate = True
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.propagate = self.before
+
+
+def test_other_optimizer_or_parameters_are_errors(detr_cfg: Callable[..., CfgNode]):
+    cfg = detr_cfg("SOLVER.MAX_ITER", 1)
+    train(cfg)
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    with pytest.raises(ValueError, match="trained with SOLVER.OPTIMIZER ADAMW, the config says SGD"):
+        train(cfg, resume=True)
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.MODEL.DETR.FREEZE = ["encoder"]
+    with pytest.raises(ValueError, match="other parameters than the model.*MODEL.DETR.FREEZE"):
+        train(cfg, resume=True)
+
+
+def test_resumes_from_a_checkpoint_of_detectron2s_trainer(
+    faster_rcnn_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
+):
+    cfg = faster_rcnn_cfg("SOLVER.MAX_ITER", 2)
+    train(cfg, DefaultTrainer)
+    cfg.SOLVER.MAX_ITER = 3
+    with propagated("detr_d2"), caplog.at_level(logging.INFO, "detr_d2"):
+        assert len(losses(train(cfg, resume=True))) == 1
+    assert "has no random states" in caplog.text
+    assert "does not tell its learning rate" in caplog.text
+
+
+def test_new_run_over_an_old_one_is_warned_about(
+    detr_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
+):
+    cfg = detr_cfg("SOLVER.MAX_ITER", 1)
+    train(cfg)
+    with propagated("detr_d2"):
+        assert train(cfg).start_iter == 0
+    assert "--resume would continue it" in caplog.text
+
+
+class FakeStorage:
+    def __init__(self, values: dict[str, float]) -> None:
+        self.values = values
+
+    def latest(self) -> dict[str, tuple[float, int]]:
+        return {name: (value, 0) for name, value in self.values.items()}
+
+
+class FakeTrainer:
+    def __init__(self, max_iter: int) -> None:
+        self.max_iter, self.iter = max_iter, 0
+        self.storage = FakeStorage({})
+        self.collected = 0
+
+    def collect_resume_state(self) -> None:
+        self.collected += 1
+
+
+def evaluate(hook: BestCheckpoint, iteration: int, ap: float) -> None:
+    hook.trainer.storage = FakeStorage({"bbox/AP": ap})
+    hook.trainer.iter = iteration
+    hook.after_step()
+
+
+def test_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path):
+    from detr_d2.checkpoint import Checkpointer
+
+    model = torch.nn.Linear(1, 1)
+    checkpointer = Checkpointer(model, str(tmp_path))
+    hook = BestCheckpoint(10, checkpointer, "bbox/AP")
+    trainer = hook.trainer = FakeTrainer(100)  # type: ignore[assignment]
+
+    def best() -> float:
+        return torch.load(tmp_path / "model_best.pth", weights_only=True)["model"]["bias"].item()
+
+    def at(iteration: int, ap: float) -> None:
+        torch.nn.init.constant_(model.bias, ap)
+        evaluate(hook, iteration, ap)
+
+    at(4, 50.0)  # no evaluation is due here
+    assert not (tmp_path / "model_best.pth").exists()
+    at(9, float("nan"))
+    assert not (tmp_path / "model_best.pth").exists()
+    at(19, 30.0)
+    assert best() == 30.0
+    assert checkpointer.get_checkpoint_file().endswith("model_best.pth")  # the only one to resume from
+    checkpointer.save("model_0000019")
+    at(29, 20.0)
+    assert best() == 30.0
+    resumed = BestCheckpoint(10, checkpointer, "bbox/AP")
+    resumed.trainer = trainer  # type: ignore[assignment]
+    resumed.load_state_dict(hook.state_dict())
+    hook = resumed
+    at(39, 25.0)
+    assert best() == 30.0
+    at(49, 35.0)
+    assert best() == 35.0
+    assert hook.best_iteration == 49
+    assert checkpointer.get_checkpoint_file().endswith("model_0000019.pth")
+
+
+def test_best_ap_survives_the_resume_of_a_run(detr_cfg: Callable[..., CfgNode], tmp_path: Path):
+    cfg = detr_cfg("DATASETS.TEST", ("noise",), "TEST.EVAL_PERIOD", 3, "SOLVER.MAX_ITER", 4)
+    train(cfg)
+    checkpoint = torch.load(Path(cfg.OUTPUT_DIR) / "model_0000002.pth", weights_only=True)
+    best = checkpoint["trainer"]["hooks"]["BestCheckpoint"]
+    assert best["best_iteration"] == 2
+    assert best["best"] >= 0
+    interrupt(cfg, tmp_path, "model_0000002.pth")
+    cfg.SOLVER.MAX_ITER = 3
+    checkpoint["trainer"]["hooks"]["BestCheckpoint"]["best"] = 99.0
+    torch.save(checkpoint, Path(cfg.OUTPUT_DIR) / "model_0000002.pth")
+    train(cfg, resume=True)
+    assert not (Path(cfg.OUTPUT_DIR) / "model_best.pth").exists()
+
+
+def test_failing_evaluation_leaves_a_checkpoint(detr_cfg: Callable[..., CfgNode]):
+    cfg = detr_cfg("DATASETS.TEST", ("noise",), "TEST.EVAL_PERIOD", 2)
+
+    class Failing(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Any:
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        train(cfg, Failing)
+    assert train(cfg.clone(), resume=True).start_iter == 2
+
+
+@pytest.mark.parametrize(("value", "name"), [("off", "DatasetMapper"), ("on", "DetrDatasetMapper")])
+def test_augmentation_of_detr_on_request(
+    faster_rcnn_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture, value: str, name: str
+):
+    cfg = faster_rcnn_cfg("INPUT.DETR_AUGMENTATION", value, "SOLVER.MAX_ITER", 1)
+    loader = Trainer.build_train_loader(cfg)
+    assert type(loader).__name__ == {"off": "StockLoader", "on": "NumberedLoader"}[value]
+    assert len(losses(train(cfg))) == 1
+
+
+def test_unknown_augmentation_is_an_error(detr_cfg: Callable[..., CfgNode]):
+    with pytest.raises(ValueError, match="INPUT.DETR_AUGMENTATION is 'yes'"):
+        Trainer.build_train_loader(detr_cfg("INPUT.DETR_AUGMENTATION", "yes"))
+
+
+def test_unknown_amp_type_is_an_error(detr_cfg: Callable[..., CfgNode]):
+    with pytest.raises(ValueError, match="SOLVER.AMP.DTYPE is 'half'"):
+        Trainer(detr_cfg("SOLVER.AMP.DTYPE", "half"))
+
+
+def test_metrics_are_written_as_detectron2_does(detr_cfg: Callable[..., CfgNode]):
+    cfg = detr_cfg("VIS_PERIOD", 2)
+    seed_all_rng(3)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    (line,) = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()
+    scalars = json.loads(line)
+    for name in ("total_loss", "loss_ce", "loss_bbox_0", "grad_norm", "lr", "detr/class_error", "detr/matched_fraction"):
+        assert name in scalars, name
+    assert list(Path(cfg.OUTPUT_DIR).glob("events.out.tfevents.*"))
+
+
+def test_evaluator_by_type(detr_cfg: Callable[..., CfgNode]):
+    cfg = detr_cfg("MODEL.DETR.NUM_QUERIES", 300, "TEST.DETECTIONS_PER_IMAGE", 300)
+    evaluator = build_evaluator(cfg, "noise")
+    assert isinstance(evaluator, COCOEvaluator)
+    assert evaluator._max_dets_per_image == [1, 10, 300]
+    assert build_evaluator(detr_cfg(), "noise")._max_dets_per_image == [1, 10, 100]
+    MetadataCatalog.get("stuff_of_test").set(evaluator_type="sem_seg", stuff_classes=["sky"], ignore_label=255)
+    from detectron2.data import DatasetCatalog
+
+    DatasetCatalog.register("stuff_of_test", list)
+    assert isinstance(build_evaluator(cfg, "stuff_of_test"), SemSegEvaluator)
+    MetadataCatalog.get("odd_of_test").set(evaluator_type="odd")
+    with pytest.raises(ValueError, match="evaluator_type 'odd', expected one of cityscapes_instance"):
+        build_evaluator(cfg, "odd_of_test")

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from torch import nn
+
+from detr_d2.layers import MLP, MultiHeadAttention
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("self_attention", [False, True])
+def test_equals_torchs_module(masked: bool, self_attention: bool):
+    ours = MultiHeadAttention(embed_dim=24, num_heads=3).double()
+    theirs = nn.MultiheadAttention(24, 3, batch_first=True).double()
+    theirs.load_state_dict(ours.state_dict())
+    query, key, value = (torch.randn(2, n, 24, dtype=torch.float64) for n in (5, 7, 7))
+    if self_attention:
+        query = key
+    mask = None
+    if masked:
+        mask = torch.zeros(2, 7, dtype=torch.bool)
+        mask[1, 4:] = True
+    expected, _ = theirs(query, key, value, key_padding_mask=mask)
+    torch.testing.assert_close(ours(query, key, value, mask), expected)
+
+
+def test_masked_keys_have_no_influence():
+    attention = MultiHeadAttention(embed_dim=8, num_heads=2)
+    query, key, value = torch.randn(1, 3, 8), torch.randn(1, 4, 8), torch.randn(1, 4, 8)
+    mask = torch.tensor([[False, False, False, True]])
+    before = attention(query, key, value, mask)
+    key[:, 3], value[:, 3] = 1e3, -1e3
+    torch.testing.assert_close(attention(query, key, value, mask), before)
+
+
+def test_initialisation_is_torchs():
+    attention = MultiHeadAttention(embed_dim=256, num_heads=8)
+    bound = (6 / (256 + 768)) ** 0.5  # xavier over the stacked matrix
+    assert float(attention.in_proj_weight.detach().abs().max()) <= bound
+    assert float(attention.in_proj_weight.detach().std()) == pytest.approx(0.0442, abs=5e-4)
+    assert not attention.in_proj_bias.any()
+    assert not attention.out_proj.bias.any()
+
+
+def test_dropout_only_in_training():
+    attention = MultiHeadAttention(embed_dim=8, num_heads=2, dropout=0.5)
+    x = torch.randn(1, 6, 8)
+    assert not torch.equal(attention(x, x, x), attention(x, x, x))
+    attention.eval()
+    torch.testing.assert_close(attention(x, x, x), attention(x, x, x))
+
+
+def test_width_must_be_divisible_by_heads():
+    with pytest.raises(ValueError, match="width 10 is not a multiple of the number of heads 4"):
+        MultiHeadAttention(embed_dim=10, num_heads=4)
+
+
+def test_mlp_is_linear_relu_linear():
+    mlp = MLP(input_dim=2, hidden_dim=2, output_dim=1, num_layers=2)
+    with torch.no_grad():
+        mlp.layers[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        mlp.layers[0].bias.zero_()
+        mlp.layers[1].weight.copy_(torch.tensor([[1.0, 10.0]]))
+        mlp.layers[1].bias.fill_(0.5)
+    # relu(3) + 10 relu(-2) + 0.5
+    assert mlp(torch.tensor([3.0, -2.0])).item() == pytest.approx(3.5)
