@@ -16,7 +16,7 @@ def _add_model_keys(cfg: CN) -> None:
     detr.IN_FEATURES = ["res5"]
     # Train every decoder layer with its own set loss (paper, Sec. 3.2, "Auxiliary decoding losses").
     detr.AUX_LOSS = True
-    # Parts without gradients: dotted module names, or their last components ("backbone", "encoder", "class_embed", ...).
+    # Parts without gradients: dotted module names or their last components ("backbone", "encoder", ...).
     detr.FREEZE = []
     # K weights of the classes in the cross-entropy, in the order of the metadata; [] weighs all with 1.
     detr.CLASS_WEIGHTS = []

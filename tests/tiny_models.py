@@ -69,7 +69,9 @@ def random_input(height: int, width: int, count: int, **extra: Any) -> dict[str,
     return {"image": image, "height": height, "width": width, "instances": instances, **extra}
 
 
-def random_predictions(layers: int, images: int, queries: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def random_predictions(
+    layers: int, images: int, queries: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """Logits (L, B, Q, K + 1) and boxes_cxcywh (L, B, Q, 4) as a head could give them."""
     logits = 2 * torch.randn(layers, images, queries, NUM_CLASSES + 1, dtype=dtype)
     boxes = torch.rand(layers, images, queries, 4, dtype=dtype) * 0.8 + 0.1

@@ -41,7 +41,7 @@ def convert_torchvision_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tenso
             continue
         name = key
         for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)  # type: ignore[arg-type]
+            name = re.sub(pattern, replacement, name)
         converted[name] = value
     return converted
 
@@ -63,6 +63,7 @@ class TorchvisionHandler(PathHandler):
         return [PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        self._check_kwargs(kwargs)
         url = _weights_url(path)
         try:
             source = PathManager.get_local_path(url, force=force)
@@ -77,7 +78,7 @@ class TorchvisionHandler(PathHandler):
         return converted
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
-        return open(self._get_local_path(path), mode, buffering)
+        return open(self._get_local_path(path, **kwargs), mode, buffering)
 
 
 def _weights_url(path: str) -> str:

@@ -152,7 +152,9 @@ class TrainStep(SimpleTrainer):
                 f"in a batch of the images {_name_files(self._previous_files)}."
             )
         if bad:
-            scaled = f" in {self.skipped_steps} steps in a row (try SOLVER.AMP.DTYPE bfloat16)" if self.grad_scaler else ""
+            scaled = (
+                f" in {self.skipped_steps} steps in a row (try SOLVER.AMP.DTYPE bfloat16)" if self.grad_scaler else ""
+            )
             files = _name_files([name for report in bad for name in report["files"]])
             raise FloatingPointError(
                 f"Loss became infinite or NaN at iteration={self.iter}{scaled}, in a batch of the images {files}: "

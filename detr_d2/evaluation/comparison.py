@@ -14,7 +14,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 
 _TITLE_HEIGHT = 28  # pixels
-_GAP = 6  # pixels of white between panels
+_GAP = 8  # pixels of white between pictures
 
 
 def draw_detections(
@@ -41,6 +41,7 @@ def draw_detections(
         boxes=instances.pred_boxes.tensor.numpy(),
         labels=labels,
         assigned_colors=[palette[index % len(palette)] for index in classes],
+        alpha=1.0,
     )
     return drawn.get_image()
 
@@ -82,11 +83,19 @@ def _with_title(panel: np.ndarray, title: str) -> np.ndarray:
     return np.concatenate([strip, panel])
 
 
-def stack(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures below each other, left-aligned on white."""
-    width = max(row.shape[1] for row in rows)
-    return np.concatenate([_padded(row, width) for row in rows])
+def grid(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Pictures in rows of `columns`, each in the upper left corner of a cell as large as the largest picture.
 
-
-def _padded(row: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(row, ((0, _GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+    Args:
+        cells: (H_i, W_i, 3) uint8, at least one.
+        columns: at least 1; no more than there are pictures are used.
+    """
+    columns = min(columns, len(cells))
+    height = max(cell.shape[0] for cell in cells) + _GAP
+    width = max(cell.shape[1] for cell in cells) + _GAP
+    rows = -(-len(cells) // columns)
+    canvas = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
+    for index, cell in enumerate(cells):
+        top, left = height * (index // columns), width * (index % columns)
+        canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    return canvas[:-_GAP, :-_GAP]

@@ -82,7 +82,8 @@ def _known_categories(cfg: CfgNode, content: Mapping[str, Any]) -> Categories | 
     names = content.get("class_names")
     if not names or (of_dataset and of_dataset.names == tuple(names)):
         return of_dataset
-    return Categories.numbered(names)
+    ids = content.get("category_ids")
+    return Categories(names=tuple(names), ids=tuple(ids)) if ids else Categories.numbered(names)
 
 
 def _dataset_categories(cfg: CfgNode) -> Categories | None:

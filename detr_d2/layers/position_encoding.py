@@ -41,10 +41,7 @@ class SinePositionEncoding(nn.Module):
         Returns:
             (B, C, H, W) float32; B is 1, to be broadcast, without a mask.
         """
-        if padding_mask is None:
-            valid = torch.ones((1, *size), device=device)
-        else:
-            valid = (~padding_mask).float()
+        valid = torch.ones((1, *size), device=device) if padding_mask is None else (~padding_mask).float()
         y, x = valid.cumsum(1), valid.cumsum(2)
         y = self._normalise(y, y[:, -1:, :])
         x = self._normalise(x, x[:, :, -1:])
@@ -76,7 +73,7 @@ class LearnedPositionEncoding(nn.Module):
         nn.init.uniform_(self.row_embed.weight)
         nn.init.uniform_(self.col_embed.weight)
 
-    def forward(self, size: tuple[int, int], padding_mask: Tensor | None, device: torch.device) -> Tensor:
+    def forward(self, size: tuple[int, int], padding_mask: Tensor | None, device: torch.device) -> Tensor:  # noqa: ARG002
         """Encodes a map of `size` (H, W) as (1, C, H, W); padding plays no part.
 
         Raises:
@@ -85,8 +82,8 @@ class LearnedPositionEncoding(nn.Module):
         height, width = size
         if max(size) > self.max_size:
             raise ValueError(
-                f"The learned position encoding has {self.max_size} rows and columns, the feature map {height} x {width}: "
-                "use smaller images or MODEL.DETR.POSITION_ENCODING.NAME sine."
+                f"The learned position encoding has {self.max_size} rows and columns, the feature map {height} x "
+                f"{width}: use smaller images or MODEL.DETR.POSITION_ENCODING.NAME sine."
             )
         x = self.col_embed.weight[:width].expand(height, -1, -1)
         y = self.row_embed.weight[:height, None].expand(-1, width, -1)

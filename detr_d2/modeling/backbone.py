@@ -1,7 +1,7 @@
 """A ResNet builder whose DC5 is the authors' DC5.
 
-Everything else comes from detectron2's `BACKBONE_REGISTRY`. detectron2's own `RES5_DILATION: 2` dilates all three blocks
-of res5; torchvision's `replace_stride_with_dilation`, with which DETR-DC5 was trained, leaves the first one alone.
+Everything else comes from detectron2's `BACKBONE_REGISTRY`. detectron2's own `RES5_DILATION: 2` dilates all blocks of
+res5; torchvision's `replace_stride_with_dilation`, with which DETR-DC5 was trained, leaves the first one alone.
 """
 
 from __future__ import annotations

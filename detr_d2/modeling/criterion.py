@@ -142,9 +142,7 @@ class SetCriterion(nn.Module):
         self._log_metrics(logits, targets, matching)
         return _name_layers({name: self.loss_weights[name] * loss for name, loss in losses.items()})
 
-    def losses(
-        self, logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, matching: Matching
-    ) -> dict[str, Tensor]:
+    def losses(self, logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, matching: Matching) -> dict[str, Tensor]:
         """Unweighted losses of given matches, (L,) each."""
         layers = torch.arange(len(logits), device=logits.device)[:, None]
         classes = torch.full(logits.shape[:3], self.num_classes, device=logits.device)

@@ -101,7 +101,8 @@ class DETR(nn.Module):
         missing = [name for name in cfg.MODEL.DETR.IN_FEATURES if name not in shapes]
         if missing:
             raise ValueError(
-                f"MODEL.DETR.IN_FEATURES names {missing}, which the backbone does not output; it outputs {sorted(shapes)}."
+                f"MODEL.DETR.IN_FEATURES names {missing}, which the backbone does not output; it outputs "
+                f"{sorted(shapes)}."
             )
         return {
             "backbone": backbone,
@@ -130,8 +131,8 @@ class DETR(nn.Module):
         """
         if state_dict and not state_dict.keys() & self.state_dict().keys():
             raise ValueError(
-                f"None of the {len(state_dict)} keys of the checkpoint ({next(iter(state_dict))!r}, ...) belongs to this "
-                "DETR: it comes from another model or library."
+                f"None of the {len(state_dict)} keys of the checkpoint ({next(iter(state_dict))!r}, ...) belongs to "
+                "this DETR: it comes from another model or library."
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
 
@@ -151,7 +152,8 @@ class DETR(nn.Module):
             `pred_boxes`, `scores` and `pred_classes` at output resolution, best first.
 
         Raises:
-            FloatingPointError: if the predictions for a training image are all NaN or infinite; names iteration and files.
+            FloatingPointError: if the predictions for a training image are all NaN or infinite; names iteration and
+                files.
         """
         images = self.preprocess_image(batched_inputs)
         logits, boxes_cxcywh = self.predict(images, all_layers=self.training and self.aux_loss)
@@ -184,9 +186,7 @@ class DETR(nn.Module):
         positions = [self.position_encoding(size, m, self.device) for size, m in zip(sizes, masks, strict=True)]
         return self.head(self.transformer(maps, masks, positions, all_layers))
 
-    def losses(
-        self, logits: Tensor, boxes_cxcywh: Tensor, batched_inputs: list[dict[str, Any]]
-    ) -> dict[str, Tensor]:
+    def losses(self, logits: Tensor, boxes_cxcywh: Tensor, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Weighted losses against the ground truth in `batched_inputs`; every key starts with "loss_"."""
         instances = [x["instances"] for x in batched_inputs]
         targets = Targets.from_instances(instances, num_classes=self.num_classes, device=self.device)
@@ -256,9 +256,7 @@ def _build_position_encoding(cfg: CfgNode) -> nn.Module:
 
 def _freeze(model: nn.Module, name: str) -> None:
     """Takes the gradients from all modules called `name`; their batch norms stop updating."""
-    found = [
-        (path, module) for path, module in model.named_modules() if path == name or path.endswith("." + name)
-    ]
+    found = [(path, module) for path, module in model.named_modules() if path == name or path.endswith("." + name)]
     if not found:
         raise ValueError(
             f"MODEL.DETR.FREEZE names {name!r}, which is no module of the model; its parts are "

@@ -60,7 +60,8 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
             f"The batch holds class indices from {int(labels.min())} to {int(labels.max())}, but the model has "
-            f"{num_classes} classes (0..{num_classes - 1}): set MODEL.DETR.NUM_CLASSES to the number of classes in the data."
+            f"{num_classes} classes (0..{num_classes - 1}): set MODEL.DETR.NUM_CLASSES to the number of classes in the "
+            "data."
         )
 
 

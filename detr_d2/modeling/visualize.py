@@ -22,8 +22,7 @@ def draw_training_image(batched_input: dict[str, Any], detections: Instances, in
         input_format: channel order of the image.
     """
     image = convert_image_to_rgb(batched_input["image"].permute(1, 2, 0), input_format)
-    drawn = []
-    for boxes in (batched_input["instances"].gt_boxes.tensor, detections.pred_boxes.tensor[:MAX_BOXES]):
-        drawn.append(Visualizer(image, None).overlay_instances(boxes=boxes.cpu().numpy()).get_image())
+    both = (batched_input["instances"].gt_boxes.tensor, detections.pred_boxes.tensor[:MAX_BOXES])
+    drawn = [Visualizer(image, None).overlay_instances(boxes=boxes.cpu().numpy()).get_image() for boxes in both]
     picture = np.concatenate(drawn, axis=1).transpose(2, 0, 1)  # (H, 2 W, 3) -> (3, H, 2 W)
     get_event_storage().put_image("Left: ground truth; right: best predictions", picture)

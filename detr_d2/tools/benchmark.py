@@ -20,6 +20,7 @@ from ..evaluation.benchmark import Timing, interleave, machine_info, ratio_of
 from ..evaluation.detector_keys import count_parameters, set_num_classes
 from ..evaluation.results import write_json
 from ..evaluation.set_losses import (
+    Problem,
     SetLoss,
     largest_difference,
     naive_loss,
@@ -27,6 +28,7 @@ from ..evaluation.set_losses import (
     random_problem,
     transformers_loss,
 )
+from .quiet import quiet_libraries
 
 TOLERANCE = 1e-4
 """Two implementations of the same loss may differ by this much, relative above 1; more, and they are not timed."""
@@ -76,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one benchmark."""
     args = build_parser().parse_args(argv)
+    quiet_libraries()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

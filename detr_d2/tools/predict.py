@@ -22,6 +22,7 @@ from ..evaluation.media import Media, VideoReader, VideoWriter, find_media, read
 from ..evaluation.prediction import Categories, ImagePredictor, coco_results
 from ..evaluation.results import write_json
 from ..evaluation.trained_model import class_names_option, coco_option, load_trained_model
+from .quiet import quiet_libraries
 
 _KEPT_SUFFIXES = {".jpg", ".jpeg", ".png"}  # others become PNG
 
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predicts; returns 1 when some of the inputs could not be read."""
     args = build_parser().parse_args(argv)
+    quiet_libraries()
     if not 0 <= args.score_threshold <= 1:
         raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
     media = find_media(args.inputs)

@@ -22,11 +22,12 @@ from ..data import register_coco
 from ..data.synthetic import ShapesPaths, make_shapes
 from ..engine.startup import choose_device, load_config
 from ..evaluation.benchmark import interleave, machine_info
-from ..evaluation.comparison import draw_detections, ground_truth, side_by_side, stack
+from ..evaluation.comparison import draw_detections, grid, ground_truth, side_by_side
 from ..evaluation.media import read_bgr
 from ..evaluation.prediction import ImagePredictor
 from ..evaluation.results import RunResult, minutes, results_table, write_json
 from ..evaluation.trained_model import load_trained_model
+from .quiet import quiet_libraries
 from .timed_training import TrainingError, TrainingJob, run_training
 from .training_progress import TrainingProgress
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
     if args.max_iter < 0 or args.seed < 0:
         raise ValueError("--max-iter and --seed must not be negative")
+    quiet_libraries()
     started = time.perf_counter()
     output = Path(args.output)
     try:
@@ -88,7 +90,7 @@ def _compare(args: argparse.Namespace, output: Path) -> list[RunResult]:
     job = partial(
         TrainingJob,
         coco=(f"shapes_train={train.annotations}:{train.images}", f"shapes_val={val.annotations}:{val.images}"),
-        opts=("SEED", str(args.seed)),
+        opts=("SEED", str(args.seed), "TEST.BEST_CHECKPOINT", "False"),
     )
 
     print(f"[2/{STEPS}] DETR: training and evaluation")
@@ -160,7 +162,7 @@ def _draw(
         shown.update({title: found[found.scores >= SHOWN_SCORE] for title, found in detections.items()})
         rows.append(side_by_side([draw(image_bgr[:, :, ::-1], found) for found in shown.values()], list(shown)))
         _write_png(folder / f"{path.stem}.png", rows[-1])
-    _write_png(folder / "side_by_side.png", stack(rows))
+    _write_png(folder / "side_by_side.png", grid(rows, columns=2))
 
 
 def _write_png(path: Path, image_rgb: np.ndarray) -> None:

@@ -32,8 +32,8 @@ from ..engine.startup import find_config_file, load_config
 from ..evaluation.detector_keys import count_parameters
 from ..evaluation.results import RunResult, bbox_metrics, minutes, write_json
 
-WARMUP_STEPS, TIMED_STEPS = 5, 25
-"""Steps of a throw-away model before a run that is given a time instead of a number of iterations."""
+WARMUP_STEPS, MIN_TIMED_STEPS, MAX_TIMED_STEPS = 3, 3, 30
+"""Steps of a throw-away model before a run that is given a time; as many as a tenth of that time allows."""
 
 Report = Callable[..., None]
 """Called with what the training process has to say: iteration=, max_iter=, loss=, seconds_per_step=."""
@@ -107,6 +107,8 @@ def run_training(job: TrainingJob, report: Report, *, fresh: bool = False) -> Ru
         return result
     write_json(record, fingerprint)
     _train_in_a_process(job, report)
+    for checkpoint in output_dir.glob("model_[0-9]*.pth"):  # model_final.pth is all that is needed from here on
+        checkpoint.unlink()
     return RunResult.load(job.result)
 
 
@@ -200,7 +202,8 @@ def with_iterations(cfg: CfgNode, iterations: int) -> CfgNode:
     cfg.defrost()
     factor = iterations / cfg.SOLVER.MAX_ITER
     cfg.SOLVER.MAX_ITER = iterations
-    cfg.SOLVER.STEPS = tuple(round(step * factor) for step in cfg.SOLVER.STEPS)
+    steps = {round(step * factor) for step in cfg.SOLVER.STEPS}
+    cfg.SOLVER.STEPS = tuple(sorted(step for step in steps if 0 < step < iterations))
     cfg.SOLVER.WARMUP_ITERS = round(cfg.SOLVER.WARMUP_ITERS * factor)
     cfg.SOLVER.CHECKPOINT_PERIOD = max(1, iterations // 4)
     cfg.freeze()
@@ -211,7 +214,7 @@ def _planned_iterations(cfg: CfgNode, job: TrainingJob, report: Report) -> int:
     """As many iterations as the job's time allows; measured once, so that a continued run has the same number."""
     plan = Path(job.output_dir) / "plan.json"
     if not plan.exists():
-        seconds = seconds_per_step(cfg)
+        seconds = seconds_per_step(cfg, limit=job.seconds / 10)
         iterations = max(1, round(job.seconds / seconds))
         write_json(plan, {"seconds_per_step": seconds, "seconds": job.seconds, "iterations": iterations})
     values = json.loads(plan.read_text(encoding="utf-8"))
@@ -219,21 +222,29 @@ def _planned_iterations(cfg: CfgNode, job: TrainingJob, report: Report) -> int:
     return values["iterations"]
 
 
-def seconds_per_step(cfg: CfgNode) -> float:
-    """Mean time of a training step of a model that is thrown away; leaves nothing in the output folder."""
+def seconds_per_step(cfg: CfgNode, limit: float) -> float:
+    """Mean time of a training step of a model that is thrown away; leaves nothing in the output folder.
+
+    Args:
+        cfg: of the run.
+        limit: seconds after which no further step is timed.
+    """
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     trainer = Trainer(cfg)
+    elapsed = 0.0
     with EventStorage(0) as trainer.storage:
-        start = 0.0
-        for step in range(WARMUP_STEPS + TIMED_STEPS):
-            if step == WARMUP_STEPS:
-                start = time.perf_counter()
+        for step in range(WARMUP_STEPS + MAX_TIMED_STEPS):
             trainer.iter = step
+            start = time.perf_counter()
             trainer.run_step()
-    seconds = (time.perf_counter() - start) / TIMED_STEPS
+            timed = step + 1 - WARMUP_STEPS
+            if timed > 0:
+                elapsed += time.perf_counter() - start
+            if timed >= MIN_TIMED_STEPS and elapsed > limit:
+                break
     del trainer
     gc.collect()
-    return seconds
+    return elapsed / timed
 
 
 def main(argv: Sequence[str]) -> int:

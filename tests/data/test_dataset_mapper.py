@@ -189,10 +189,12 @@ def test_which_annotations_become_targets(tmp_path: Path) -> None:
 
 def test_cropped_boxes_keep_any_area(tmp_path: Path) -> None:
     crop = T.CropTransform(30, 10, 40, 30)
-    annotations = [_box(0, 0, 30.5, 11), _box(0, 0, 30, 60), _box(40, 20, 50, 30), _box(69, 39, 90, 60)]
+    boxes = [(0, 0, 30.5, 11), (0, 0, 30, 60), (40, 20, 50, 30), (69, 39, 90, 60)]
+    annotations = [_box(*box, category_id=number) for number, box in enumerate(boxes)]
     instances = _mapper(augmentations=[crop])(_plain_record(tmp_path, 90, 60, annotations))["instances"]
     assert instances.image_size == (30, 40)
     assert instances.gt_boxes.tensor.tolist() == [[0, 0, 0.5, 1], [10, 10, 20, 20], [39, 29, 40, 30]]
+    assert instances.gt_classes.tolist() == [0, 2, 3]
 
 
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])

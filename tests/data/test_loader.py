@@ -73,7 +73,19 @@ def test_epochs_are_permutations_and_draws_of_one_image_differ(tiny_cfg: Any) ->
 def test_seed_decides_order_and_augmentation(tiny_cfg: Any) -> None:
     tiny_cfg.SOLVER.IMS_PER_BATCH = 7
     _assert_equal(_batches(tiny_cfg, 2), _batches(tiny_cfg, 2))
-    assert _ids(_batches(tiny_cfg, 2)) != _ids(_batches(tiny_cfg, 2, seed=2))
+    first, other = _batches(tiny_cfg, 3), _batches(tiny_cfg, 3, seed=2)
+    assert _ids(first) != _ids(other)
+    # Whatever the order: the same numbered draw of the same image is augmented otherwise under another seed.
+    mapper = build_train_mapper(tiny_cfg)
+    sizes = []
+    for seed in (1, 2):
+        batches = _batches(tiny_cfg, 4, seed=seed, mapper=lambda record: mapper({**record, **_same_image(tiny_cfg)}))
+        sizes.append([tuple(sample["image"].shape) for batch in batches for sample in batch])
+    assert sizes[0] != sizes[1]
+
+
+def _same_image(cfg: Any) -> dict[str, Any]:
+    return DatasetCatalog.get(cfg.DATASETS.TRAIN[0])[0]
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])

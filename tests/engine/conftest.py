@@ -30,7 +30,11 @@ def write_noise_coco(root: Path) -> Path:
         annotations.append(
             {"id": i + 1, "image_id": i, "category_id": 1 + i % 2, "bbox": box, "area": 180, "iscrowd": 0}
         )
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }
     path = root / "noise.json"
     path.write_text(json.dumps(content))
     return path

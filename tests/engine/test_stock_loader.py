@@ -42,9 +42,7 @@ def stock_batches(cfg: CfgNode) -> list[Any]:
     return [*batches, torch.rand(1).item()]  # the main process has drawn as often
 
 
-@pytest.mark.parametrize(
-    ("workers", "grouped"), [(0, False), (0, True), (1, True), (2, False), (3, True)]
-)
+@pytest.mark.parametrize(("workers", "grouped"), [(0, False), (0, True), (1, True), (2, False), (3, True)])
 def test_equals_detectron2s_loader_and_resumes_exactly(noise: str, workers: int, grouped: bool):
     cfg = make_cfg(noise, workers, grouped)
     expected = stock_batches(cfg)

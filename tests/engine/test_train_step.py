@@ -127,7 +127,9 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_images(accum_steps:
     step = make(data, accum_steps=accum_steps)
     run(step, 1)
     before = copy.deepcopy(step.model.state_dict())
-    with pytest.raises(FloatingPointError, match=rf"iteration=1.*{len(data) - 1}_0\.png, {len(data) - 1}_1\.png") as error:
+    with pytest.raises(
+        FloatingPointError, match=rf"iteration=1.*{len(data) - 1}_0\.png, {len(data) - 1}_1\.png"
+    ) as error:
         with EventStorage(1):
             step.iter = 1
             step.run_step()

@@ -74,17 +74,33 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
     "options",
     [
         ["INPUT.CROP.ENABLED", True],
-        ["DATALOADER.NUM_WORKERS", 2, "SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"],
+        [
+            "DATALOADER.NUM_WORKERS",
+            2,
+            "SOLVER.CLIP_GRADIENTS.ENABLED",
+            True,
+            "SOLVER.LR_SCHEDULER_NAME",
+            "WarmupCosineLR",
+        ],
         ["DATALOADER.ASPECT_RATIO_GROUPING", False, "MODEL.META_ARCHITECTURE", "RetinaNet"],
     ],
     ids=["faster-rcnn", "workers", "retinanet"],
 )
-def test_zoo_config_has_the_losses_of_detectron2s_trainer(
-    faster_rcnn_cfg: Callable[..., CfgNode], options: list[Any]
-):
+def test_zoo_config_has_the_losses_of_detectron2s_trainer(faster_rcnn_cfg: Callable[..., CfgNode], options: list[Any]):
     if "RetinaNet" in options:
-        options = [*options, "MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone", "MODEL.RETINANET.NUM_CLASSES", 2]
-        options += ["MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"], "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4", "res5"]]
+        options = [
+            *options,
+            "MODEL.BACKBONE.NAME",
+            "build_retinanet_resnet_fpn_backbone",
+            "MODEL.RETINANET.NUM_CLASSES",
+            2,
+        ]
+        options += [
+            "MODEL.FPN.IN_FEATURES",
+            ["res3", "res4", "res5"],
+            "MODEL.RESNETS.OUT_FEATURES",
+            ["res3", "res4", "res5"],
+        ]
     cfg = faster_rcnn_cfg(*options)
     ours, theirs = train(cfg), train(cfg, DefaultTrainer)
     assert len(losses(ours)) == 4
@@ -157,7 +173,9 @@ def test_config_wins_over_the_checkpoint_and_says_so(
     cfg = detr_cfg("SOLVER.BACKBONE_MULTIPLIER", 0.1)
     train(cfg)
     interrupt(cfg, tmp_path, "model_0000002.pth")
-    cfg.merge_from_list(["SOLVER.BASE_LR", 4e-3, "SOLVER.STEPS", (5,), "SOLVER.MAX_ITER", 8, "SOLVER.WEIGHT_DECAY", 0.03])
+    cfg.merge_from_list(
+        ["SOLVER.BASE_LR", 4e-3, "SOLVER.STEPS", (5,), "SOLVER.MAX_ITER", 8, "SOLVER.WEIGHT_DECAY", 0.03]
+    )
     with propagated("detr_d2"), caplog.at_level(logging.INFO, "detr_d2"):
         trainer = train(cfg, resume=True)
     (line,) = [r.getMessage() for r in caplog.records if "config wins" in r.getMessage()]
@@ -171,9 +189,7 @@ def test_config_wins_over_the_checkpoint_and_says_so(
     assert {group["weight_decay"] for group in groups} >= {0.03}
 
 
-def test_unchanged_config_is_silent(
-    detr_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_unchanged_config_is_silent(detr_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture):
     cfg = detr_cfg("SOLVER.MAX_ITER", 3)
     train(cfg)
     with propagated("detr_d2"), caplog.at_level(logging.INFO, "detr_d2"):
@@ -222,9 +238,7 @@ def test_resumes_from_a_checkpoint_of_detectron2s_trainer(
     assert "does not tell its learning rate" in caplog.text
 
 
-def test_new_run_over_an_old_one_is_warned_about(
-    detr_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
-):
+def test_new_run_over_an_old_one_is_warned_about(detr_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture):
     cfg = detr_cfg("SOLVER.MAX_ITER", 1)
     train(cfg)
     with propagated("detr_d2"):
@@ -349,7 +363,15 @@ def test_metrics_are_written_as_detectron2_does(detr_cfg: Callable[..., CfgNode]
     trainer.train()
     (line,) = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()
     scalars = json.loads(line)
-    for name in ("total_loss", "loss_ce", "loss_bbox_0", "grad_norm", "lr", "detr/class_error", "detr/matched_fraction"):
+    for name in (
+        "total_loss",
+        "loss_ce",
+        "loss_bbox_0",
+        "grad_norm",
+        "lr",
+        "detr/class_error",
+        "detr/matched_fraction",
+    ):
         assert name in scalars, name
     assert list(Path(cfg.OUTPUT_DIR).glob("events.out.tfevents.*"))
 

@@ -56,9 +56,8 @@ def test_width_must_be_divisible_by_heads():
 def test_mlp_is_linear_relu_linear():
     mlp = MLP(input_dim=2, hidden_dim=2, output_dim=1, num_layers=2)
     with torch.no_grad():
-        mlp.layers[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-        mlp.layers[0].bias.zero_()
-        mlp.layers[1].weight.copy_(torch.tensor([[1.0, 10.0]]))
-        mlp.layers[1].bias.fill_(0.5)
+        values = ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, 10.0]], [0.5])
+        for parameter, value in zip(mlp.parameters(), values, strict=True):
+            parameter.copy_(torch.tensor(value))
     # relu(3) + 10 relu(-2) + 0.5
     assert mlp(torch.tensor([3.0, -2.0])).item() == pytest.approx(3.5)

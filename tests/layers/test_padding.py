@@ -1,5 +1,3 @@
-import torch
-
 from detr_d2.layers import downsample_mask, padding_mask
 
 

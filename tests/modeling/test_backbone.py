@@ -16,7 +16,7 @@ from detr_d2.checkpoint.torchvision_resnet import convert_torchvision_resnet
 from detr_d2.config import get_cfg
 
 
-def build(depth: int, dilation: int = 1, freeze_at: int = 0, norm: str = "FrozenBN") -> nn.Module:
+def build(depth: int, dilation: int = 1, freeze_at: int = 0, norm: str = "FrozenBN") -> Any:
     cfg = get_cfg()
     options: list[Any] = ["MODEL.BACKBONE.NAME", "build_detr_resnet_backbone", "MODEL.RESNETS.DEPTH", depth]
     options += ["MODEL.RESNETS.RES5_DILATION", dilation, "MODEL.BACKBONE.FREEZE_AT", freeze_at]
@@ -71,7 +71,9 @@ def test_freeze_at_two_freezes_stem_and_res2():
     assert sum(p.numel() for p in backbone.parameters() if not p.requires_grad) == 222_400  # conv1 + layer1
 
 
-@pytest.mark.parametrize(("depth", "dilation", "message"), [(18, 2, "bottleneck"), (50, 3, "RES5_DILATION is 3"), (77, 1, "DEPTH is 77")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("depth", "dilation", "message"), [(18, 2, "bottleneck"), (50, 3, "RES5_DILATION is 3"), (77, 1, "DEPTH is 77")]
+)
 def test_what_does_not_exist_is_refused(depth: int, dilation: int, message: str):
     with pytest.raises(ValueError, match=message):
         build(depth, dilation)

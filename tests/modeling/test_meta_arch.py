@@ -20,9 +20,7 @@ def detections(model: DETR, inputs: list[dict[str, Any]]) -> list[torch.Tensor]:
     model.eval()
     with torch.no_grad():
         results = [x["instances"] for x in model(inputs)]
-    return [
-        torch.cat([x.pred_boxes.tensor, x.scores[:, None], x.pred_classes[:, None].float()], 1) for x in results
-    ]
+    return [torch.cat([x.pred_boxes.tensor, x.scores[:, None], x.pred_classes[:, None].float()], 1) for x in results]
 
 
 def test_training_returns_only_weighted_losses():
@@ -48,7 +46,7 @@ def test_every_parameter_gets_a_finite_gradient():
         assert parameter.grad.isfinite().all(), name
         if not parameter.grad.any():
             zero.append(name)
-    # The content that enters decoder layer 0 is zero and so are the projections' biases: its self-attention yields zero.
+    # The content that enters decoder layer 0 is zero and so are the biases of its self-attention: it yields zero.
     layer = "transformer.decoder.layers.0."
     assert zero == [layer + "self_attn.in_proj_weight", layer + "self_attn.out_proj.weight", layer + "norm1.weight"]
 
@@ -122,7 +120,7 @@ def test_score_threshold_and_limit_come_from_the_config():
 
 def test_nan_predictions_name_iteration_and_files():
     model = tiny_detr()
-    model.head.class_embed.weight.data.fill_(float("nan"))
+    model.get_parameter("head.class_embed.weight").data.fill_(float("nan"))
     inputs = [random_input(64, 64, 0, file_name="empty.png"), random_input(64, 64, 2, file_name="dog.png")]
     with EventStorage(17), pytest.raises(FloatingPointError) as info:
         model(inputs)
@@ -183,7 +181,7 @@ def test_zero_classes_come_from_the_metadata():
     try:
         model = tiny_detr("MODEL.DETR.NUM_CLASSES", 0, "DATASETS.TRAIN", ("meta_arch_test",))
         assert model.num_classes == 4
-        assert model.head.class_embed.out_features == 5
+        assert len(model.get_parameter("head.class_embed.weight")) == 5
     finally:
         MetadataCatalog.remove("meta_arch_test")
     with pytest.raises(ValueError, match=r"set MODEL.DETR.NUM_CLASSES, or register"):

@@ -114,8 +114,8 @@ def test_initialisation():
     assert std["decoder.layers.2.multihead_attn.in_proj_weight"] == pytest.approx(0.0442, abs=5e-4)
     assert std["encoder.layers.1.linear1.weight"] == pytest.approx((2 / (256 + 2048)) ** 0.5, abs=5e-4)
     assert std["query_embed.weight"] == pytest.approx(1.0, abs=0.03)
-    assert not transformer.decoder.layers[0].self_attn.in_proj_bias.any()
-    assert float(transformer.encoder.layers[0].linear1.bias.detach().abs().max()) <= 1 / 256**0.5
+    assert not transformer.get_parameter("decoder.layers.0.self_attn.in_proj_bias").any()
+    assert float(transformer.get_parameter("encoder.layers.0.linear1.bias").detach().abs().max()) <= 1 / 256**0.5
 
 
 def test_dropout_rate_is_used_in_training_only():

@@ -60,9 +60,7 @@ class EncoderLayer(FeedForward):
     def __init__(
         self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
     ) -> None:
-        super().__init__(
-            hidden_dim=hidden_dim, feedforward_dim=feedforward_dim, dropout=dropout, activation=activation
-        )
+        super().__init__(hidden_dim=hidden_dim, feedforward_dim=feedforward_dim, dropout=dropout, activation=activation)
         self.pre_norm = pre_norm
         self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
         self.norm1 = nn.LayerNorm(hidden_dim)
@@ -90,9 +88,7 @@ class DecoderLayer(FeedForward):
     def __init__(
         self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
     ) -> None:
-        super().__init__(
-            hidden_dim=hidden_dim, feedforward_dim=feedforward_dim, dropout=dropout, activation=activation
-        )
+        super().__init__(hidden_dim=hidden_dim, feedforward_dim=feedforward_dim, dropout=dropout, activation=activation)
         self.pre_norm = pre_norm
         self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
         self.multihead_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
@@ -117,14 +113,10 @@ class DecoderLayer(FeedForward):
         """
         if self.pre_norm:
             x = x + self.dropout(self._attend_queries(self.norm1(x), query_position))
-            x = x + self.dropout(
-                self.multihead_attn(self.norm2(x) + query_position, memory_key, memory, padding_mask)
-            )
+            x = x + self.dropout(self.multihead_attn(self.norm2(x) + query_position, memory_key, memory, padding_mask))
             return x + self.dropout(self.feed_forward(self.norm3(x)))
         x = self.norm1(x + self.dropout(self._attend_queries(x, query_position)))
-        x = self.norm2(
-            x + self.dropout(self.multihead_attn(x + query_position, memory_key, memory, padding_mask))
-        )
+        x = self.norm2(x + self.dropout(self.multihead_attn(x + query_position, memory_key, memory, padding_mask)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
     def _attend_queries(self, x: Tensor, query_position: Tensor) -> Tensor:
