@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent
 # What this package itself imports. detectron2 is not among it, because it has no release on PyPI: it brings its own
 # dependencies (see detr_d2/tools/install_detectron2.py).
 REQUIREMENTS = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.5",  # torch.serialization.safe_globals
+    "torchvision>=0.20",
     "numpy>=1.23",
     "scipy>=1.9",
     "Pillow>=9.1",

@@ -111,12 +111,17 @@ def _holds_same(root: Path, made_with: dict[str, Any]) -> bool:
     if not any(root.iterdir()):
         return False
     try:
-        found = json.loads((root / "parameters.json").read_text())
-    except (OSError, ValueError):
+        found = dict(json.loads((root / "parameters.json").read_text()))
+    except (OSError, ValueError, TypeError):
         raise ValueError(
             f"{root} is not empty and was not made by make-shapes: give another folder, or remove this one"
         ) from None
     if found == made_with:
+        present = sum(1 for _ in (root / "images").glob("*.png"))
+        if present != made_with["num_images"] or not (root / "annotations.json").is_file():
+            raise ValueError(
+                f"{root} was made by make-shapes, but files of it are missing now: remove it and try again"
+            )
         return True
     differing = sorted(key for key in {*made_with, *found} if made_with.get(key) != found.get(key))
     detail = ", ".join(f"{key} {found.get(key)} (asked: {made_with.get(key)})" for key in differing)

@@ -129,7 +129,8 @@ def describe_changes(saved: dict[str, str] | None, cfg: CfgNode, iteration: int,
         iteration: that comes next.
         optimizer: with the learning rate of that iteration.
     """
-    wins = f"the config wins from iteration {iteration} on (learning rate {optimizer.param_groups[0]['lr']:g})"
+    lr = max(group["lr"] for group in optimizer.param_groups)
+    wins = f"the config wins from iteration {iteration} on (learning rate {lr:g})"
     if saved is None:
         return f"The checkpoint does not tell its learning rate and schedule: {wins}."
     now = solver_settings(cfg)

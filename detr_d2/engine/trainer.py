@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
@@ -76,6 +77,7 @@ class Trainer(DefaultTrainer):
         self._trainer = build_train_step(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.metadata.update(class_metadata(cfg))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -225,3 +227,16 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """See `detr_d2.engine.build_evaluator`."""
         return build_evaluator(cfg, dataset_name)
+
+
+def class_metadata(cfg: CfgNode) -> dict[str, Any]:
+    """Names and category ids of the classes that are trained, for the checkpoint; empty where the data has none."""
+    if not cfg.DATASETS.TRAIN:
+        return {}
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    names = metadata.get("thing_classes")
+    if not names:
+        return {}
+    to_index = metadata.get("thing_dataset_id_to_contiguous_id") or {index: index for index in range(len(names))}
+    to_id = {index: category_id for category_id, index in to_index.items()}
+    return {"class_names": list(names), "category_ids": [to_id[index] for index in range(len(names))]}

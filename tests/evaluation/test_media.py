@@ -34,7 +34,7 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
 
 def test_what_cannot_be_found(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.png", "none/a.txt")
-    with pytest.raises(FileNotFoundError, match="gone.png does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.png does not exist"):
         find_media([tmp_path / "in", tmp_path / "gone.png"])
     with pytest.raises(ValueError, match="none holds no image and no video"):
         find_media([tmp_path / "none"])

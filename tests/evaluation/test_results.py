@@ -59,7 +59,7 @@ def test_the_file_is_plain_json_without_nan(tmp_path: Path) -> None:
 )
 def test_another_file_is_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "r.json").write_text(content)
-    with pytest.raises(ValueError, match="r.json") as error:
+    with pytest.raises(ValueError, match=r"r\.json") as error:
         RunResult.load(tmp_path / "r.json")
     assert message in str(error.value)
 

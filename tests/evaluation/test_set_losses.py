@@ -68,7 +68,7 @@ def test_largest_difference() -> None:
 
 def test_what_is_not_there_does_not_compete(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = random_problem(layers=1, batch=1, queries=2, objects=1)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert transformers_loss(problem) is None
     monkeypatch.setattr(set_losses, "_naive_module", lambda: None)
     assert naive_loss(problem) is None

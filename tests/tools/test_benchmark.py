@@ -8,6 +8,7 @@ import torch
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
+from detr_d2.evaluation.set_losses import Problem, SetLoss
 from detr_d2.tools import benchmark
 
 SMALL = ["--batch", "2", "--queries", "6", "--layers", "2", "--objects", "3", "--classes", "4", "--repeat", "2"]
@@ -37,11 +38,11 @@ def test_criterion(tmp_path: Path, capsys: pytest.CaptureFixture[str], backward:
 def test_different_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = benchmark.package_loss
 
-    def wrong(problem: benchmark.Problem) -> benchmark.SetLoss:
+    def wrong(problem: Problem) -> SetLoss:
         return lambda: {name: x + 0.01 * ("giou" in name) for name, x in right(problem)().items()}
 
     monkeypatch.setattr(benchmark, "package_loss", wrong)
-    monkeypatch.setattr(benchmark, "interleave", lambda *args, **kwargs: pytest.fail("timed"))
+    monkeypatch.setattr(benchmark, "interleave", lambda *_, **__: pytest.fail("timed"))
     assert main(["benchmark", "criterion", *SMALL, "--device", "cpu"]) == 1
     captured = capsys.readouterr()
     assert "differ by more than 0.0001" in captured.err
@@ -49,8 +50,8 @@ def test_different_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_nothing_to_compare_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(benchmark, "transformers_loss", lambda problem: None)
-    monkeypatch.setattr(benchmark, "naive_loss", lambda problem: None)
+    monkeypatch.setattr(benchmark, "transformers_loss", lambda _: None)
+    monkeypatch.setattr(benchmark, "naive_loss", lambda _: None)
     assert main(["benchmark", "criterion", *SMALL, "--device", "cpu"]) == 1
     captured = capsys.readouterr()
     assert "not there: transformers, naive" in captured.out

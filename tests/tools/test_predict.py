@@ -83,7 +83,7 @@ def dataset(data: Path) -> str:
     return register_coco(f"predict_test={data / 'annotations.json'}:{data / 'images'}")
 
 
-def predict(data: Path, output: Path, *arguments: str | Path) -> int:
+def predict(data: Path, output: Path, *arguments: object) -> int:
     common = ["predict", "--config-file", data / "config.yaml", "--weights", data / "model.pth", "--output", output]
     return main([str(x) for x in (*common, *arguments)])
 
@@ -156,11 +156,11 @@ def test_images_of_a_folder(data: Path, tmp_path: Path) -> None:
     assert predict(data, output, data / "images", "--score-threshold", "0") == 0
     contents = read(output / "images.json")
     assert [x["name"] for x in contents["categories"]] == list(CATEGORIES.values())  # from the checkpoint
-    assert [x["id"] for x in contents["categories"]] == [0, 1, 2, 3]  # it knows no ids
+    assert [x["id"] for x in contents["categories"]] == [0, 1, 2, 3]  # this one knows no ids
     assert [Path(x["file_name"]).name for x in contents["images"]] == ["a.png", "b.png", "c.png"]
     assert [(x["height"], x["width"]) for x in contents["images"]] == list(SIZES.values())
     for name, size in SIZES.items():
-        drawn, original = cv2.imread(str(output / name)), cv2.imread(str(data / "images" / name))
+        drawn, original = read_image(str(output / name), "BGR"), read_image(str(data / "images" / name), "BGR")
         assert drawn.shape == (*size, 3)
         assert not np.array_equal(drawn, original)
 
@@ -281,7 +281,7 @@ def test_mistakes_are_said_before_the_work(data: Path, tmp_path: Path, capsys: p
         "NUM_CLASSES is 3": [image, "--opts", "MODEL.DETR.NUM_CLASSES", "3"],
         "MODEL.NO_SUCH_KEY": [image, "--opts", "MODEL.NO_SUCH_KEY", "3"],
         "has shape": [image, "--opts", "MODEL.DETR.NUM_QUERIES", "13"],
-        "it is not a trained model of this config": [image, "--opts", "MODEL.DETR.TRANSFORMER.NUM_DECODER_LAYERS", "3"],
+        "it is not a trained model of this config": [image, "--opts", "MODEL.DETR.TRANSFORMER.NUM_DECODER_LAYERS", "4"],
         "no such config": [image, "--config-file", "no.yaml"],
     }
     for message, extra in arguments.items():
@@ -304,6 +304,17 @@ def test_a_checkpoint_of_another_number_of_classes_is_refused(
     assert "NUM_CLASSES" in error
     assert predict(data, tmp_path / "out", image, *weights, "--classes", "w,x,y,z") == 0
     assert [x["name"] for x in read(tmp_path / "out" / "images.json")["categories"]] == ["w", "x", "y", "z"]
+
+
+def test_category_ids_of_the_checkpoint(data: Path, tmp_path: Path) -> None:
+    save_model(small_config(), tmp_path, class_names=list(CATEGORIES.values()), category_ids=list(CATEGORIES))
+    image = data / "images" / "a.png"
+    extra = ["--weights", tmp_path / "model.pth", "--score-threshold", "0"]
+    assert predict(data, tmp_path / "out", image, *extra, "--opts", "MODEL.DETR.NUM_CLASSES", "0") == 0
+    predictor = DefaultPredictor(small_config("MODEL.WEIGHTS", str(tmp_path / "model.pth")))
+    indices = predictor(read_image(str(image), format="BGR"))["instances"].pred_classes.tolist()
+    ids = [row["category_id"] for row in read(tmp_path / "out" / "predictions.json")]
+    assert ids == [list(CATEGORIES)[index] for index in indices]
 
 
 def test_faster_rcnn(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""`quickstart` with tiny models, and the timed training runs that it is made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CocoFiles
+from tiny_models import tiny_cfg
+
+from detr_d2.__main__ import main
+from detr_d2.config import get_cfg
+from detr_d2.evaluation.media import read_bgr
+from detr_d2.evaluation.results import RunResult
+from detr_d2.tools import quickstart, timed_training
+from detr_d2.tools.timed_training import (
+    TrainingError,
+    TrainingJob,
+    run_training,
+    seconds_per_step,
+    train,
+    with_iterations,
+)
+from detr_d2.tools.training_progress import TrainingProgress
+
+DATA = [
+    *("DATASETS.TRAIN", ("shapes_train",), "DATASETS.TEST", ("shapes_val",), "DATALOADER.NUM_WORKERS", 0),
+    *("INPUT.MIN_SIZE_TRAIN", (48,), "INPUT.MIN_SIZE_TEST", 48, "INPUT.CROP.ENABLED", False, "SEED", 7),
+    *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 4, "SOLVER.STEPS", (2,), "TEST.EVAL_PERIOD", 0),
+    *("SOLVER.OPTIMIZER", "ADAMW", "MODEL.DETR.NUM_CLASSES", 0),
+]
+
+
+@pytest.fixture
+def detr_config(tmp_path: Path) -> str:
+    (tmp_path / "detr.yaml").write_text(tiny_cfg(*DATA).dump())
+    return str(tmp_path / "detr.yaml")
+
+
+@pytest.fixture
+def faster_rcnn_config(tmp_path: Path) -> str:
+    """Faster R-CNN on one feature map, as small as it gets."""
+    cfg = tiny_cfg(*DATA)
+    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.BACKBONE.NAME", "build_resnet_backbone"])
+    cfg.merge_from_list(["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"])
+    cfg.merge_from_list(
+        ["MODEL.ROI_BOX_HEAD.NUM_FC", 1, "MODEL.ROI_BOX_HEAD.FC_DIM", 8, "MODEL.ROI_HEADS.NUM_CLASSES", 3]
+    )
+    cfg.merge_from_list(["MODEL.RPN.POST_NMS_TOPK_TRAIN", 20, "MODEL.RPN.POST_NMS_TOPK_TEST", 20])
+    (tmp_path / "faster_rcnn.yaml").write_text(cfg.dump())
+    return str(tmp_path / "faster_rcnn.yaml")
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny_coco: CocoFiles, detr_config: str) -> TrainingJob:
+    coco = (tiny_coco.spec("shapes_train"), tiny_coco.spec("shapes_val"))
+    return TrainingJob("DETR", detr_config, str(tmp_path / "run"), coco=coco, opts=("SEED", "3"))
+
+
+class Reports(list[dict[str, Any]]):
+    """Collects what a training says; fails at one iteration if asked."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        super().__init__()
+        self.stop_at = stop_at
+
+    def __call__(self, **news: Any) -> None:
+        self.append(news)
+        if news.get("iteration") == self.stop_at:
+            raise InterruptedError("stop")
+
+    def iterations(self) -> list[int]:
+        return [news["iteration"] for news in self if "iteration" in news]
+
+
+def test_quickstart(
+    tmp_path: Path,
+    detr_config: str,
+    faster_rcnn_config: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(quickstart, "DETR_CONFIG", detr_config)
+    monkeypatch.setattr(quickstart, "FASTER_RCNN_CONFIG", faster_rcnn_config)
+    monkeypatch.setattr(quickstart, "TIMED_IMAGES", 2)
+    output = tmp_path / "out"
+    sizes = ["--max-iter", "3", "--train-images", "4", "--val-images", "3", "--seed", "5"]
+    command = ["quickstart", "--output", str(output), *sizes]
+    assert main(command) == 0
+
+    printed = capsys.readouterr().out
+    detr, faster_rcnn = (RunResult.load(output / name) for name in ("detr.json", "faster_rcnn.json"))
+    plan = json.loads((output / "faster_rcnn" / "plan.json").read_text())
+    assert (detr.model, detr.iterations, detr.seed) == ("DETR", 3, 5)
+    assert plan["seconds"] == round(detr.train_seconds, 1)
+    assert faster_rcnn.iterations == plan["iterations"] == max(1, round(plan["seconds"] / plan["seconds_per_step"]))
+    assert set(detr.per_class) == {"circle", "rectangle", "triangle"}
+    assert detr.parameters != faster_rcnn.parameters
+    assert detr.inference_ms > 0
+    assert detr.train_images_per_second == pytest.approx(3 * 2 / detr.train_seconds)
+    for result in (detr, faster_rcnn):
+        row = next(line for line in printed.splitlines() if line.startswith(result.model) and " M " in line)
+        assert f"{result.ap:.1f}" in row
+        assert f"{result.inference_ms:.1f}" in row
+    assert f"{100 * faster_rcnn.train_seconds / detr.train_seconds:.0f} % of DETR's time" in printed
+    assert str(output / "pictures" / "side_by_side.png") in printed
+    pictures = {path.name: read_bgr(path).shape for path in (output / "pictures").iterdir()}
+    assert len(pictures) == 3 + 1
+    assert pictures["000000.png"][1] > 3 * 128
+    assert pictures["side_by_side.png"][1] > 2 * pictures["000000.png"][1]  # two columns
+    annotations = [json.loads((path / "annotations.json").read_text()) for path in sorted((output / "data").iterdir())]
+    assert [len(x["images"]) for x in annotations] == [4, 3]
+    assert annotations[0]["annotations"][:3] != annotations[1]["annotations"][:3]  # other seeds
+
+    monkeypatch.setattr(timed_training, "_train_in_a_process", lambda *_: pytest.fail("trained again"))
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("trained already with these settings") == 2
+    assert RunResult.load(output / "detr.json").train_seconds == detr.train_seconds
+
+
+def test_a_failed_training_is_told(
+    tmp_path: Path, detr_config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise TrainingError("the training of DETR failed with exit code 1")
+
+    monkeypatch.setattr(quickstart, "DETR_CONFIG", detr_config)
+    monkeypatch.setattr(timed_training, "_train_in_a_process", fail)
+    sizes = ["--train-images", "1", "--val-images", "1"]
+    assert main(["quickstart", "--output", str(tmp_path / "out"), *sizes]) == 1
+    assert "error: the training of DETR failed" in capsys.readouterr().err
+    assert main(["quickstart", "--output", str(tmp_path / "out"), "--val-images", "0"]) == 2
+    assert "--val-images is 0" in capsys.readouterr().err
+
+
+def test_an_interrupted_training_goes_on_with_its_clock(job: TrainingJob) -> None:
+    interrupted, continued = Reports(stop_at=3), Reports()
+    with pytest.raises(InterruptedError):
+        train(job, interrupted)
+    assert interrupted.iterations() == [1, 2, 3]
+    result = train(job, continued)
+    assert continued.iterations() == [3, 4]  # a checkpoint after each quarter
+    assert continued[0]["max_iter"] == 4
+    assert result.iterations == 4
+    assert result.seed == 3
+    assert result.dataset == "shapes_val"
+    assert set(result.per_class) == {"red", "green", "blue"}
+
+    checkpoints = [f"model_{number:07d}" for number in range(4)]
+    loaded = [torch.load(Path(job.output_dir) / f"{name}.pth", weights_only=True) for name in checkpoints]
+    clocks = [content["trainer"]["step_seconds"] for content in loaded]
+    assert clocks == sorted(set(clocks))  # the second process adds to the time of the first
+    assert clocks[-1] == result.train_seconds
+    assert loaded[-1]["class_names"] == ["red", "green", "blue"]  # what `predict` shows
+    assert loaded[-1]["category_ids"] == [1, 23, 56]
+
+
+def test_results_are_used_again_only_with_the_same_settings(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[TrainingJob] = []
+
+    def pretend(job: TrainingJob, _: Any) -> None:
+        trained.append(job)
+        RunResult(job.title, "c", "d", float(len(trained)), 0, 0).save(job.result)
+        (Path(job.output_dir) / "model_0000001.pth").touch()
+        (Path(job.output_dir) / "model_final.pth").touch()
+
+    monkeypatch.setattr(timed_training, "_train_in_a_process", pretend)
+    assert run_training(job, Reports()).ap == 1
+    assert [path.name for path in Path(job.output_dir).glob("*.pth")] == ["model_final.pth"]
+    assert run_training(job, Reports()).ap == 1
+    assert "trained already" in capsys.readouterr().out
+    assert run_training(job, Reports(), fresh=True).ap == 2
+
+    changed = TrainingJob(**{**vars(job), "opts": ("SEED", "4")})
+    assert run_training(changed, Reports()).ap == 3
+    assert "other settings" in capsys.readouterr().out
+
+    Path(job.config_file).write_text(Path(job.config_file).read_text().replace("NUM_QUERIES: 8", "NUM_QUERIES: 9"))
+    assert run_training(changed, Reports()).ap == 4
+    changed.result.unlink()  # interrupted: the same folder is continued
+    (Path(job.output_dir) / "kept").touch()
+    assert run_training(changed, Reports()).ap == 5
+    assert (Path(job.output_dir) / "kept").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(job: TrainingJob) -> None:
+    Path(job.output_dir).mkdir()
+    (Path(job.output_dir) / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="was not made by this command"):
+        run_training(job, Reports(), fresh=True)
+    assert (Path(job.output_dir) / "thesis.tex").exists()
+
+
+def test_a_training_process_that_fails_shows_its_log(job: TrainingJob) -> None:
+    broken = TrainingJob(**{**vars(job), "coco": ("shapes_train=gone.json:gone",)})
+    with pytest.raises(TrainingError, match="failed with exit code 1") as error:
+        run_training(broken, Reports())
+    assert "gone" in str(error.value)
+    assert "console.txt" in str(error.value)
+    assert not broken.result.exists()
+
+
+def test_a_schedule_is_stretched() -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 400, "SOLVER.STEPS", (200, 380), "SOLVER.WARMUP_ITERS", 40])
+    cfg.freeze()
+    longer = with_iterations(cfg, 1000)
+    assert longer.SOLVER.MAX_ITER == 1000
+    assert longer.SOLVER.STEPS == (500, 950)
+    assert longer.SOLVER.WARMUP_ITERS == 100
+    assert longer.SOLVER.CHECKPOINT_PERIOD == 250
+    assert longer.is_frozen()
+    assert cfg.SOLVER.MAX_ITER == 400
+    assert with_iterations(cfg, 2).SOLVER.STEPS == (1,)  # steps that fall together, or on the end, are dropped
+    assert with_iterations(cfg, 1).SOLVER.CHECKPOINT_PERIOD == 1
+
+
+def test_the_time_of_a_step_is_the_mean_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"now": 0.0}
+    durations = iter([50.0, 40.0, 30.0, *[2.0, 4.0] * 50])
+
+    class Slow:
+        def __init__(self, _: Any) -> None:
+            self.iter = -1
+
+        def run_step(self) -> None:
+            clock["now"] += next(durations)
+
+    monkeypatch.setattr(timed_training, "Trainer", Slow)
+    monkeypatch.setattr(timed_training.time, "perf_counter", lambda: clock["now"])
+    assert seconds_per_step(get_cfg(), limit=1e9) == 3.0  # 30 steps of 2 and 4 seconds in turn
+    assert clock["now"] == 120 + 90
+    durations = iter([9.0] * 3 + [2.0, 4.0, 6.0, 100.0])
+    assert seconds_per_step(get_cfg(), limit=1.0) == 4.0  # three steps at least, then the limit
+
+
+def test_progress_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("time.monotonic", lambda: clock["now"])
+    with TrainingProgress("DETR") as progress:
+        for iteration in range(501, 1001):  # continued at 501, two iterations a second
+            clock["now"] += 0.5
+            progress(iteration=iteration, max_iter=1000, loss=1.234)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9  # every 30 seconds, and at the end
+    assert lines[0] == "DETR: 560 of 1,000 iterations, loss 1.23, 2.0 it/s, ETA 3:40"
+    assert lines[-1].startswith("DETR: 1,000 of 1,000 iterations")
