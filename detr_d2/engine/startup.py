@@ -51,7 +51,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         args.resume = True
     register_datasets(cfg)
     check_datasets_exist(cfg, evaluation_only=args.eval_only)
-    resolve_num_classes(cfg)
+    resolve_classes(cfg, evaluation_only=args.eval_only)
     cfg.freeze()
     return cfg
 
@@ -201,6 +201,15 @@ def check_batch_size(cfg: CfgNode, num_processes: int) -> None:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH is {batch}, expected a multiple of the {reference} processes that share it."
         )
+
+
+def resolve_classes(cfg: CfgNode, *, evaluation_only: bool) -> None:
+    """`resolve_num_classes`; evaluation does without training data that is not there."""
+    train = cfg.DATASETS.TRAIN
+    if evaluation_only:
+        cfg.DATASETS.TRAIN = tuple(name for name in train if name in DatasetCatalog)
+    resolve_num_classes(cfg)
+    cfg.DATASETS.TRAIN = train
 
 
 def check_datasets_exist(cfg: CfgNode, *, evaluation_only: bool) -> None:

@@ -53,9 +53,9 @@ def test_every_parameter_gets_a_finite_gradient():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_padded_feature_cells_change_nothing(training: bool):
-    model = tiny_detr().train(training)
+    model = tiny_detr().double().train(training)
     sizes, padded = [(64, 96), (96, 64)], (96, 96)
-    images = ImageList(torch.randn(2, 3, *padded), sizes)
+    images = ImageList(torch.randn(2, 3, *padded, dtype=torch.float64), sizes)
     cells = (6, 6)
     mask = downsample_mask(padding_mask(sizes, padded, "cpu"), cells)
     assert mask is not None
@@ -67,18 +67,18 @@ def test_padded_feature_cells_change_nothing(training: bool):
     handle = model.backbone.register_forward_hook(noise)
     after = model.predict(images, all_layers=True)
     handle.remove()
-    torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(after, before, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_images_of_equal_size_give_the_same_alone_and_in_a_batch(training: bool):
-    model = tiny_detr().train(training)
+    model = tiny_detr().double().train(training)
     inputs = [random_input(64, 80, 2) for _ in range(3)]
     together = model.predict(model.preprocess_image(inputs), all_layers=True)
     for i, x in enumerate(inputs):
         alone = model.predict(model.preprocess_image([x]), all_layers=True)
-        torch.testing.assert_close(alone[0][:, 0], together[0][:, i], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(alone[1][:, 0], together[1][:, i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone[0][:, 0], together[0][:, i], atol=1e-9, rtol=0)
+        torch.testing.assert_close(alone[1][:, 0], together[1][:, i], atol=1e-9, rtol=0)
 
 
 def test_padding_is_the_mean_colour_after_normalisation():
