@@ -6,8 +6,8 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 
-def _add_model_keys(cfg: CN) -> None:
-    detr = cfg.MODEL.DETR = CN()
+def _model_keys() -> CN:
+    detr = CN()
     # Number of classes K; 0 takes it from the training data before the model is built. "No object" is class index K.
     detr.NUM_CLASSES = 0
     # Number of object queries N (paper, Sec. 3.2): the most objects that one image can yield.
@@ -53,9 +53,6 @@ def _add_model_keys(cfg: CN) -> None:
     # Name in QUERY_HEAD_REGISTRY.
     detr.HEAD.NAME = "DETRHead"
 
-
-def _add_criterion_keys(cfg: CN) -> None:
-    detr = cfg.MODEL.DETR
     detr.CRITERION = CN()
     # Name in CRITERION_REGISTRY.
     detr.CRITERION.NAME = "SetCriterion"
@@ -74,55 +71,59 @@ def _add_criterion_keys(cfg: CN) -> None:
     detr.MATCHER.COST_CLASS = 1.0
     detr.MATCHER.COST_L1 = 5.0
     detr.MATCHER.COST_GIOU = 2.0
+    return detr
 
 
-def _add_training_keys(cfg: CN) -> None:
+def _training_keys() -> CN:
+    keys = CN({"SOLVER": {"CLIP_GRADIENTS": {}, "AMP": {}}, "INPUT": {}, "DATASETS": {}, "TEST": {}})
     # "SGD" (detectron2's) or "ADAMW".
-    cfg.SOLVER.OPTIMIZER = "SGD"
+    keys.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of the backbone divided by BASE_LR (paper: 0.1).
-    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    keys.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Clip the norm of all gradients together to CLIP_GRADIENTS.CLIP_VALUE; detectron2's own types clip each parameter.
-    cfg.SOLVER.CLIP_GRADIENTS.FULL_MODEL = False
+    keys.SOLVER.CLIP_GRADIENTS.FULL_MODEL = False
     # "float16" (with a gradient scaler, GPUs) or "bfloat16"; on a CPU autocast always means bfloat16.
-    cfg.SOLVER.AMP.DTYPE = "float16"
+    keys.SOLVER.AMP.DTYPE = "float16"
     # Micro-batches of IMS_PER_BATCH images whose gradients make one step.
-    cfg.SOLVER.ACCUM_STEPS = 1
+    keys.SOLVER.ACCUM_STEPS = 1
     # Fraction of MAX_ITER in which LR_SCHEDULER_NAME "OneCycleLR" warms up.
-    cfg.SOLVER.ONE_CYCLE_PCT = 0.1
+    keys.SOLVER.ONE_CYCLE_PCT = 0.1
 
     # DETR's two-branch augmentation: "on", "off", or "auto" (on for the DETR meta-architecture).
-    cfg.INPUT.DETR_AUGMENTATION = "auto"
+    keys.INPUT.DETR_AUGMENTATION = "auto"
     # Short sides of the resize that precedes the crop in the second branch (no limit on the long side).
-    cfg.INPUT.DETR_MIN_SIZES = (400, 500, 600)
+    keys.INPUT.DETR_MIN_SIZES = (400, 500, 600)
 
     # COCO-format data to register in every process: "NAME=annotations.json:image_root".
-    cfg.DATASETS.COCO = []
+    keys.DATASETS.COCO = []
     # Boxes without area after clipping to the image: "skip" them (the authors' rule) or stop with an "error".
-    cfg.DATASETS.INVALID_ANNOTATIONS = "skip"
+    keys.DATASETS.INVALID_ANNOTATIONS = "skip"
 
     # Keep model_best.pth, the checkpoint with the highest box AP.
-    cfg.TEST.BEST_CHECKPOINT = True
+    keys.TEST.BEST_CHECKPOINT = True
+    return keys
 
 
 def add_detr_config(cfg: CN) -> None:
-    """Adds the keys of this plugin to a detectron2 config; a second call changes nothing.
+    """Adds the keys of this plugin to a detectron2 config.
+
+    Keys that are there already keep their values: a second call changes nothing, and another plugin's `MODEL.DETR` is
+    completed, not replaced.
 
     Args:
         cfg: what `detectron2.config.get_cfg()` returns.
-
-    Raises:
-        ValueError: if another plugin has put its own `MODEL.DETR` there.
     """
-    if "DETR" in cfg.MODEL:
-        if "CRITERION" not in cfg.MODEL.DETR:
-            raise ValueError(
-                "cfg.MODEL.DETR was added by another plugin (keys: "
-                f"{sorted(cfg.MODEL.DETR)[:5]}...); call only one add_detr_config on a config."
-            )
-        return
-    _add_model_keys(cfg)
-    _add_criterion_keys(cfg)
-    _add_training_keys(cfg)
+    _complete(cfg, CN({"MODEL": {"DETR": _model_keys()}}))
+    _complete(cfg, _training_keys())
+
+
+def _complete(node: CN, keys: CN) -> None:
+    """Adds those keys to a node that it lacks."""
+    for name, value in keys.items():
+        if name not in node:
+            node[name] = value
+        elif isinstance(value, CN) and isinstance(node[name], CN):
+            _complete(node[name], value)
 
 
 def get_cfg() -> CN:

@@ -57,7 +57,7 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     )
 
 
-def with_global_clipping(optimizer: type[Optimizer], max_norm: float, norm_type: float = 2.0) -> type[Optimizer]:
+def with_global_clipping(optimizer: type[Optimizer], max_norm: float, norm_type: float = 2.0) -> type[Any]:
     """Makes a subclass of an optimizer whose `step` first clips the norm of all its gradients together.
 
     The norm before clipping is kept in the attribute `grad_norm`, a scalar tensor on the device of the gradients (None

@@ -75,11 +75,6 @@ def started_by_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def is_elastic_restart() -> bool:
-    """Whether `torchrun` has started these processes again after a failure."""
-    return started_by_torchrun() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
 def world_size(num_processes: int, num_machines: int) -> int:
     """Number of processes that a run has or is going to have."""
     return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else num_processes * num_machines

@@ -52,13 +52,14 @@ def collect_process_states(before_loader: bytes, data_loader: Any) -> list[dict[
 def process_state(states: list[dict[str, Any]]) -> tuple[dict[str, Any], bool]:
     """The state that this process continues from, and whether it was saved by a run with as many processes.
 
-    Otherwise it is the main process's, with the images that all have consumed shared out evenly.
+    Otherwise the images that all have consumed are shared out evenly, and every process keeps its own random state.
     """
     if len(states) == comm.get_world_size():
         return states[comm.get_rank()], True
     positions = [state["loader"] for state in states]
     images = sum(x["images"] for x in positions) if all(positions) else 0
-    return {**states[0], "cuda": None, "loader": {"images": images // comm.get_world_size()}}, False
+    position = {"images": images // comm.get_world_size()}
+    return {**states[0], "random": bytes_to_tensor(get_random_state()), "cuda": None, "loader": position}, False
 
 
 def restore_before_loader(state: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from yaml import YAMLError
 from .. import model_zoo
 from ..config import get_cfg
 from ..data import register_datasets, resolve_num_classes
-from .launch import available_cpus, is_elastic_restart, local_world_size, world_size
+from .launch import available_cpus, local_world_size, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     choose_device(cfg)
     lower_num_workers(cfg, local_world_size(args.num_gpus))
     check_batch_size(cfg, world_size(args.num_gpus, args.num_machines))
-    if is_elastic_restart():
-        logger.info("torchrun has restarted this run: resuming from its last checkpoint.")
-        args.resume = True
     register_datasets(cfg)
     check_datasets_exist(cfg, evaluation_only=args.eval_only)
     resolve_classes(cfg, evaluation_only=args.eval_only)

@@ -18,6 +18,7 @@ from torch.multiprocessing import ProcessExitedException
 from ..checkpoint import Checkpointer
 from ..data import DatasetReport, check_datasets, register_datasets
 from ..engine import Trainer, launch, setup
+from ..engine.elastic import continues_elastic_run
 from ..engine.launch import started_by_torchrun
 from ..engine.startup import import_user_modules
 from ..engine.summary import summarise_run, suspicious_settings
@@ -114,8 +115,11 @@ def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | N
     default_setup(cfg, args)
     if args.eval_only:
         evaluate(cfg, resume=args.resume)
-    else:
-        train(cfg, check_datasets(cfg) if reports is None else reports, resume=args.resume)
+        return
+    restarted = continues_elastic_run(cfg.OUTPUT_DIR)
+    if restarted:
+        logger.info("torchrun has restarted this run, which continues from its last checkpoint.")
+    train(cfg, check_datasets(cfg) if reports is None else reports, resume=args.resume or restarted)
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> None:

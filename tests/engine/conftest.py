@@ -71,12 +71,14 @@ def faster_rcnn_cfg(noise: str, tmp_path: Path) -> Callable[..., CfgNode]:
         cfg = get_cfg()
         cfg.merge_from_file(model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"))
         cfg.merge_from_list(
-            ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "OUTPUT_DIR", str(tmp_path / "out"), "SEED", 3]
-            + ["DATASETS.TRAIN", (noise,), "DATASETS.TEST", (), "DATALOADER.NUM_WORKERS", 0]
-            + ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 16]
-            + ["MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.ROI_BOX_HEAD.FC_DIM", 16]
-            + ["INPUT.MIN_SIZE_TRAIN", (32, 40, 48), "INPUT.MIN_SIZE_TEST", 32]
-            + ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.001, "SOLVER.MAX_ITER", 4]
+            [
+                *["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "OUTPUT_DIR", str(tmp_path / "out"), "SEED", 3],
+                *["DATASETS.TRAIN", (noise,), "DATASETS.TEST", (), "DATALOADER.NUM_WORKERS", 0],
+                *["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 16],
+                *["MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.ROI_BOX_HEAD.FC_DIM", 16],
+                *["INPUT.MIN_SIZE_TRAIN", (32, 40, 48), "INPUT.MIN_SIZE_TEST", 32],
+                *["SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.001, "SOLVER.MAX_ITER", 4],
+            ]
         )
         cfg.merge_from_list(list(options))
         return cfg

@@ -71,7 +71,8 @@ def test_falls_back_to_the_cpu_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("workers", "cpus", "processes", "expected"), [(4, 2, 1, 2), (4, 8, 4, 2), (4, 1, 2, 1), (4, 16, 2, 4), (7, 2, 1, 7)]
+    ("workers", "cpus", "processes", "expected"),
+    [(4, 2, 1, 2), (4, 8, 4, 2), (4, 1, 2, 1), (4, 16, 2, 4), (7, 2, 1, 7)],
 )
 def test_lowers_only_the_default_number_of_workers(
     monkeypatch: pytest.MonkeyPatch, workers: int, cpus: int, processes: int, expected: int
@@ -80,10 +81,10 @@ def test_lowers_only_the_default_number_of_workers(
     cfg = get_cfg()
     cfg.DATALOADER.NUM_WORKERS = workers
     startup.lower_num_workers(cfg, processes)
-    assert cfg.DATALOADER.NUM_WORKERS == expected
+    assert expected == cfg.DATALOADER.NUM_WORKERS
 
 
-def test_coco_of_the_command_line_replaces_the_config(noise_file: Path):
+def test_coco_of_the_command_line_replaces_the_config():
     cfg = get_cfg()
     cfg.DATASETS.COCO = ["a=old.json:old", "b=b.json:b"]
     startup.add_coco_datasets(cfg, ["a=new.json:new", "c=c.json:c"])
@@ -96,7 +97,10 @@ def test_coco_of_the_command_line_replaces_the_config(noise_file: Path):
         (["SOLVER.BASE_LR"], "are not pairs of KEY VALUE"),
         (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LRR"),
         (["SOLVER.MAX_ITER", "many"], "do not fit the config"),
-        (["SOLVER.IMS_PER_BATCH", "3", "--num-gpus=2"], "SOLVER.IMS_PER_BATCH is 3, expected a multiple of the 2 processes"),
+        (
+            ["SOLVER.IMS_PER_BATCH", "3", "--num-gpus=2"],
+            "SOLVER.IMS_PER_BATCH is 3, expected a multiple of the 2 processes",
+        ),
         (["--num-gpus=0"], "--num-gpus is 0, expected 1 or more"),
         (["SOLVER.ACCUM_STEPS", "0"], "SOLVER.ACCUM_STEPS is 0, expected 1 or more"),
         (["DATASETS.TRAIN", "('nose',)"], "nose"),

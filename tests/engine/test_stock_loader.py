@@ -24,9 +24,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def make_cfg(noise: str, workers: int, grouped: bool, *options: Any) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_list(
-        ["DATASETS.TRAIN", (noise,), "SOLVER.IMS_PER_BATCH", 3, "DATALOADER.NUM_WORKERS", workers]
-        + ["DATALOADER.ASPECT_RATIO_GROUPING", grouped, "INPUT.MIN_SIZE_TRAIN", (30, 40, 50)]
-        + ["INPUT.CROP.ENABLED", True, *options]
+        [
+            *["DATASETS.TRAIN", (noise,), "SOLVER.IMS_PER_BATCH", 3, "DATALOADER.NUM_WORKERS", workers],
+            *["DATALOADER.ASPECT_RATIO_GROUPING", grouped, "INPUT.MIN_SIZE_TRAIN", (30, 40, 50)],
+            *["INPUT.CROP.ENABLED", True, *options],
+        ]
     )
     return cfg
 
@@ -120,11 +122,11 @@ def test_numpy_python_and_torch_states_round_trip():
     import numpy as np
 
     def draw() -> list[float]:
-        return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()]
+        return [random.random(), random.gauss(0, 1), np.random.normal(), torch.rand(1).item()]  # noqa: NPY002
 
-    for _ in range(2):  # gauss and randn keep a second number for later: with and without one
+    for _ in range(2):  # gauss and normal keep a second number for later: with and without one
         state = get_random_state()
         expected = draw() + draw()
         set_random_state(state)
         assert draw() + draw() == expected
-        random.gauss(0, 1), np.random.randn()
+        random.gauss(0, 1), np.random.normal()  # noqa: NPY002

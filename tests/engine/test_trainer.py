@@ -46,7 +46,7 @@ def detr_cfg(noise: str, tmp_path: Path) -> Callable[..., CfgNode]:
 def train(cfg: CfgNode, kind: type[DefaultTrainer] = Trainer, *, resume: bool = False, seed: int | None = None) -> Any:
     """Trains as `train_net.py` does after `default_setup`; returns the trainer, without writers of TensorBoard."""
 
-    class Quiet(kind):  # type: ignore[misc, valid-type]
+    class Quiet(kind):
         def build_writers(self) -> list[Any]:
             return []
 
@@ -190,7 +190,7 @@ def test_config_wins_over_the_checkpoint_and_says_so(
     assert {group["weight_decay"] for group in groups} >= {0.03}
 
 
-def test_unchanged_config_is_silent(detr_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_unchanged_config_is_silent(detr_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture):
     cfg = detr_cfg("SOLVER.MAX_ITER", 3)
     train(cfg)
     with propagated("detr_d2"), caplog.at_level(logging.INFO, "detr_d2"):
@@ -219,11 +219,11 @@ def test_other_optimizer_or_parameters_are_errors(detr_cfg: Callable[..., CfgNod
     cfg = detr_cfg("SOLVER.MAX_ITER", 1)
     train(cfg)
     cfg.SOLVER.OPTIMIZER = "SGD"
-    with pytest.raises(ValueError, match="trained with SOLVER.OPTIMIZER ADAMW, the config says SGD"):
+    with pytest.raises(ValueError, match=r"trained with SOLVER\.OPTIMIZER ADAMW, the config says SGD"):
         train(cfg, resume=True)
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.MODEL.DETR.FREEZE = ["encoder"]
-    with pytest.raises(ValueError, match="other parameters than the model.*MODEL.DETR.FREEZE"):
+    with pytest.raises(ValueError, match=r"other parameters than the model.*MODEL\.DETR\.FREEZE"):
         train(cfg, resume=True)
 
 
@@ -277,7 +277,7 @@ def test_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path):
     model = torch.nn.Linear(1, 1)
     checkpointer = Checkpointer(model, str(tmp_path))
     hook = BestCheckpoint(10, checkpointer, "bbox/AP")
-    trainer = hook.trainer = FakeTrainer(100)  # type: ignore[assignment]
+    trainer = hook.trainer = FakeTrainer(100)
 
     def best() -> float:
         return torch.load(tmp_path / "model_best.pth", weights_only=True)["model"]["bias"].item()
@@ -297,7 +297,7 @@ def test_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path):
     at(29, 20.0)
     assert best() == 30.0
     resumed = BestCheckpoint(10, checkpointer, "bbox/AP")
-    resumed.trainer = trainer  # type: ignore[assignment]
+    resumed.trainer = trainer
     resumed.load_state_dict(hook.state_dict())
     hook = resumed
     at(39, 25.0)
@@ -328,7 +328,7 @@ def test_failing_evaluation_leaves_a_checkpoint(detr_cfg: Callable[..., CfgNode]
 
     class Failing(Trainer):
         @classmethod
-        def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        def build_evaluator(cls, *_: Any) -> Any:
             raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):
@@ -336,23 +336,21 @@ def test_failing_evaluation_leaves_a_checkpoint(detr_cfg: Callable[..., CfgNode]
     assert train(cfg.clone(), resume=True).start_iter == 2
 
 
-@pytest.mark.parametrize(("value", "name"), [("off", "DatasetMapper"), ("on", "DetrDatasetMapper")])
-def test_augmentation_of_detr_on_request(
-    faster_rcnn_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture, value: str, name: str
-):
+@pytest.mark.parametrize(("value", "name"), [("off", "StockLoader"), ("on", "NumberedLoader")])
+def test_augmentation_of_detr_on_request(faster_rcnn_cfg: Callable[..., CfgNode], value: str, name: str):
     cfg = faster_rcnn_cfg("INPUT.DETR_AUGMENTATION", value, "SOLVER.MAX_ITER", 1)
     loader = Trainer.build_train_loader(cfg)
-    assert type(loader).__name__ == {"off": "StockLoader", "on": "NumberedLoader"}[value]
+    assert type(loader).__name__ == name
     assert len(losses(train(cfg))) == 1
 
 
 def test_unknown_augmentation_is_an_error(detr_cfg: Callable[..., CfgNode]):
-    with pytest.raises(ValueError, match="INPUT.DETR_AUGMENTATION is 'yes'"):
+    with pytest.raises(ValueError, match=r"INPUT\.DETR_AUGMENTATION is 'yes'"):
         Trainer.build_train_loader(detr_cfg("INPUT.DETR_AUGMENTATION", "yes"))
 
 
 def test_unknown_amp_type_is_an_error(detr_cfg: Callable[..., CfgNode]):
-    with pytest.raises(ValueError, match="SOLVER.AMP.DTYPE is 'half'"):
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE is 'half'"):
         Trainer(detr_cfg("SOLVER.AMP.DTYPE", "half"))
 
 
@@ -392,3 +390,20 @@ def test_evaluator_by_type(detr_cfg: Callable[..., CfgNode]):
     MetadataCatalog.get("odd_of_test").set(evaluator_type="odd")
     with pytest.raises(ValueError, match="evaluator_type 'odd', expected one of cityscapes_instance"):
         build_evaluator(cfg, "odd_of_test")
+
+
+def test_resume_with_another_number_of_processes_shares_the_images_out(
+    detr_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    cfg = detr_cfg("SOLVER.MAX_ITER", 3)
+    train(cfg)
+    path = Path(cfg.OUTPUT_DIR) / "model_0000002.pth"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["trainer"]["processes"] *= 2  # as if two processes had trained
+    torch.save(checkpoint, path)
+    interrupt(cfg, tmp_path, path.name)
+    cfg.SOLVER.MAX_ITER = 4
+    with propagated("detr_d2"):
+        trainer = train(cfg, resume=True)
+    assert "Resuming is not exact" in caplog.text
+    assert trainer.data_loader.state_dict() == {"images": 2 * 3 * 2 + 2}  # 2 processes x 3 steps x 2 images, and 1 step

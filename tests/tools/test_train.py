@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ class MortalTransformer(DETRTransformer):
 '''
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Runs are compared bit by bit, also with those of other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
     """A tiny DETR with dropout and random augmentation; it evaluates and saves every second iteration."""
@@ -55,15 +64,10 @@ def config_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(config_file: Path, tiny_coco: Any) -> Callable[..., Any]:
-    """Runs the command in this process, with one thread; returns its exit code."""
+    """Runs the command in this process; returns its exit code."""
 
     def call(out: Path, *arguments: str, coco: str | None = None) -> int:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return cli.run(train.main, command_line(config_file, coco or tiny_coco.spec("tiny"), out, *arguments))
-        finally:
-            torch.set_num_threads(before)
+        return cli.run(train.main, command_line(config_file, coco or tiny_coco.spec("tiny"), out, *arguments))
 
     return call
 
@@ -74,7 +78,7 @@ def command_line(config_file: Path, coco: str, out: Path, *arguments: str) -> li
 
 def start(arguments: list[str], *python: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `train_net.py` in a process of its own, with one thread."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "DETECTRON2_DISABLE_CV2": "1", **environment}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
         [sys.executable, "-W", "ignore", *python, str(ROOT / "train_net.py"), *arguments],
         env=env,
@@ -115,14 +119,14 @@ def test_killed_and_resumed_run_equals_uninterrupted_one(
 
     whole, resumed = weights(tmp_path / "whole"), weights(killed)
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
-    states = [torch.load(x / "model_final.pth", weights_only=True)["trainer"]["hooks"] for x in (tmp_path / "whole", killed)]
+    states = [
+        torch.load(x / "model_final.pth", weights_only=True)["trainer"]["hooks"] for x in (tmp_path / "whole", killed)
+    ]
     assert states[0]["BestCheckpoint"] == states[1]["BestCheckpoint"]
 
 
 @pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
-def test_two_processes_train_and_evaluate(
-    config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str
-):
+def test_two_processes_train_and_evaluate(config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str):
     out = tmp_path / launcher
     options = ["SOLVER.MAX_ITER", "2", "SOLVER.ACCUM_STEPS", "2"]
     command = command_line(config_file, tiny_coco.spec("tiny"), out, "--num-gpus", "2", "--dist-url", "auto", *options)
@@ -138,6 +142,22 @@ def test_two_processes_train_and_evaluate(
     assert all(x == x for x in losses(out))
 
 
+def test_spawned_process_ends_as_a_command_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def fail(*_: Any) -> None:
+        raise ValueError("this transformer wants more heads")
+
+    monkeypatch.setattr(train, "run", fail)
+    arguments: Any = (None, None, None)
+    with pytest.raises(ValueError, match="more heads"):
+        train._end_as_a_command(*arguments)
+    monkeypatch.setattr(train.multiprocessing, "parent_process", lambda: "somebody")
+    with pytest.raises(SystemExit) as stop:
+        train._end_as_a_command(*arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: this transformer wants more heads\n"
+
+
+@pytest.mark.slow
 def test_error_in_a_spawned_process_ends_the_command(config_file: Path, tiny_coco: Any, tmp_path: Path):
     user_file = tmp_path / "user_bad.py"
     user_file.write_text(
@@ -145,7 +165,16 @@ def test_error_in_a_spawned_process_ends_the_command(config_file: Path, tiny_coc
         "@TRANSFORMER_REGISTRY.register()\n"
         "def Failing(cfg):\n    raise ValueError('this transformer wants more heads')\n"
     )
-    own = ["--num-gpus", "2", "--dist-url", "auto", "--import", str(user_file), "MODEL.DETR.TRANSFORMER.NAME", "Failing"]
+    own = [
+        "--num-gpus",
+        "2",
+        "--dist-url",
+        "auto",
+        "--import",
+        str(user_file),
+        "MODEL.DETR.TRANSFORMER.NAME",
+        "Failing",
+    ]
     process = start(command_line(config_file, tiny_coco.spec("tiny"), tmp_path / "out", *own))
     assert process.returncode == 2, process.stderr[-2000:]
     assert "error: this transformer wants more heads" in process.stderr
@@ -170,18 +199,6 @@ def test_config_of_the_run_has_the_classes_and_trains_again(run: Callable[..., i
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
 
 
-def test_torchruns_restart_resumes(run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    out = tmp_path / "out"
-    assert run(out, "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()") == 0
-    for name, value in {
-        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": "localhost", "MASTER_PORT": "0", "TORCHELASTIC_RESTART_COUNT": "1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    assert run(out, "SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()") == 0
-    assert "Starting training from iteration 2" in (out / "log.txt").read_text()
-
-
 def broken_copy(files: Any, change: Callable[[dict[str, Any]], None]) -> str:
     content = json.loads(files.annotations.read_text())
     change(content)
@@ -202,9 +219,7 @@ def missing_image(content: dict[str, Any]) -> None:
     content["images"][0]["file_name"] = "gone.png"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"), [(nan_box, "101"), (unknown_class, "77"), (missing_image, "gone.png")]
-)
+@pytest.mark.parametrize(("change", "words"), [(nan_box, "101"), (unknown_class, "77"), (missing_image, "gone.png")])
 def test_bad_data_ends_with_one_line(
     run: Callable[..., int],
     tiny_coco: Any,
@@ -257,9 +272,7 @@ def test_output_folder_that_cannot_be_written(
     assert "OUTPUT_DIR" in capsys.readouterr().err
 
 
-def test_infinite_loss_ends_with_one_line(
-    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_infinite_loss_ends_with_one_line(run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     code = run(tmp_path / "out", "SOLVER.BASE_LR", "1e30", "SOLVER.WEIGHT_DECAY", "0.0", "DATASETS.TEST", "()")
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert code == 2

@@ -26,27 +26,8 @@ from .output import TransformerOutput
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
-class FeedForward(nn.Module):
-    """Base of both layer kinds: the feed-forward part under the authors' parameter names."""
-
-    def __init__(self, *, hidden_dim: int, feedforward_dim: int, dropout: float, activation: str) -> None:
-        super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"MODEL.DETR.TRANSFORMER.ACTIVATION is {activation!r}, expected one of {sorted(ACTIVATIONS)}."
-            )
-        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
-        self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """Maps (B, S, C) token by token."""
-        return self.linear2(self.dropout(self.activation(self.linear1(x))))
-
-
-class EncoderLayer(FeedForward):
-    """Self-attention and feed-forward network (paper, Fig. 10 left).
+class Layer(nn.Module):
+    """What encoder and decoder layers share: self-attention, feed-forward network, and a norm for each.
 
     Args:
         hidden_dim: C.
@@ -60,40 +41,52 @@ class EncoderLayer(FeedForward):
     def __init__(
         self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
     ) -> None:
-        super().__init__(hidden_dim=hidden_dim, feedforward_dim=feedforward_dim, dropout=dropout, activation=activation)
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"MODEL.DETR.TRANSFORMER.ACTIVATION is {activation!r}, expected one of {sorted(ACTIVATIONS)}."
+            )
         self.pre_norm = pre_norm
         self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
+        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
         self.norm1 = nn.LayerNorm(hidden_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+
+    def attend_self(self, x: Tensor, position: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Self-attention of tokens x (B, S, C); positions count for queries and keys, not for values."""
+        query = x + position
+        return self.self_attn(query, query, x, padding_mask)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Maps (B, S, C) token by token."""
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+class EncoderLayer(Layer):
+    """Self-attention and feed-forward network (paper, Fig. 10 left)."""
 
     def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Encodes tokens x (B, S, C) at `position` (B or 1, S, C); `padding_mask` is (B, S) or None."""
         if self.pre_norm:
-            x = x + self.dropout(self._attend(self.norm1(x), position, padding_mask))
+            x = x + self.dropout(self.attend_self(self.norm1(x), position, padding_mask))
             return x + self.dropout(self.feed_forward(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self._attend(x, position, padding_mask)))
+        x = self.norm1(x + self.dropout(self.attend_self(x, position, padding_mask)))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
-    def _attend(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
-        query = x + position
-        return self.self_attn(query, query, x, padding_mask)
 
-
-class DecoderLayer(FeedForward):
+class DecoderLayer(Layer):
     """Self-attention among queries, cross-attention to the image, feed-forward network (paper, Fig. 10 right).
 
-    Args: as `EncoderLayer`.
+    Args:
+        hidden_dim, num_heads, dropout, kwargs: see `Layer`.
     """
 
-    def __init__(
-        self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
-    ) -> None:
-        super().__init__(hidden_dim=hidden_dim, feedforward_dim=feedforward_dim, dropout=dropout, activation=activation)
-        self.pre_norm = pre_norm
-        self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
+    def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float, **kwargs: Any) -> None:
+        super().__init__(hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout, **kwargs)
         self.multihead_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
-        self.norm1 = nn.LayerNorm(hidden_dim)
-        self.norm2 = nn.LayerNorm(hidden_dim)
         self.norm3 = nn.LayerNorm(hidden_dim)
 
     def forward(
@@ -111,17 +104,17 @@ class DecoderLayer(FeedForward):
         Returns:
             (B, Q, C).
         """
-        if self.pre_norm:
-            x = x + self.dropout(self._attend_queries(self.norm1(x), query_position))
-            x = x + self.dropout(self.multihead_attn(self.norm2(x) + query_position, memory_key, memory, padding_mask))
-            return x + self.dropout(self.feed_forward(self.norm3(x)))
-        x = self.norm1(x + self.dropout(self._attend_queries(x, query_position)))
-        x = self.norm2(x + self.dropout(self.multihead_attn(x + query_position, memory_key, memory, padding_mask)))
-        return self.norm3(x + self.dropout(self.feed_forward(x)))
 
-    def _attend_queries(self, x: Tensor, query_position: Tensor) -> Tensor:
-        query = x + query_position
-        return self.self_attn(query, query, x)
+        def attend_image(x: Tensor) -> Tensor:
+            return self.multihead_attn(x + query_position, memory_key, memory, padding_mask)
+
+        if self.pre_norm:
+            x = x + self.dropout(self.attend_self(self.norm1(x), query_position))
+            x = x + self.dropout(attend_image(self.norm2(x)))
+            return x + self.dropout(self.feed_forward(self.norm3(x)))
+        x = self.norm1(x + self.dropout(self.attend_self(x, query_position)))
+        x = self.norm2(x + self.dropout(attend_image(x)))
+        return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
 class Encoder(nn.Module):
@@ -158,9 +151,14 @@ class Decoder(nn.Module):
         self.norm = norm
 
     def forward(
-        self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, padding_mask: Tensor | None,
+        self,
+        x: Tensor,
+        query_position: Tensor,
+        memory: Tensor,
+        position: Tensor,
+        padding_mask: Tensor | None,
         all_layers: bool,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Returns (L, B, Q, C) for all layers, or (1, B, Q, C) for the last one."""
         memory_key = memory + position
         outputs = []
@@ -177,7 +175,7 @@ class DETRTransformer(nn.Module):
     Args:
         hidden_dim: C.
         num_queries: Q.
-        num_heads, feedforward_dim, dropout, activation, pre_norm: see `EncoderLayer`.
+        num_heads, feedforward_dim, dropout, activation, pre_norm: see `Layer`.
         num_encoder_layers, num_decoder_layers: depth; the encoder may be empty.
     """
 
