@@ -2,7 +2,7 @@
 
 from .checks import DatasetReport, check_datasets
 from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
-from .loader import build_detr_train_loader, build_train_mapper
+from .loader import build_detr_train_loader, build_train_mapper, uses_detr_augmentation
 from .registration import register_coco, register_datasets, resolve_num_classes
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "register_coco",
     "register_datasets",
     "resolve_num_classes",
+    "uses_detr_augmentation",
 ]

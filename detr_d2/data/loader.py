@@ -17,8 +17,8 @@ from .draws import NumberedDataset, NumberedSampler, seeded_numpy
 Mapper = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 
 
-def build_train_mapper(cfg: CfgNode) -> Mapper:
-    """The mapper that `INPUT.DETR_AUGMENTATION` asks for: DETR's or detectron2's stock one.
+def uses_detr_augmentation(cfg: CfgNode) -> bool:
+    """Whether `INPUT.DETR_AUGMENTATION` asks for DETR's augmentation; "auto" does for the DETR meta-architecture.
 
     Raises:
         ValueError: if the key is not "auto", "on" or "off".
@@ -26,7 +26,12 @@ def build_train_mapper(cfg: CfgNode) -> Mapper:
     choice = cfg.INPUT.DETR_AUGMENTATION
     if choice not in ("auto", "on", "off"):
         raise ValueError(f'INPUT.DETR_AUGMENTATION must be "auto", "on" or "off", but is {choice!r}')
-    if choice == "on" or (choice == "auto" and cfg.MODEL.META_ARCHITECTURE == "DETR"):
+    return choice == "on" or (choice == "auto" and cfg.MODEL.META_ARCHITECTURE == "DETR")
+
+
+def build_train_mapper(cfg: CfgNode) -> Mapper:
+    """The mapper that `INPUT.DETR_AUGMENTATION` asks for: DETR's or detectron2's stock one."""
+    if uses_detr_augmentation(cfg):
         return DetrDatasetMapper(cfg, is_train=True)
     return DatasetMapper(cfg, is_train=True)
 

@@ -16,18 +16,6 @@ from torch.optim import Optimizer
 from .train_step import TrainStep
 
 
-def uses_detr_augmentation(cfg: CfgNode) -> bool:
-    """Whether training images go through `DetrDatasetMapper`.
-
-    Raises:
-        ValueError: if `INPUT.DETR_AUGMENTATION` is none of "auto", "on", "off".
-    """
-    value = cfg.INPUT.DETR_AUGMENTATION
-    if value not in ("auto", "on", "off"):
-        raise ValueError(f"INPUT.DETR_AUGMENTATION is {value!r}, expected 'auto', 'on' or 'off'.")
-    return value == "on" or (value == "auto" and cfg.MODEL.META_ARCHITECTURE == "DETR")
-
-
 def distribute(model: nn.Module) -> nn.Module:
     """Wraps a model by DistributedDataParallel, on GPUs and CPUs alike, if there are several processes."""
     if comm.get_world_size() == 1:

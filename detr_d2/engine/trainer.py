@@ -21,7 +21,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import solver
 from ..checkpoint import Checkpointer
-from .build import build_train_step, distribute, share_buffers, uses_detr_augmentation
+from ..data import uses_detr_augmentation
+from .build import build_train_step, distribute, share_buffers
 from .evaluators import build_evaluator
 from .hooks import BestCheckpoint, PeriodicCheckpoint
 from .numbered_loader import NumberedLoader

@@ -54,7 +54,7 @@ def test_problem() -> None:
 def test_sizes_are_checked(size: str) -> None:
     sizes = {"layers": 1, "batch": 1, "queries": 1, "num_classes": 1, "objects": 1, size: -1}
     with pytest.raises(ValueError, match=f"{size} is -1"):
-        random_problem(**sizes)
+        random_problem(**sizes)  # type: ignore[arg-type]
 
 
 def test_largest_difference() -> None:

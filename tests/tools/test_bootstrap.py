@@ -80,12 +80,13 @@ def test_packages_cut_short_are_forgotten(tmp_path: Path) -> None:
         "whole-1.0": ["METADATA", "INSTALLER", "RECORD"],
         "early-1.0": ["METADATA"],
         "late-1.0": ["METADATA", "RECORD"],
+        "torn-1.0": ["METADATA", "INSTALLER"],
     }.items():
         for file in files:
             path = site / f"{name}.dist-info" / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    assert bootstrap.forget_unfinished(tmp_path) == ["early-1.0.dist-info", "late-1.0.dist-info"]
+    assert bootstrap.forget_unfinished(tmp_path) == ["early-1.0.dist-info", "late-1.0.dist-info", "torn-1.0.dist-info"]
     assert [path.name for path in site.iterdir()] == ["whole-1.0.dist-info"]
 
 

@@ -50,6 +50,7 @@ def one_thread() -> Iterator[None]:
 def config_file(tmp_path: Path) -> Path:
     """A tiny DETR with dropout and random augmentation; it evaluates and saves every second iteration."""
     cfg = tiny_cfg(
+        *["MODEL.RESNETS.OUT_FEATURES", ["res3"], "MODEL.DETR.IN_FEATURES", ["res3"]],  # small checkpoints
         *["MODEL.DETR.NUM_CLASSES", 0, "MODEL.DETR.TRANSFORMER.DROPOUT", 0.2, "MODEL.RESNETS.NORM", "BN"],
         *["DATASETS.TRAIN", ("tiny",), "DATASETS.TEST", ("tiny",), "SEED", 7],
         *["DATALOADER.NUM_WORKERS", 0, "DATALOADER.ASPECT_RATIO_GROUPING", False],
