@@ -22,7 +22,7 @@ try:
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.script", category=DeprecationWarning)
         import detectron2.modeling  # torch and torchvision come with it
 
-    from . import data, modeling  # they register themselves
+    from . import data, model_zoo, modeling, solver  # data and modeling register themselves
     from .config import add_detr_config, get_cfg
 except (ImportError, OSError, RuntimeError) as error:
     # Missing packages, missing libraries, a torchvision built for another torch; defects of our own stay loud.

@@ -73,9 +73,9 @@ def test_small_ones_train_and_evaluate(name: str, tiny_coco: CocoFiles, tmp_path
     assert math.isfinite(trainer.storage.latest()["total_loss"][0])
 
 
-@pytest.mark.parametrize("name", ["quickstart/detr_shapes.yaml", "quickstart/faster_rcnn_shapes.yaml"])
+@pytest.mark.parametrize("name", SMALL)
 def test_detectron2s_own_trainer_runs_them(name: str, tiny_coco: CocoFiles, tmp_path: Path):
-    cfg = load_small(name, tiny_coco, tmp_path / "out", "SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR")
+    cfg = load_small(name, tiny_coco, tmp_path / "out")
     cfg.freeze()
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(resume=False)

@@ -40,7 +40,8 @@ def test_a_wheel_keeps_its_configs_inside(tmp_path: Path, monkeypatch: pytest.Mo
     package = tmp_path / "detr_d2"
     (package / "configs").mkdir(parents=True)
     (tmp_path / "configs").mkdir()  # of some other package in site-packages
-    (package / "configs" / "Base-DETR.yaml").touch()
+    for path in (package / "configs" / "Base-DETR.yaml", tmp_path / "configs" / "Base-DETR.yaml"):
+        path.touch()
     (tmp_path / "configs" / "other.yaml").touch()
     monkeypatch.setattr(model_zoo, "__file__", str(package / "model_zoo.py"))
     assert model_zoo.list_configs() == ["Base-DETR.yaml"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(
         ROOT, source, ignore=shutil.ignore_patterns(".*", "tests", "docs", "build", "*.egg-info", "__pycache__")
     )
+    stubs = folder / "stubs"
+    stubs.mkdir()
     for name in ("torch", "detectron2"):  # a build that imported them would fail
-        (source / f"{name}.py").write_text("raise ImportError('needed while building')\n")
+        (stubs / f"{name}.py").write_text("raise ImportError('needed while building')\n")
+    environment = {**os.environ, "PYTHONPATH": str(stubs)}
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, cwd=folder)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, cwd=folder, env=environment
+    )
     (path,) = folder.glob("*.whl")
     return path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -11,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from .safe_read import read_checkpoint
-from .torchvision_resnet import convert_torchvision_resnet, is_torchvision_resnet, write_backbone_pkl
+from .torchvision_resnet import backbone_checkpoint, convert_torchvision_resnet, is_torchvision_resnet
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -49,7 +48,7 @@ class Checkpointer(DetectionCheckpointer):
         _write_atomically(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(content))
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loads a checkpoint after checking that it holds nothing but data.
+        """Loads a checkpoint that holds nothing but data.
 
         Args:
             path: file or URL, or "" for none; `torchvision://` names and local files of torchvision's ResNets are
@@ -58,19 +57,43 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             ValueError: if the file cannot be read as data; see `read_checkpoint`.
+            FileNotFoundError: if there is no such file.
         """
-        if not path:
-            return dict(super().load(path, *args, **kwargs))
-        local = self.path_manager.get_local_path(path.split("?", 1)[0])
-        content = read_checkpoint(local)
-        state_dict = content.get("model", content)
-        if isinstance(state_dict, dict) and is_torchvision_resnet(state_dict):
-            self.logger.info(f"{path} holds torchvision's ResNet: converting it to backbone weights")
-            with tempfile.TemporaryDirectory() as folder:
-                converted = os.path.join(folder, "backbone.pkl")
-                write_backbone_pkl(convert_torchvision_resnet(state_dict), converted)
-                return dict(super().load(converted, *args, **kwargs))
+        if path and "://" not in path and not self.path_manager.isfile(path.split("?", 1)[0]):
+            raise FileNotFoundError(f"The checkpoint {path} does not exist: check MODEL.WEIGHTS.")
         return dict(super().load(path, *args, **kwargs))
+
+    def load_trained(self, path: str) -> dict[str, Any]:
+        """Loads the weights of a trained model: every parameter must be in the file, with the right shape.
+
+        Raises:
+            ValueError: if a parameter is not, where `load` only warns.
+        """
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.fill_(torch.nan)
+        rest = self.load(path, checkpointables=[])
+        missing = [name for name, parameter in self.model.named_parameters() if parameter.isnan().any()]
+        if missing:
+            raise ValueError(
+                f"{path or 'MODEL.WEIGHTS'} has no usable values for {len(missing)} parameters of the model, such as "
+                f"{missing[0]}: it is not a trained model of this config; check MODEL.WEIGHTS and the number of "
+                "classes."
+            )
+        return rest
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Reads the file after checking that it is data; fvcore's documented place for other formats."""
+        if filename.endswith(".pkl"):
+            read_checkpoint(filename)
+        content = super()._load_file(filename)
+        if is_torchvision_resnet(content["model"]):
+            self.logger.info(f"{filename} holds torchvision's ResNet: converting it to backbone weights")
+            return backbone_checkpoint(convert_torchvision_resnet(content["model"]))
+        return content
+
+    def _torch_load(self, f: str) -> dict[str, Any]:
+        return read_checkpoint(f)
 
 
 def _write_atomically(path: str, write: Callable[[IO[bytes]], Any]) -> None:

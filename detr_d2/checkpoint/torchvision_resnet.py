@@ -46,10 +46,15 @@ def convert_torchvision_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tenso
     return converted
 
 
-def write_backbone_pkl(state_dict: dict[str, Tensor], path: str) -> None:
-    """Writes a converted backbone in the format of detectron2's zoo, which is matched to a model by name suffixes."""
+def backbone_checkpoint(state_dict: dict[str, Tensor]) -> dict[str, Any]:
+    """A converted backbone in the format of detectron2's zoo, which is matched to a model by name suffixes."""
     model = {key: value.cpu().numpy() for key, value in state_dict.items()}
-    data = {"model": model, "__author__": "torchvision", "matching_heuristics": True}
+    return {"model": model, "__author__": "torchvision", "matching_heuristics": True}
+
+
+def write_backbone_pkl(state_dict: dict[str, Tensor], path: str) -> None:
+    """Writes `backbone_checkpoint(state_dict)` as a `.pkl`."""
+    data = backbone_checkpoint(state_dict)
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
         pickle.dump(data, file)

@@ -39,17 +39,22 @@ def launch(
     Args:
         main: must be importable by name when processes are spawned.
         num_processes: on this machine.
-        num_machines, machine_rank, dist_url: as for `detectron2.engine.launch`.
+        num_machines, machine_rank, dist_url: as for `detectron2.engine.launch`; "auto" is for one machine.
         args: arguments of `main`; they are pickled when processes are spawned.
 
     Raises:
-        ValueError: if there are fewer GPUs than processes.
+        ValueError: if there are fewer GPUs than processes, or no address for several machines.
     """
     if started_by_torchrun():
         _join_torchrun()
         main(*args)
         leave_process_group()
         return
+    if num_machines > 1 and dist_url == "auto":
+        raise ValueError(
+            f"--num-machines is {num_machines}, so the machines must find each other: give --dist-url tcp://HOST:PORT of the "
+            "first one, or start them by torchrun."
+        )
     gpus = torch.cuda.device_count()
     if 0 < gpus < num_processes:
         raise ValueError(f"--num-gpus is {num_processes}, but this machine has {gpus} usable GPUs.")

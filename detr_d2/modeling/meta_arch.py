@@ -27,6 +27,19 @@ from .targets import Targets, predictions_to_instances
 from .transformer import build_transformer
 from .visualize import draw_training_image
 
+# Beginnings of parameter names in files of the authors, of their detectron2 wrapper and of Hugging Face.
+FOREIGN_PREFIXES = (
+    "backbone.0.",
+    "bbox_embed.",
+    "bbox_predictor.",
+    "class_embed.",
+    "class_labels_classifier.",
+    "detr.",
+    "input_proj.",
+    "model.",
+    "query_embed.",
+)
+
 
 @META_ARCH_REGISTRY.register()
 class DETR(nn.Module):
@@ -124,15 +137,20 @@ class DETR(nn.Module):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As `nn.Module.load_state_dict`, but refuses a checkpoint in which nothing belongs to this model.
+        """As `nn.Module.load_state_dict`, but refuses checkpoints of other models and libraries.
 
         Raises:
-            ValueError: if no key is known; detectron2's checkpointer would go on with random weights.
+            ValueError: if no key is known, or some are those of another layout, such as the authors'; detectron2's
+                checkpointer would only warn, and go on with random weights.
         """
-        if state_dict and not state_dict.keys() & self.state_dict().keys():
+        foreign = [key for key in state_dict if key.startswith(FOREIGN_PREFIXES)]
+        if not foreign and not state_dict.keys() & self.state_dict().keys():
+            foreign = list(state_dict)
+        if foreign:
             raise ValueError(
-                f"None of the {len(state_dict)} keys of the checkpoint ({next(iter(state_dict))!r}, ...) belongs to "
-                "this DETR: it comes from another model or library."
+                f"{len(foreign)} of the {len(state_dict)} keys of the checkpoint ({foreign[0]!r}, ...) are not named "
+                "as in this DETR: it comes from another library or model. MODEL.WEIGHTS takes checkpoints of detr_d2, "
+                "detectron2's backbones and torchvision's ResNets."
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -45,6 +46,10 @@ class DETRHead(nn.Module):
         return {"hidden_dim": cfg.MODEL.DETR.TRANSFORMER.HIDDEN_DIM, "num_classes": cfg.MODEL.DETR.NUM_CLASSES}
 
     def forward(self, queries: TransformerOutput) -> tuple[Tensor, Tensor]:
-        """Returns logits (L, B, Q, K + 1) and boxes_cxcywh (L, B, Q, 4) in (0, 1), by the unpadded image."""
-        hidden_states = queries.hidden_states
-        return self.class_embed(hidden_states), self.bbox_embed(hidden_states).sigmoid()
+        """Returns logits (L, B, Q, K + 1) and boxes_cxcywh (L, B, Q, 4) in (0, 1), by the unpadded image.
+
+        Boxes are float32 or wider under autocast too: bfloat16 numbers near 1 are 1/256 apart, 5 pixels of 1333.
+        """
+        logits = self.class_embed(queries.hidden_states)
+        boxes = self.bbox_embed(queries.hidden_states)
+        return logits, boxes.to(torch.promote_types(boxes.dtype, torch.float32)).sigmoid()

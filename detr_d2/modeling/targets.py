@@ -82,7 +82,7 @@ def predictions_to_instances(
         boxes_cxcywh: (B, Q, 4), normalised.
         image_sizes: (height, width) of each image before padding, in pixels.
         score_threshold: lower scores are dropped; 0 keeps every query.
-        max_detections: the most detections to keep per image, best first.
+        max_detections: the most detections to keep per image, best first; negative for no limit.
 
     Returns:
         For each image, `Instances` of that size with `pred_boxes` (pixels), `scores` and `pred_classes`, best first.
@@ -91,9 +91,10 @@ def predictions_to_instances(
     sizes = torch.tensor(image_sizes, device=scores.device)  # (B, 2): height, width
     boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.float()) * sizes.flip(1).repeat(1, 2)[:, None]
     scores, order = scores.sort(dim=1, descending=True, stable=True)
+    limit = max_detections if max_detections >= 0 else None
     results = []
     for b, image_size in enumerate(image_sizes):
-        keep = order[b, :max_detections][scores[b, :max_detections] >= score_threshold]
+        keep = order[b, :limit][scores[b, :limit] >= score_threshold]
         result = Instances(tuple(image_size))
         result.pred_boxes = Boxes(boxes_xyxy[b, keep])
         result.scores = scores[b, : len(keep)]

@@ -20,7 +20,7 @@ from ..data import DatasetReport, check_datasets, register_datasets
 from ..engine import Trainer, launch, setup
 from ..engine.elastic import continues_elastic_run
 from ..engine.launch import started_by_torchrun
-from ..engine.startup import import_user_modules
+from ..engine.startup import find_config_file, import_user_modules
 from ..engine.summary import summarise_run, suspicious_settings
 from . import cli
 
@@ -63,9 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="module or .py file to import first, such as one that registers a transformer; its add_config(cfg), "
         "if there is one, adds config keys (may be repeated)",
     )
-    for action in parser._actions:
-        if action.dest == "num_gpus":
-            action.help = "GPUs on this machine; without a GPU, CPU processes"
+    parser.set_defaults(dist_url="auto")  # a free port, so that two runs on one machine do not meet
     return parser
 
 
@@ -73,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs in the process that the user starts: checks, then launches the processes that train."""
     args = build_parser().parse_args(argv)
     cfg = setup(args)
+    if args.config_file:
+        args.config_file = find_config_file(args.config_file)  # detectron2 prints the file, and wants a path
     reports = None if started_by_torchrun() or args.eval_only else check_datasets(cfg)
     try:
         launch(
@@ -125,7 +125,9 @@ def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | N
 def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
     model = Trainer.build_model(cfg)
-    Checkpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
+    last = checkpointer.get_checkpoint_file() if resume else ""
+    checkpointer.load_trained(last or cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

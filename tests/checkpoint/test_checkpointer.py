@@ -69,7 +69,7 @@ def test_torchvision_weights_from_a_local_file(tmp_path: Path):
     torch.testing.assert_close(model.backbone.stem.conv1.weight, source.conv1.weight)
     torch.testing.assert_close(model.backbone.res3[0].shortcut.weight, source.layer2[0].downsample[0].weight)
     torch.testing.assert_close(model.backbone.res4[1].conv2.norm.weight, source.layer3[1].bn2.weight)
-    with pytest.raises(ValueError, match="belongs to this DETR"):  # instead of going on with random weights
+    with pytest.raises(ValueError, match="another library or model"):  # instead of going on with random weights
         DetectionCheckpointer(tiny_detr()).load(str(tmp_path / "resnet18.pth"))
 
 
@@ -144,6 +144,32 @@ def test_a_pickle_with_code_is_refused_unrun(tmp_path: Path, name: str):
 def test_the_authors_namespace_is_data(tmp_path: Path):
     torch.save({"model": {}, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "a.pth")
     assert read_checkpoint(str(tmp_path / "a.pth"))["args"].lr == 1e-4
+    model = tiny_detr()
+    state = {key: value + 1 if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    torch.save({"model": state, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "b.pth")
+    Checkpointer(model).load(str(tmp_path / "b.pth"))
+    assert torch.equal(model.get_parameter("neck.input_proj.bias"), state["neck.input_proj.bias"])
+
+
+def test_safetensors_are_read(tmp_path: Path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    source, model = tiny_detr(), tiny_detr()
+    safetensors.save_file(source.state_dict(), tmp_path / "model.safetensors")
+    Checkpointer(model).load_trained(str(tmp_path / "model.safetensors"))
+    assert torch.equal(model.get_parameter("neck.input_proj.bias"), source.get_parameter("neck.input_proj.bias"))
+
+
+def test_a_trained_model_must_be_complete(tmp_path: Path):
+    source = tiny_detr()
+    Checkpointer(source, str(tmp_path)).save("whole")
+    Checkpointer(tiny_detr()).load_trained(str(tmp_path / "whole.pth"))
+    with pytest.raises(ValueError, match=r"no usable values for 2 parameters .* head\.class_embed"):
+        Checkpointer(tiny_detr("MODEL.DETR.NUM_CLASSES", 5)).load_trained(str(tmp_path / "whole.pth"))
+    write_backbone_pkl(convert_torchvision_resnet(torchvision.models.resnet18().state_dict()), str(tmp_path / "b.pkl"))
+    with pytest.raises(ValueError, match="it is not a trained model of this config"):
+        Checkpointer(tiny_detr()).load_trained(str(tmp_path / "b.pkl"))
+    with pytest.raises(ValueError, match=r"check MODEL\.WEIGHTS"):
+        Checkpointer(tiny_detr()).load_trained("")
 
 
 @pytest.mark.parametrize("name", ["cut.pth", "cut.pkl"])

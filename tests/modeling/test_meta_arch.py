@@ -144,6 +144,8 @@ def test_bfloat16_autocast_trains():
     model = tiny_detr()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model([random_input(64, 96, 3), random_input(64, 64, 1)])
+        boxes = model.predict(model.preprocess_image([random_input(64, 64, 0)]), all_layers=False)[1]
+    assert boxes.dtype == torch.float32
     total = sum(losses.values())
     assert total.dtype == torch.float32
     total.backward()
@@ -201,9 +203,15 @@ def test_wrong_config_values_name_the_key(option: list[Any], message: str):
         tiny_detr(*option)
 
 
-def test_a_foreign_state_dict_is_refused():
-    with pytest.raises(ValueError, match="None of the 1 keys"):
-        tiny_detr().load_state_dict({"layer1.0.conv1.weight": torch.zeros(1)}, strict=False)
+@pytest.mark.parametrize("key", ["layer1.0.conv1.weight", "query_embed.weight", "backbone.0.body.conv1.weight"])
+@pytest.mark.parametrize("with_transformer", [False, True])
+def test_a_foreign_state_dict_is_refused(key: str, with_transformer: bool):
+    model = tiny_detr()
+    content = {key: torch.zeros(1)}
+    if with_transformer and not key.startswith("layer1"):  # the authors' names of these are ours, too
+        content.update({k: v for k, v in model.state_dict().items() if k.startswith("transformer.encoder")})
+    with pytest.raises(ValueError, match=r"1 of the \d+ keys of the checkpoint .* another library or model"):
+        model.load_state_dict(content, strict=False)
 
 
 def test_vis_period_draws_ground_truth_and_predictions():

@@ -66,6 +66,8 @@ def test_threshold_and_limit():
     assert [len(x) for x in full] == [9, 9]
     best = predictions_to_instances(logits, boxes, [(8, 8)] * 2, score_threshold=0, max_detections=4)
     assert [x.scores.tolist() for x in best] == [x.scores[:4].tolist() for x in full]
+    everything = predictions_to_instances(logits, boxes, [(8, 8)] * 2, score_threshold=0, max_detections=-1)
+    assert [len(x) for x in everything] == [9, 9]
     middle = float(full[0].scores[4])
     high = predictions_to_instances(logits, boxes, [(8, 8)] * 2, score_threshold=middle, max_detections=100)
     assert len(high[0]) == 5

@@ -130,7 +130,7 @@ def test_killed_and_resumed_run_equals_uninterrupted_one(
 def test_two_processes_train_and_evaluate(config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str):
     out = tmp_path / launcher
     options = ["SOLVER.MAX_ITER", "2", "SOLVER.ACCUM_STEPS", "2"]
-    command = command_line(config_file, tiny_coco.spec("tiny"), out, "--num-gpus", "2", "--dist-url", "auto", *options)
+    command = command_line(config_file, tiny_coco.spec("tiny"), out, "--num-gpus", "2", *options)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = start(command, *(torchrun if launcher == "torchrun" else []))
     assert process.returncode == 0, process.stderr[-3000:]

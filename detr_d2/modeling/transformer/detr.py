@@ -80,12 +80,20 @@ class EncoderLayer(Layer):
 class DecoderLayer(Layer):
     """Self-attention among queries, cross-attention to the image, feed-forward network (paper, Fig. 10 right).
 
-    Args:
-        hidden_dim, num_heads, dropout, kwargs: see `Layer`.
+    Args: see `Layer`.
     """
 
-    def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float, **kwargs: Any) -> None:
-        super().__init__(hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout, **kwargs)
+    def __init__(
+        self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
+    ) -> None:
+        super().__init__(
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            feedforward_dim=feedforward_dim,
+            dropout=dropout,
+            activation=activation,
+            pre_norm=pre_norm,
+        )
         self.multihead_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
         self.norm3 = nn.LayerNorm(hidden_dim)
 
