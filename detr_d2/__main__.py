@@ -38,6 +38,7 @@ def usage() -> str:
             *lines,
             "",
             "`python -m detr_d2 <command> --help` shows the options of a command.",
+            "With the environment variable DETR_D2_TRACEBACK=1, an error shows where it came from.",
         ]
     )
 

@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
 def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out
+    assert "DETR_D2_TRACEBACK=1" in said
+    lines = said.splitlines()
     for name, summary in COMMANDS.items():
         assert any(line.split(maxsplit=1) == [name, summary] for line in lines)
 
@@ -53,7 +55,8 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr()
     assert said.out.startswith("usage:")
     assert name in said.out
-    assert said.err == ""
+    assert "error" not in said.err.lower()  # warnings of other packages may be there
+    assert "Traceback" not in said.err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -2,16 +2,18 @@
 
 from .checks import DatasetReport, check_datasets
 from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
-from .loader import build_detr_train_loader, build_train_mapper, uses_detr_augmentation
-from .registration import register_coco, register_datasets, resolve_num_classes
+from .images import read_image
+from .loader import build_detr_train_loader, uses_detr_augmentation
+from .registration import category_ids, register_coco, register_datasets, resolve_num_classes
 
 __all__ = [
     "DatasetReport",
     "DetrDatasetMapper",
     "build_detr_augmentation",
     "build_detr_train_loader",
-    "build_train_mapper",
+    "category_ids",
     "check_datasets",
+    "read_image",
     "register_coco",
     "register_datasets",
     "resolve_num_classes",

@@ -18,7 +18,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from .annotation_table import AnnotationTable, cache_file
-from .dataset_mapper import read_image
+from .images import read_image
 from .registration import classes_of, dataset_table, is_coco_file, require_registered, resolve_num_classes
 
 _SAMPLE = 16  # images decoded per dataset
@@ -72,16 +72,18 @@ def check_datasets(cfg: CfgNode) -> list[DatasetReport]:
 
     Raises:
         ValueError: on the first dataset that cannot be used; names file, annotation, value and what to do.
+        OSError: if files cannot be accessed; on other processes than the main one this is a ValueError as well.
     """
     outcome: tuple[list[DatasetReport], str | None] | None = None
+    failure: Exception | None = None
     if comm.is_main_process():
         try:
             outcome = (_check_all(cfg), None)
-        except ValueError as error:
-            if comm.get_world_size() == 1:
-                raise
-            outcome = ([], str(error))
+        except Exception as error:  # whatever it is, the other processes must not wait for ever
+            failure, outcome = error, ([], str(error) or repr(error))
     reports, message = next(found for found in comm.all_gather(outcome) if found is not None)
+    if failure is not None:
+        raise failure
     if message is not None:
         raise ValueError(message)
     return reports
@@ -196,7 +198,7 @@ def _check_targets(cfg: CfgNode, name: str, table: AnnotationTable, valid: np.nd
 def _check_images(name: str, table: AnnotationTable) -> None:
     """All image files exist, and a sample can be decoded and has the annotated size.
 
-    For a COCO file a success is remembered until the file or a folder of its images changes.
+    For a COCO file a success is remembered until the file, a folder of its images or an image of the sample changes.
     """
     metadata = MetadataCatalog.get(name)
     root = metadata.get("image_root", "") if is_coco_file(name) else ""
@@ -207,15 +209,17 @@ def _check_images(name: str, table: AnnotationTable) -> None:
     for path in paths:
         folder, file_name = os.path.split(path)
         by_folder[folder].append(file_name)
+    sample = np.unique(np.linspace(0, len(paths) - 1, _SAMPLE).astype(int)).tolist()
     remembered = None
     if is_coco_file(name):
+        states = [_state(paths[index]) for index in sample]
         times = [os.stat(folder).st_mtime_ns if os.path.isdir(folder) else 0 for folder in sorted(by_folder)]
         status = os.stat(metadata.json_file)
-        remembered = cache_file("images", metadata.json_file, root, status.st_size, status.st_mtime_ns, times)
+        remembered = cache_file("images", metadata.json_file, root, status.st_size, status.st_mtime_ns, times, states)
         if remembered.exists():
             return
     _require_files(name, by_folder)
-    for index in np.unique(np.linspace(0, len(paths) - 1, _SAMPLE).astype(int)):
+    for index in sample:
         _require_readable(paths[index], table.image_sizes[np.flatnonzero(table.file_names != "")[index]])
     if remembered is not None:
         try:
@@ -223,6 +227,15 @@ def _check_images(name: str, table: AnnotationTable) -> None:
             remembered.touch()
         except OSError as error:
             logger.warning("The check of the images of %s cannot be cached: %s", name, error)
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of change of a file; zeros where there is none, which is said afterwards."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _require_files(name: str, by_folder: dict[str, list[str]]) -> None:

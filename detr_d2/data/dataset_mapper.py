@@ -11,7 +11,6 @@ Differs from the reference implementation in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,9 +21,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
-from PIL import Image
 
-from .draws import seeded_draw
+from .images import read_image
 
 _MIN_SIDE = 1e-5  # pixels; an augmented box with a shorter side has no area (detectron2's own threshold)
 
@@ -54,7 +52,6 @@ class DetrDatasetMapper:
 
     Targets: crowd annotations never are. Boxes are clipped to the image, before and after the augmentation, and dropped
     if they have no area; no minimum visibility is asked for. Images without objects get `Instances` of length 0.
-    A dataset dict with the key "draw" is augmented under the seed (seed, draw), and so always in the same way.
     """
 
     @configurable
@@ -66,7 +63,6 @@ class DetrDatasetMapper:
         image_format: str,
         use_instance_mask: bool = False,
         instance_mask_format: str = "polygon",
-        seed: int | None = None,
     ) -> None:
         """
         Args:
@@ -77,7 +73,6 @@ class DetrDatasetMapper:
             use_instance_mask: also make `gt_masks`.
             instance_mask_format: "polygon" keeps polygons (an image with an RLE or a bitmap gets `BitMasks` all the
                 same); "bitmask" decodes at the original size and transforms by nearest neighbour, as the authors do.
-            seed: seed of numbered draws; None draws one.
 
         Raises:
             ValueError: on an unknown mask format.
@@ -89,7 +84,6 @@ class DetrDatasetMapper:
         self.image_format = image_format
         self.use_instance_mask = use_instance_mask
         self.instance_mask_format = instance_mask_format
-        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -105,7 +99,9 @@ class DetrDatasetMapper:
                 )
         crops_polygons = cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and cfg.INPUT.CROP.ENABLED
         if is_train and crops_polygons and find_spec("shapely") is None:
-            raise ValueError('cropping polygons needs shapely: pip install it, or set INPUT.MASK_FORMAT "bitmask"')
+            raise ValueError(
+                'cropping polygons needs shapely: pip install "detr_d2[masks]", or set INPUT.MASK_FORMAT "bitmask"'
+            )
         augmentations = build_detr_augmentation(cfg) if is_train else detection_utils.build_augmentation(cfg, False)
         return {
             "is_train": is_train,
@@ -113,7 +109,6 @@ class DetrDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
-            "seed": cfg.SEED if cfg.SEED >= 0 else None,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -123,24 +118,22 @@ class DetrDatasetMapper:
             dataset_dict: detectron2's standard format; left unchanged.
 
         Returns:
-            Its keys without "annotations" and "draw", with "image" (C, H, W) uint8 and, in training, "instances":
+            Its keys without "annotations", with "image" (C, H, W) uint8 and, in training, "instances":
             `gt_boxes` (M, 4) xyxy pixels of the augmented image, `gt_classes` (M,), and `gt_masks` on request.
 
         Raises:
             ValueError: on an unreadable image or a bad annotation, naming the file.
         """
         sample = dict(dataset_dict)
-        draw = sample.pop("draw", None)
         name = str(sample.get("file_name", "(image without file_name)"))
-        with nullcontext() if draw is None else seeded_draw(self.seed, draw):
-            try:
-                return self._map(sample)
-            except (OSError, ValueError) as error:
-                if name in str(error):
-                    raise
-                raise ValueError(f"{name}: {error}") from error
-            except Exception as error:
-                raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
+        try:
+            return self._map(sample)
+        except (OSError, ValueError) as error:
+            if name in str(error):
+                raise
+            raise ValueError(f"{name}: {error}") from error
+        except Exception as error:
+            raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
     def _map(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Replaces in `sample`, a copy made by the caller, what is read and augmented."""
@@ -195,23 +188,6 @@ class DetrDatasetMapper:
         masks = [transforms.apply_segmentation(_decode(item, original_size)) for item in segmentations]
         stacked = np.stack(masks).astype(bool) if masks else np.zeros((0, *size), dtype=bool)
         return BitMasks(torch.from_numpy(np.ascontiguousarray(stacked)))
-
-
-def read_image(file_name: str, image_format: str) -> np.ndarray:
-    """Reads an image as detectron2 does: (H, W, C) uint8.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be decoded; names the file.
-    """
-    try:
-        return detection_utils.read_image(file_name, format=image_format)
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"image file {file_name} cannot be read ({error}): replace it, or remove it from the annotations"
-        ) from error
 
 
 def _usable(annotations: list[dict[str, Any]], size: tuple[int, int]) -> tuple[list[dict[str, Any]], np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper, build_detection_train_loader
+from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset
 
@@ -29,13 +29,6 @@ def uses_detr_augmentation(cfg: CfgNode) -> bool:
     return choice == "on" or (choice == "auto" and cfg.MODEL.META_ARCHITECTURE == "DETR")
 
 
-def build_train_mapper(cfg: CfgNode) -> Mapper:
-    """The mapper that `INPUT.DETR_AUGMENTATION` asks for: DETR's or detectron2's stock one."""
-    if uses_detr_augmentation(cfg):
-        return DetrDatasetMapper(cfg, is_train=True)
-    return DatasetMapper(cfg, is_train=True)
-
-
 def build_detr_train_loader(
     cfg: CfgNode, *, mapper: Mapper | None = None, start_iteration: int = 0, seed: int
 ) -> Iterable[list[dict[str, Any]]]:
@@ -47,7 +40,7 @@ def build_detr_train_loader(
 
     Args:
         cfg: the config.
-        mapper: dataset dict -> model input; default: `build_train_mapper(cfg)`.
+        mapper: dataset dict -> model input; default: `DetrDatasetMapper(cfg)`.
         start_iteration: optimizer steps done before; their `ACCUM_STEPS` micro-batches each are skipped.
         seed: seed of sampler and augmentation, at least 0, equal in all processes.
 
@@ -60,7 +53,7 @@ def build_detr_train_loader(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} processes: "
             "set it to a multiple of them"
         )
-    mapper = mapper or build_train_mapper(cfg)
+    mapper = mapper or DetrDatasetMapper(cfg, is_train=True)
     with seeded_numpy(seed):
         parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
     records, batch_size = parts["dataset"], cfg.SOLVER.IMS_PER_BATCH // world_size

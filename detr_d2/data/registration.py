@@ -9,6 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.data.datasets import register_coco_instances
 
 from .annotation_table import AnnotationTable, read_coco_table, table_of_dicts
@@ -56,6 +57,20 @@ def register_coco(spec: str) -> str:
     }
     register_coco_instances(name, metadata, json_file, image_root)
     return name
+
+
+def category_ids(metadata: Metadata) -> list[int]:
+    """The K category ids of a dataset's annotation file, in the order of the class indices that models predict.
+
+    Args:
+        metadata: of a dataset with class names; where it holds no ids, they are the indices 0..K-1.
+    """
+    names = metadata.get("thing_classes") or ()
+    to_index = metadata.get("thing_dataset_id_to_contiguous_id")
+    if not to_index:
+        return list(range(len(names)))
+    to_id = {index: category_id for category_id, index in to_index.items()}
+    return [to_id[index] for index in range(len(names))]
 
 
 def _parse_spec(spec: str) -> tuple[str, str, str]:

@@ -17,14 +17,24 @@ logger = logging.getLogger(__name__)
 class PeriodicCheckpoint(hooks.PeriodicCheckpointer):
     """detectron2's hook, in every process: the random state of all of them goes into the checkpoint.
 
-    Belongs behind the hooks that evaluate, so that a resumed run continues after the evaluation, best AP included.
+    Belongs behind the hooks that evaluate, so that a resumed run continues after the evaluation, best AP included;
+    for the same reason the last checkpoint is saved after training, not after the last step.
     """
 
     def after_step(self) -> None:
-        iteration = self.trainer.iter
-        if (iteration + 1) % self.period == 0 or iteration >= self.trainer.max_iter - 1:
-            self.trainer.collect_resume_state()
-        super().after_step()
+        done = self.trainer.iter + 1
+        if done % self.period == 0 and done < self.trainer.max_iter:
+            self._save(self.trainer.iter)
+
+    def after_train(self) -> None:
+        finished = self.trainer.iter >= self.trainer.max_iter  # not after a failure
+        if finished and self.trainer.start_iter < self.trainer.max_iter:  # and something was trained
+            self._save(self.trainer.max_iter - 1)
+
+    def _save(self, iteration: int) -> None:
+        self.trainer.check_gradients()
+        self.trainer.collect_resume_state()
+        self.step(iteration)
 
 
 class BestCheckpoint(HookBase):

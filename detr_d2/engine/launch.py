@@ -52,8 +52,8 @@ def launch(
         return
     if num_machines > 1 and dist_url == "auto":
         raise ValueError(
-            f"--num-machines is {num_machines}, so the machines must find each other: give --dist-url tcp://HOST:PORT of the "
-            "first one, or start them by torchrun."
+            f"--num-machines is {num_machines}, so the machines must find each other: give --dist-url tcp://HOST:PORT "
+            "of the first one, or start them by torchrun."
         )
     gpus = torch.cuda.device_count()
     if 0 < gpus < num_processes:

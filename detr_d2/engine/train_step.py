@@ -55,7 +55,7 @@ class TrainStep(SimpleTrainer):
         self.grad_scaler = grad_scaler
         self.skipped_steps = 0
         self._batches: Iterator[MicroBatch] | None = None
-        self._previous_files: list[str] = []
+        self._last_checked: tuple[int, list[str]] = (0, [])  # iteration and image files of a step with finite losses
 
     @property
     def unwrapped_model(self) -> nn.Module:
@@ -85,7 +85,11 @@ class TrainStep(SimpleTrainer):
         data_time = time.perf_counter() - start
 
         self.optimizer.zero_grad()
-        losses = self._forward_backward(micro_batches)
+        try:
+            losses = self._forward_backward(micro_batches)
+        except FloatingPointError:
+            self.check_gradients()  # if the step before has spoiled the weights, that is what went wrong
+            raise
         self.after_backward()
         self._check_and_log(losses, data_time, [_file_name(x) for batch in micro_batches for x in batch])
         if self.grad_scaler is None:
@@ -137,8 +141,25 @@ class TrainStep(SimpleTrainer):
         grad_norm = values[-1] if norm is not None else None
         reports = comm.gather(report) or [report]
         self._raise_if_not_finite(reports, grad_norm)
-        self._previous_files = files
+        self._last_checked = (self.iter, files)
         self._log(reports, grad_norm, data_time)
+
+    def check_gradients(self) -> None:
+        """Raises FloatingPointError if the gradients of the last step were not finite, and so are the weights now.
+
+        Waits for the device. With a gradient scaler such a step was skipped, and nothing is wrong.
+        """
+        norm = getattr(self.optimizer, "grad_norm", None)
+        if self.grad_scaler is None and norm is not None:
+            self._raise_if_norm_not_finite(norm.item())
+
+    def _raise_if_norm_not_finite(self, norm: float | None) -> None:
+        if norm is not None and not math.isfinite(norm):
+            iteration, files = self._last_checked
+            raise FloatingPointError(
+                f"The norm of the gradients was {norm} at iteration={iteration} although the loss was finite, "
+                f"in a batch of the images {_name_files(files)}."
+            )
 
     def _raise_if_not_finite(self, reports: list[dict[str, Any]], grad_norm: float | None) -> None:
         bad = [report for report in reports if "files" in report]
@@ -146,11 +167,8 @@ class TrainStep(SimpleTrainer):
             self.skipped_steps = self.skipped_steps + 1 if bad else 0
             if self.skipped_steps < MAX_SKIPPED_STEPS:
                 return
-        elif grad_norm is not None and not math.isfinite(grad_norm):
-            raise FloatingPointError(
-                f"The norm of the gradients was {grad_norm} at iteration={self.iter - 1} although the loss was finite, "
-                f"in a batch of the images {_name_files(self._previous_files)}."
-            )
+        else:
+            self._raise_if_norm_not_finite(grad_norm)
         if bad:
             scaled = (
                 f" in {self.skipped_steps} steps in a row (try SOLVER.AMP.DTYPE bfloat16)" if self.grad_scaler else ""

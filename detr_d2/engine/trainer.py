@@ -182,6 +182,10 @@ class Trainer(DefaultTrainer):
                 "checkpoint, or the loader has no position."
             )
 
+    def check_gradients(self) -> None:
+        """Raises FloatingPointError if the last step has spoiled the weights; see `TrainStep.check_gradients`."""
+        self._trainer.check_gradients()
+
     def collect_resume_state(self) -> None:
         """Gathers what the next checkpoint needs of every process; all processes must call it."""
         self._collected = (self.iter, collect_process_states(self._before_loader, self.data_loader))

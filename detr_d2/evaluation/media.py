@@ -1,4 +1,4 @@
-"""Images, folders and videos: finding them, reading them, writing videos."""
+"""Images, folders and videos: finding them, reading and writing videos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from types import TracebackType
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
@@ -69,18 +68,6 @@ def find_media(inputs: Sequence[str | os.PathLike[str]]) -> list[Media]:
 def _is_media(name: Path) -> bool:
     hidden = any(part.startswith(".") for part in name.parts)
     return not hidden and name.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-
-
-def read_bgr(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 in BGR order, turned upright by its EXIF orientation, as detectron2's loaders read it.
-
-    Raises:
-        ValueError: the file cannot be decoded.
-    """
-    try:
-        return read_image(str(path), format="BGR")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for some broken PNGs
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 class VideoReader:

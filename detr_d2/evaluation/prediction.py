@@ -22,6 +22,8 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from torch import nn
 
+from ..data import category_ids
+
 
 @dataclass(frozen=True)
 class Categories:
@@ -55,11 +57,7 @@ class Categories:
         names = metadata.get("thing_classes")
         if not names:
             return None
-        to_index = metadata.get("thing_dataset_id_to_contiguous_id")
-        if not to_index:
-            return cls.numbered(names)
-        to_id = {index: category_id for category_id, index in to_index.items()}
-        return cls(names=tuple(names), ids=tuple(to_id[index] for index in range(len(names))))
+        return cls(names=tuple(names), ids=tuple(category_ids(metadata)))
 
     def metadata(self) -> Metadata:
         """What detectron2's visualizers ask for."""

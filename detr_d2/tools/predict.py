@@ -16,9 +16,10 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from tqdm import tqdm
 
+from ..data import read_image
 from ..engine.startup import choose_device, load_config
 from ..evaluation.detector_keys import set_score_threshold
-from ..evaluation.media import Media, VideoReader, VideoWriter, find_media, read_bgr, video_suffix
+from ..evaluation.media import Media, VideoReader, VideoWriter, find_media, video_suffix
 from ..evaluation.prediction import Categories, ImagePredictor, coco_results
 from ..evaluation.results import write_json
 from ..evaluation.trained_model import class_names_option, coco_option, load_trained_model
@@ -66,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given, image_ids = coco_option(args.coco) if args.coco else (class_names_option(args.classes), {})
     model, categories = load_trained_model(cfg, args.weights or cfg.MODEL.WEIGHTS, given)
     predictor = ImagePredictor(cfg, model=model, score_threshold=args.score_threshold)
-    run = _Run(predictor=predictor, categories=categories, image_ids=image_ids)
+    run = _Run(predictor=predictor, categories=categories, image_ids=image_ids, folder=Path(args.output))
     failed = run.over(media, outputs)
-    run.save(Path(args.output))
+    run.save()
     print(
         f"{len(run.results)} detections of score >= {args.score_threshold:g} in {len(run.images)} images and frames; "
         f"pictures, predictions.json and images.json are in {args.output}"
@@ -120,12 +121,16 @@ class _Run:
         predictor: the model.
         categories: its classes.
         image_ids: resolved file -> image id of an annotation file; other images get ids of their own.
+        folder: of all outputs.
     """
 
-    def __init__(self, *, predictor: ImagePredictor, categories: Categories, image_ids: dict[Path, int]) -> None:
+    def __init__(
+        self, *, predictor: ImagePredictor, categories: Categories, image_ids: dict[Path, int], folder: Path
+    ) -> None:
         self.predictor = predictor
         self.categories = categories
         self.image_ids = image_ids
+        self.folder = folder
         self.images: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
         self._next_id = max(image_ids.values(), default=0) + 1
@@ -147,21 +152,21 @@ class _Run:
                 progress.update()
         return failed
 
-    def save(self, folder: Path) -> None:
+    def save(self) -> None:
         """Writes predictions.json (COCO results) and images.json (what their ids mean)."""
-        write_json(folder / "predictions.json", self.results)
-        write_json(folder / "images.json", {"images": self.images, "categories": self.categories.to_json()})
+        write_json(self.folder / "predictions.json", self.results)
+        write_json(self.folder / "images.json", {"images": self.images, "categories": self.categories.to_json()})
 
     def _image(self, item: Media, output: Path) -> None:
         try:
-            image = read_bgr(item.path)
-        except ValueError as error:
+            image = read_image(item.path, "BGR")
+        except (FileNotFoundError, ValueError) as error:  # a link to nowhere is found, but cannot be read
             raise _Unreadable(str(error)) from error
         instances = self.predictor(image)
         drawn = Visualizer(image[:, :, ::-1], self.categories.metadata()).draw_instance_predictions(instances)
         if not cv2.imwrite(str(output), drawn.get_image()[:, :, ::-1]):
             raise OSError(f"cannot write {output}")
-        self._add(item, instances, {"picture": str(output.name)})
+        self._add(item, instances, {"picture": self._picture(output)})
 
     def _video(self, item: Media, output: Path) -> None:
         visualizer = VideoVisualizer(self.categories.metadata())
@@ -175,7 +180,10 @@ class _Run:
                 instances = self.predictor(frame)
                 drawn = visualizer.draw_instance_predictions(frame[:, :, ::-1], instances)
                 writer.write(drawn.get_image()[:, :, ::-1])
-                self._add(item, instances, {"picture": output.name, "frame": number})
+                self._add(item, instances, {"picture": self._picture(output), "frame": number})
+
+    def _picture(self, output: Path) -> str:
+        return output.relative_to(self.folder).as_posix()
 
     def _add(self, item: Media, instances: Instances, more: dict[str, Any]) -> None:
         image_id = self.image_ids.get(item.path.resolve())

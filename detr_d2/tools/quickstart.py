@@ -18,12 +18,11 @@ import torch
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from ..data import register_coco
+from ..data import read_image, register_coco
 from ..data.synthetic import ShapesPaths, make_shapes
 from ..engine.startup import choose_device, load_config
 from ..evaluation.benchmark import interleave, machine_info
 from ..evaluation.comparison import draw_detections, grid, ground_truth, side_by_side
-from ..evaluation.media import read_bgr
 from ..evaluation.prediction import ImagePredictor
 from ..evaluation.results import RunResult, minutes, results_table, write_json
 from ..evaluation.trained_model import load_trained_model
@@ -51,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", default="output/quickstart", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of data, initialisation and training (default: 0)")
     parser.add_argument("--fresh", action="store_true", help="train again even if the folder holds results")
-    parser.add_argument("--max-iter", type=int, default=0, metavar="N", help="iterations of DETR (default: config's)")
+    parser.add_argument("--max-iter", type=int, metavar="N", help="iterations of DETR (default: config's)")
     parser.add_argument("--train-images", type=int, default=2000, metavar="N", help="default: %(default)s")
     parser.add_argument("--val-images", type=int, default=500, metavar="N", help="default: %(default)s")
     return parser
@@ -63,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("train_images", "val_images"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
-    if args.max_iter < 0 or args.seed < 0:
-        raise ValueError("--max-iter and --seed must not be negative")
+    if args.max_iter is not None and args.max_iter < 1:
+        raise ValueError(f"--max-iter is {args.max_iter}, expected at least 1")
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}, expected at least 0")
     quiet_libraries()
     started = time.perf_counter()
     output = Path(args.output)
@@ -156,7 +157,7 @@ def _draw(
     rows = []
     for x in tqdm(dataset, desc="pictures", unit="image", leave=False, disable=None):
         path = Path(x["file_name"])
-        image_bgr = read_bgr(path)
+        image_bgr = read_image(path, "BGR")
         detections = {title: predictor(image_bgr) for title, predictor in predictors.items()}
         shown = {"ground truth": ground_truth(x)}
         shown.update({title: found[found.scores >= SHOWN_SCORE] for title, found in detections.items()})
@@ -172,7 +173,7 @@ def _write_png(path: Path, image_rgb: np.ndarray) -> None:
 
 def _measure_inference(files: Sequence[Path], predictors: Mapping[str, ImagePredictor]) -> dict[str, float]:
     """Median milliseconds for one image, resize included, file reading not."""
-    images = [read_bgr(path) for path in files]
+    images = [read_image(path, "BGR") for path in files]
 
     def work_of(predictor: ImagePredictor) -> Callable[[], object]:
         turns = itertools.cycle(images)

@@ -54,7 +54,7 @@ class TrainingJob:
         coco: datasets, as for `train_net.py --coco`.
         opts: config overrides.
         iterations: instead of the config's; its schedule is stretched to them.
-        seconds: or as many iterations as take this time; 0: no such wish.
+        seconds: or as many iterations as take this time, at least one.
     """
 
     title: str
@@ -62,8 +62,8 @@ class TrainingJob:
     output_dir: str
     coco: tuple[str, ...]
     opts: tuple[str, ...] = ()
-    iterations: int = 0
-    seconds: float = 0.0
+    iterations: int | None = None
+    seconds: float | None = None
 
     @property
     def log(self) -> Path:
@@ -174,7 +174,9 @@ def train(job: TrainingJob, report: Report) -> RunResult:
     args.coco, args.imports = list(job.coco), []
     cfg = setup(args)
     check_datasets(cfg)
-    iterations = job.iterations or (_planned_iterations(cfg, job, report) if job.seconds else cfg.SOLVER.MAX_ITER)
+    iterations = cfg.SOLVER.MAX_ITER if job.iterations is None else job.iterations
+    if job.seconds is not None:
+        iterations = _planned_iterations(cfg, job.seconds, job.output_dir, report)
     cfg = with_iterations(cfg, iterations)
     default_setup(cfg, args)
     trainer = TimedTrainer(cfg, report)
@@ -210,13 +212,13 @@ def with_iterations(cfg: CfgNode, iterations: int) -> CfgNode:
     return cfg
 
 
-def _planned_iterations(cfg: CfgNode, job: TrainingJob, report: Report) -> int:
-    """As many iterations as the job's time allows; measured once, so that a continued run has the same number."""
-    plan = Path(job.output_dir) / "plan.json"
+def _planned_iterations(cfg: CfgNode, wanted_seconds: float, output_dir: str, report: Report) -> int:
+    """As many iterations as the time allows; measured once, so that a continued run has the same number."""
+    plan = Path(output_dir) / "plan.json"
     if not plan.exists():
-        seconds = seconds_per_step(cfg, limit=job.seconds / 10)
-        iterations = max(1, round(job.seconds / seconds))
-        write_json(plan, {"seconds_per_step": seconds, "seconds": job.seconds, "iterations": iterations})
+        seconds = seconds_per_step(cfg, limit=wanted_seconds / 10)
+        iterations = max(1, round(wanted_seconds / seconds))
+        write_json(plan, {"seconds_per_step": seconds, "seconds": wanted_seconds, "iterations": iterations})
     values = json.loads(plan.read_text(encoding="utf-8"))
     report(seconds_per_step=values["seconds_per_step"], max_iter=values["iterations"])
     return values["iterations"]

@@ -46,7 +46,9 @@ Examples:
 def build_parser() -> argparse.ArgumentParser:
     """detectron2's arguments, `--coco` and `--import`."""
     parser = default_argument_parser(EPILOG)
-    parser.description = "Train a detectron2 model, or evaluate it with --eval-only."
+    parser.description = (
+        "Train a detectron2 model, or evaluate it with --eval-only. Without a GPU, --num-gpus counts CPU processes."
+    )
     parser.add_argument(
         "--coco",
         action="append",

@@ -215,6 +215,26 @@ def test_second_start_reads_neither_file_nor_images(
         check_datasets(cfg)
 
 
+@pytest.mark.parametrize("same", ["size", "time"])
+def test_an_image_that_changes_in_place_is_read_again(
+    cfg: Any, write_coco: Write, make_annotation: Make, same: str
+) -> None:
+    spec = write_coco([make_annotation(1, 1, 1, [0, 0, 5, 5])])
+    cfg = _train_on(cfg, spec)
+    check_datasets(cfg)
+    image = _json_file(spec).parent / "1.png"
+    status, content = image.stat(), image.read_bytes()
+    with image.open("r+b") as file:  # neither the folder nor the annotations change
+        if same == "size":
+            file.write(b"x" * len(content))
+        else:
+            file.truncate(len(content) // 2)
+    changed = status.st_mtime_ns + (1_000_000_000 if same == "size" else 0)
+    os.utime(image, ns=(status.st_atime_ns, changed))
+    with pytest.raises(ValueError, match=r"image file .*/1\.png cannot be read"):
+        check_datasets(cfg)
+
+
 def test_changed_file_is_checked_again(cfg: Any, write_coco: Write, make_annotation: Make) -> None:
     spec = write_coco([make_annotation(1, 1, 1, [0, 0, 5, 5])])
     check_datasets(_train_on(cfg, spec))
@@ -276,9 +296,10 @@ def test_errors_in_datasets_of_dicts(cfg: Any, tmp_path: Path, bad: dict[str, An
 
 
 def test_real_cells(cfg: Any) -> None:
+    """Needs the blood cell images (BCCD), COCO format: the environment variable DETR_D2_BCCD names their folder."""
     folder = os.environ.get("DETR_D2_BCCD")
     if not folder:
-        pytest.skip("DETR_D2_BCCD does not name the folder of the cells")
+        pytest.skip("set DETR_D2_BCCD to the folder that holds train.json, val.json and images/ of the blood cells")
     cfg.DATASETS.TRAIN = (register_coco(f"cells_train={folder}/train.json:{folder}/images"),)
     cfg.DATASETS.TEST = (register_coco(f"cells_val={folder}/val.json:{folder}/images"),)
     train, val = check_datasets(cfg)
@@ -286,10 +307,30 @@ def test_real_cells(cfg: Any) -> None:
     assert (val.num_images, val.num_dropped) == (87, 1)
 
 
+def _point_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("gone.png"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "message"),
+    [
+        (lambda folder: (folder / "annotations.json").write_text("{}"), ValueError, r"annotations\.json"),
+        (lambda folder: _point_nowhere(folder / "1.png"), FileNotFoundError, r"1\.png"),
+    ],
+)
 def test_all_processes_stop_on_what_the_main_process_finds(
-    cfg: Any, write_coco: Write, make_annotation: Make, monkeypatch: pytest.MonkeyPatch
+    cfg: Any,
+    write_coco: Write,
+    make_annotation: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], Any],
+    kind: type[Exception],
+    message: str,
 ) -> None:
-    cfg = _train_on(cfg, write_coco([make_annotation(1, 1, 1, [0, 0, 5, 0])], name="empty"))
+    spec = write_coco([make_annotation(1, 1, 1, [0, 0, 5, 5])])
+    cfg = _train_on(cfg, spec)
+    spoil(_json_file(spec).parent)
     sent: list[Any] = []
 
     def all_gather(value: Any) -> list[Any]:
@@ -298,10 +339,10 @@ def test_all_processes_stop_on_what_the_main_process_finds(
 
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(comm, "all_gather", all_gather)
-    with pytest.raises(ValueError, match="empty has no boxes at all"):
+    with pytest.raises(kind, match=message):
         check_datasets(cfg)
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     monkeypatch.setattr("detr_d2.data.checks.dataset_table", None)  # the others do not look themselves
-    with pytest.raises(ValueError, match="empty has no boxes at all"):
+    with pytest.raises(ValueError, match=message):
         check_datasets(cfg)
     assert sent[1] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -14,7 +15,8 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog, buil
 from detectron2.data import transforms as T
 from detectron2.utils import comm
 
-from detr_d2.data import DetrDatasetMapper, build_detr_train_loader, build_train_mapper, register_coco
+from detr_d2.data import DetrDatasetMapper, build_detr_train_loader, register_coco, uses_detr_augmentation
+from detr_d2.data.draws import NumberedDataset
 
 Write = Callable[..., str]
 Make = Callable[..., dict[str, Any]]
@@ -76,7 +78,7 @@ def test_seed_decides_order_and_augmentation(tiny_cfg: Any) -> None:
     first, other = _batches(tiny_cfg, 3), _batches(tiny_cfg, 3, seed=2)
     assert _ids(first) != _ids(other)
     # Whatever the order: the same numbered draw of the same image is augmented otherwise under another seed.
-    mapper = build_train_mapper(tiny_cfg)
+    mapper = DetrDatasetMapper(tiny_cfg, is_train=True)
     sizes = []
     for seed in (1, 2):
         batches = _batches(tiny_cfg, 4, seed=seed, mapper=lambda record: mapper({**record, **_same_image(tiny_cfg)}))
@@ -146,6 +148,28 @@ def test_rare_classes_are_repeated(cfg: Any, write_coco: Write, make_annotation:
     assert counts == {**dict.fromkeys(range(1, 16), 3), 16: 6}
 
 
+def _generators() -> tuple[float, float, torch.Tensor]:
+    return random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+
+
+def _seed_generators() -> None:
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+
+
+def test_numbered_draws_repeat_and_leave_the_generators_alone() -> None:
+    datasets = [NumberedDataset([{}], lambda _: {"drawn": _generators()}, seed=seed) for seed in (3, 3, 4)]
+    _seed_generators()
+    expected = _generators()
+    _seed_generators()
+    first, again, other = ([dataset[draw, 0]["drawn"] for draw in range(6)] for dataset in datasets)
+    assert _generators() == expected
+    assert first == again
+    for drawn in zip(*first, *other, strict=True):  # each generator: no two draws alike, under no seed
+        assert len({float(number) for number in drawn}) == 12
+
+
 def test_global_generators_are_left_alone(tiny_cfg: Any) -> None:
     np.random.seed(5)  # noqa: NPY002
     torch.manual_seed(5)
@@ -169,19 +193,22 @@ def test_global_generators_are_left_alone(tiny_cfg: Any) -> None:
         ("off", "DETR", False),
     ],
 )
-def test_choice_of_the_mapper(tiny_cfg: Any, choice: str, architecture: str, ours: bool) -> None:
-    tiny_cfg.INPUT.DETR_AUGMENTATION = choice
-    tiny_cfg.MODEL.META_ARCHITECTURE = architecture
-    mapper = build_train_mapper(tiny_cfg)
-    assert isinstance(mapper, DetrDatasetMapper if ours else DatasetMapper)
-    if not ours:  # the stock mapper's draws are numbered, too
-        _assert_equal(_batches(tiny_cfg, 2, start_iteration=2), _batches(tiny_cfg, 4)[2:])
+def test_who_gets_detrs_augmentation(cfg: Any, choice: str, architecture: str, ours: bool) -> None:
+    cfg.INPUT.DETR_AUGMENTATION = choice
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    assert uses_detr_augmentation(cfg) is ours
+
+
+def test_draws_of_any_mapper_are_numbered(tiny_cfg: Any) -> None:
+    stock = DatasetMapper(tiny_cfg, is_train=True)
+    batches = _batches(tiny_cfg, 4, mapper=stock)
+    _assert_equal(_batches(tiny_cfg, 2, mapper=stock, start_iteration=2), batches[2:])
 
 
 def test_bad_choices(tiny_cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_cfg.INPUT.DETR_AUGMENTATION = "yes"
     with pytest.raises(ValueError, match=r"DETR_AUGMENTATION must be .* but is 'yes'"):
-        build_train_mapper(tiny_cfg)
+        uses_detr_augmentation(tiny_cfg)
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
     with pytest.raises(ValueError, match="IMS_PER_BATCH 2 cannot be divided among 3 processes"):
         build_detr_train_loader(tiny_cfg, seed=1)

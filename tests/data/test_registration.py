@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 
-from detr_d2.data import register_coco, register_datasets, resolve_num_classes
+from detr_d2.data import category_ids, register_coco, register_datasets, resolve_num_classes
 
 
 @pytest.fixture
@@ -30,9 +31,17 @@ def test_classes_are_known_in_the_order_of_their_ids(spec: str) -> None:
     assert metadata.thing_classes == ["disc", "bar", "square"]
     assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 24: 1, 56: 2}
     assert metadata.evaluator_type == "coco"
+    assert category_ids(metadata) == [1, 24, 56]
     records = DatasetCatalog.get("mine")
     assert [len(record["annotations"]) for record in records] == [1, 0]
     assert records[0]["annotations"][0]["category_id"] == 1
+
+
+def test_category_ids_are_in_the_order_of_the_class_indices() -> None:
+    assert category_ids(Metadata(thing_classes=["a", "b"])) == [0, 1]
+    metadata = Metadata(thing_classes=["a", "b", "c"], thing_dataset_id_to_contiguous_id={1: 2, 24: 0, 56: 1})
+    assert category_ids(metadata) == [24, 56, 1]
+    assert category_ids(Metadata()) == []
 
 
 def test_registering_twice_is_fine_but_other_data_is_not(cfg: Any, spec: str, write_coco: Callable[..., str]) -> None:

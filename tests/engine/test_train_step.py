@@ -153,6 +153,28 @@ def test_infinite_gradients_of_a_finite_loss_stop_the_run():
         run(step, 2)
 
 
+def test_infinite_gradients_are_told_from_the_nan_predictions_they_cause():
+    class Strict(nn.Module):
+        """Refuses to predict with NaN weights, as DETR does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, _: list[dict[str, Any]]) -> dict[str, Tensor]:
+            if self.weight.isnan().any():
+                raise FloatingPointError("predictions are NaN")
+            return {"loss": self.weight.sqrt().sum()}
+
+    model = Strict()
+    optimizer = with_global_clipping(torch.optim.SGD, 0.1)(model.parameters(), lr=0.1)
+    step = TrainStep(model, micro_batches(2), optimizer)
+    with pytest.raises(FloatingPointError, match=r"norm of the gradients was (inf|nan) at iteration=0.*0_0\.png"):
+        run(step, 2)
+    with pytest.raises(FloatingPointError, match=r"at iteration=0"):  # what a checkpoint asks before it is saved
+        step.check_gradients()
+
+
 def scaled(data: Iterable[Any], kind: Any = torch.optim.AdamW, **variant: Any) -> TrainStep:
     model = Linear()
     optimizer = with_global_clipping(kind, 0.1)(model.parameters(), lr=0.1, **variant)

@@ -323,6 +323,15 @@ def test_best_ap_survives_the_resume_of_a_run(detr_cfg: Callable[..., CfgNode], 
     assert not (Path(cfg.OUTPUT_DIR) / "model_best.pth").exists()
 
 
+def test_last_checkpoint_knows_the_last_evaluation(detr_cfg: Callable[..., CfgNode]):
+    cfg = detr_cfg("DATASETS.TEST", ("noise",), "TEST.EVAL_PERIOD", 0, "SOLVER.MAX_ITER", 2)
+    train(cfg)
+    checkpoint = torch.load(Path(cfg.OUTPUT_DIR) / "model_final.pth", weights_only=True)
+    assert checkpoint["iteration"] == 1
+    assert checkpoint["trainer"]["hooks"]["BestCheckpoint"]["best_iteration"] == 1
+    assert checkpoint["trainer"]["hooks"]["BestCheckpoint"]["best"] >= 0
+
+
 def test_failing_evaluation_leaves_a_checkpoint(detr_cfg: Callable[..., CfgNode]):
     cfg = detr_cfg("DATASETS.TEST", ("noise",), "TEST.EVAL_PERIOD", 2)
 

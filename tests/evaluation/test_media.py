@@ -2,12 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from detr_d2.evaluation.media import VideoReader, VideoWriter, find_media, read_bgr, video_suffix
+from detr_d2.evaluation.media import VideoReader, VideoWriter, find_media, video_suffix
 
 
 def touch(root: Path, *names: str) -> None:
@@ -40,29 +38,6 @@ def test_what_cannot_be_found(tmp_path: Path) -> None:
         find_media([tmp_path / "none"])
     with pytest.raises(ValueError, match=r"a\.png is given twice"):
         find_media([tmp_path / "in", tmp_path / "in" / ".." / "in" / "a.png"])
-
-
-def test_images_are_bgr_and_upright(tmp_path: Path) -> None:
-    image = Image.new("RGB", (30, 20), (255, 0, 0))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    image.save(tmp_path / "red.png", exif=exif)
-    pixels = read_bgr(tmp_path / "red.png")
-    assert pixels.shape == (30, 20, 3)
-    assert pixels[0, 0].tolist() == [0, 0, 255]
-    Image.new("L", (3, 2), 9).save(tmp_path / "grey.png")
-    assert read_bgr(tmp_path / "grey.png").shape == (2, 3, 3)
-
-
-@pytest.mark.parametrize("size", [0, 20, 200])
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_broken_images_are_named(tmp_path: Path, size: int, suffix: str) -> None:
-    path = tmp_path / f"broken{suffix}"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert cv2.imwrite(str(path), noise)
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=f"broken{suffix} cannot be read as an image"):
-        read_bgr(path)
 
 
 def test_a_video_comes_back(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
+from PIL import Image
 from pycocotools.coco import COCO
 from tiny_models import tiny_cfg
 
@@ -231,6 +232,13 @@ def test_video(data: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.tensor(scores), predictor(frame)["instances"].scores, rtol=0, atol=1e-4)
 
 
+def test_pictures_are_named_relative_to_the_output(data: Path, tmp_path: Path) -> None:
+    assert predict(data, tmp_path / "out", data / "images") == 0
+    pictures = [x["picture"] for x in read(tmp_path / "out" / "images.json")["images"]]
+    assert pictures == list(SIZES)  # "sub/c.png" among them
+    assert all((tmp_path / "out" / picture).is_file() for picture in pictures)
+
+
 def test_same_name_from_two_folders_gives_two_pictures(data: Path, tmp_path: Path) -> None:
     for index, folder in enumerate(("one", "two")):
         write_image(tmp_path / folder / "x.bmp", (32, 32), seed=index)
@@ -239,16 +247,19 @@ def test_same_name_from_two_folders_gives_two_pictures(data: Path, tmp_path: Pat
 
 
 def test_a_corrupt_image_is_named_and_the_others_are_worked_on(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "in" / "good.png", (32, 32), seed=0)
     (tmp_path / "in" / "bad.png").write_bytes((tmp_path / "in" / "good.png").read_bytes()[:200])
     (tmp_path / "in" / "empty.mp4").write_bytes(b"")
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "gone.png")
+    write_image(tmp_path / "in" / "huge.png", (200, 200), seed=0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 19_999)  # more than twice as many are an error to Pillow
     assert predict(data, tmp_path / "out", tmp_path / "in") == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2
-    assert "bad.png" in errors[0]
-    assert "empty.mp4" in errors[1]
+    assert len(errors) == 4
+    for name, error in zip(("bad.png", "empty.mp4", "huge.png", "link.png"), errors, strict=True):
+        assert name in error
     assert [Path(x["file_name"]).name for x in read(tmp_path / "out" / "images.json")["images"]] == ["good.png"]
 
 

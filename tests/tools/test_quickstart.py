@@ -13,7 +13,7 @@ from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.config import get_cfg
-from detr_d2.evaluation.media import read_bgr
+from detr_d2.data import read_image
 from detr_d2.evaluation.results import RunResult
 from detr_d2.tools import quickstart, timed_training
 from detr_d2.tools.timed_training import (
@@ -107,7 +107,7 @@ def test_quickstart(
         assert f"{result.inference_ms:.1f}" in row
     assert f"{100 * faster_rcnn.train_seconds / detr.train_seconds:.0f} % of DETR's time" in printed
     assert str(output / "pictures" / "side_by_side.png") in printed
-    pictures = {path.name: read_bgr(path).shape for path in (output / "pictures").iterdir()}
+    pictures = {path.name: read_image(path, "BGR").shape for path in (output / "pictures").iterdir()}
     assert len(pictures) == 3 + 1
     assert pictures["000000.png"][1] > 3 * 128
     assert pictures["side_by_side.png"][1] > 2 * pictures["000000.png"][1]  # two columns

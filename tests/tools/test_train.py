@@ -242,6 +242,7 @@ def test_bad_data_ends_with_one_line(
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
         (["SOLVER.NO_SUCH_KEY", "1"], "SOLVER.NO_SUCH_KEY"),
         (["--coco", "x=nowhere.json:."], "nowhere.json"),
+        (["--num-machines", "2"], "--dist-url tcp://HOST:PORT"),
     ],
 )
 def test_bad_arguments_end_with_one_line(

@@ -1,0 +1,31 @@
+"""Reading image files, for training and for everything else."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from detectron2.data import detection_utils
+from PIL import Image
+
+
+def read_image(file_name: str | os.PathLike[str], image_format: str) -> np.ndarray:
+    """Reads an image as detectron2 does, turned upright by its EXIF orientation.
+
+    Args:
+        file_name: of the image.
+        image_format: "BGR", "RGB", or a mode of Pillow.
+
+    Returns:
+        (H, W, C) uint8.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be decoded, or is so large that Pillow takes it for an attack; names the file.
+    """
+    try:
+        return detection_utils.read_image(os.fspath(file_name), format=image_format)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: some broken PNGs
+        raise ValueError(f"image file {file_name} cannot be read ({error}): replace it or leave it out") from error

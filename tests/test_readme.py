@@ -1,0 +1,54 @@
+"""What the README says in Python runs, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tiny_models import tiny_cfg, tiny_detr
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_predictor_of_the_readme_runs(tmp_path: Path):
+    start = README.index("    import detr_d2 ")
+    snippet = README[start : README.index("\n\ndetectron2's own scripts", start)]
+    code = "\n".join(line.removeprefix("    ") for line in snippet.splitlines())
+    assert "DefaultPredictor(cfg)(image_bgr)" in code
+    (tmp_path / "tiny.yaml").write_text(tiny_cfg().dump())
+    torch.save({"model": tiny_detr().state_dict()}, tmp_path / "model_final.pth")
+    code = code.replace('"model_final.pth", 80', '"model_final.pth", 3')  # the small model of the tests
+    code = code.replace('detr_d2.model_zoo.get_config_file("detr_r50.yaml")', '"tiny.yaml"')
+    code = f"import numpy as np\nimage_bgr = np.zeros((60, 80, 3), np.uint8)\n{code}\nprint(type(instances).__name__)"
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1:] == ["Instances"], done.stderr
+
+
+def test_detectron2s_own_get_cfg_takes_the_configs_after_one_line():
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    import detr_d2
+
+    cfg = get_cfg()
+    detr_d2.add_detr_config(cfg)
+    cfg.merge_from_file(detr_d2.model_zoo.get_config_file("quickstart/detr_shapes.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.DETR.NUM_CLASSES = "cpu", 3
+    assert type(build_model(cfg)) is detr_d2.modeling.DETR
+
+
+def test_files_and_folders_that_the_readme_names_exist():
+    root = Path(__file__).parents[1]
+    for name in ("docs/training.md", "docs/results.md", "docs/images/quickstart.png", "CHANGELOG.md", "LICENSE"):
+        assert name in README
+        assert (root / name).is_file(), name
+    tree = README[README.index("## The tree") : README.index("## What was not run")]
+    paths = [line.split()[0] for line in tree.splitlines() if line.startswith("    ")]
+    assert len(paths) > 8
+    for path in paths:
+        assert (root / path).exists(), path
