@@ -21,6 +21,8 @@ REQUIREMENTS = [
     "Pillow>=9.1",
     "pycocotools>=2.0.6",
     "opencv-python>=4.6",
+    "packaging>=21.0",
+    "PyYAML>=5.4",
     "fvcore>=0.1.5",
     "iopath>=0.1.7",
     "tabulate>=0.8.9",
@@ -30,10 +32,11 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
-    "dev": ["mypy>=1.8", "pytest>=7.4", "ruff>=0.6", "transformers>=4.40", "timm>=1.0"],
+    "dev": ["mypy>=1.8", "pytest>=7.4", "ruff>=0.6", "transformers>=4.50", "timm>=1.0"],
     "report": ["jinja2>=3.0", "matplotlib>=3.5"],
     "export": ["onnx>=1.15", "onnxruntime>=1.17"],
-    "hf": ["huggingface_hub>=0.23", "safetensors>=0.4", "timm>=1.0", "transformers>=4.40"],
+    "hf": ["huggingface_hub>=0.23", "safetensors>=0.4", "timm>=1.0", "transformers>=4.50"],
+    "masks": ["shapely>=1.8"],  # detectron2 crops polygons with it
 }
 
 

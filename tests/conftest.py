@@ -1,16 +1,44 @@
-"""Fixtures for all tests: few threads, clean dataset catalogs, a tiny COCO dataset made by hand."""
+"""Fixtures for all tests: one thread, a seed, no network, clean dataset catalogs, a tiny COCO dataset made by hand.
+
+Each run has a seed of its own, which stands in its header; DETR_D2_TEST_SEED sets it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+# Before torch is imported. Tiny models are fastest with one thread, and threads that wait for each other crawl on a
+# machine that does other work as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SEED = int(os.environ.get("DETR_D2_TEST_SEED") or random.SystemRandom().randrange(2**31))
+
+# For pip and the like in processes that a test starts: whatever is wrong with the code under test, nothing is fetched.
+_OFFLINE = {
+    "PIP_NO_INDEX": "1",
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_EXTRA_INDEX_URL": "",
+    "PIP_FIND_LINKS": "",
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_ARGS": "",
+    "DETECTRON2_SOURCE": "",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def pytest_report_header() -> str:
+    return f"DETR_D2_TEST_SEED={SEED}"
 
 
 @dataclass(frozen=True)
@@ -100,10 +128,44 @@ def tiny_coco(tmp_path: Path) -> CocoFiles:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
+def _one_thread() -> None:
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test begins with the same random state, alone as in the whole run."""
+    import torch
+
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
+    torch.manual_seed(SEED)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """A connection to another machine fails the test; child processes find no package index."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _local_only(getattr(socket.socket, name)))
+        for variable, value in _OFFLINE.items():
+            patch.setenv(variable, value)
+        yield
+
+
+def _local_only(connect: Any) -> Any:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(str(address[0])):
+            pytest.fail(f"a test connects to {address[0]}:{address[1]}, but tests work without network")
+        return connect(self, address)
+
+    return guarded
+
+
+def _is_local(host: str) -> bool:
+    return host in ("localhost", "::1", "0.0.0.0", "::", socket.gethostname()) or host.startswith("127.")
 
 
 @pytest.fixture(autouse=True)

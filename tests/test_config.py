@@ -32,7 +32,7 @@ def test_detectron2s_keys_keep_their_values():
     cfg, original = get_cfg(), get_detectron2_cfg()
 
     def differing(ours: CfgNode, theirs: CfgNode, path: str = "") -> list[str]:
-        found = []
+        found: list[str] = []
         for key, value in theirs.items():
             inner = isinstance(value, CfgNode)
             found += differing(ours[key], value, f"{path}{key}.") if inner else [path + key] * (ours[key] != value)

@@ -77,6 +77,7 @@ OPTIONAL = {
     "onnxruntime",
     "panopticapi",
     "safetensors",
+    "shapely",
     "timm",
 }
 OPTIONAL |= {"transformers", "lvis", "cityscapesscripts"}

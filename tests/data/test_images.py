@@ -17,7 +17,8 @@ def test_images_are_upright_in_the_order_asked_for(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned by 90 degrees
     image.save(tmp_path / "red.png", exif=exif)
     pixels = read_image(tmp_path / "red.png", "BGR")
-    assert (pixels.shape, pixels.dtype) == ((30, 20, 3), np.uint8)
+    assert pixels.shape == (30, 20, 3)
+    assert pixels.dtype == np.uint8
     assert pixels[0, 0].tolist() == [0, 0, 255]
     assert read_image(str(tmp_path / "red.png"), "RGB")[0, 0].tolist() == [255, 0, 0]
     Image.new("L", (3, 2), 9).save(tmp_path / "grey.png")

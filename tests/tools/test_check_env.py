@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,19 @@ def test_a_good_environment_is_reported(capsys: pytest.CaptureFixture[str]) -> N
     lines = {line.split()[0]: line for line in said.out.splitlines() if line.startswith("  ")}
     assert torch.__version__.partition("+")[0] in lines["torch"]
     assert numpy.__version__ in lines["numpy"]
-    assert {"torchvision", "detectron2", "detectron2._C", "detr_d2", "GPU", "transformers"} <= set(lines)
+    assert {"torchvision", "detectron2", "detectron2._C", "detr_d2", "GPU", "PyYAML", "packaging"} <= set(lines)
+    assert {"safetensors", "shapely", "transformers"} <= set(lines)
     assert said.err == ""
+
+
+def test_what_the_package_requires_is_what_is_checked() -> None:
+    """setup.py is read, not run: its list is a literal."""
+    (required,) = [
+        ast.literal_eval(node.value)
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REQUIREMENTS"
+    ]
+    assert {text.partition(">")[0] for text in required} == set(check_env.REQUIRED.values()) - {"detectron2"}
 
 
 def test_a_missing_detectron2_is_said_in_one_sentence(tmp_path: Path) -> None:

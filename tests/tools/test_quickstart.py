@@ -188,6 +188,21 @@ def test_results_are_used_again_only_with_the_same_settings(
     assert (Path(job.output_dir) / "kept").exists()
 
 
+def test_a_time_of_zero_is_a_wish_for_one_iteration(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timed_training, "seconds_per_step", lambda *_, **__: 0.5)
+    planned = Reports()
+    result = train(TrainingJob(**{**vars(job), "seconds": 0.0}), planned)
+    assert planned[0] == {"seconds_per_step": 0.5, "max_iter": 1}
+    assert result.iterations == 1
+
+
+@pytest.mark.parametrize("option", ["--max-iter", "--train-images", "--val-images"])
+def test_numbers_below_one_are_mistakes(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quickstart", "--output", str(tmp_path / "out"), option, "0"]) == 2
+    assert f"error: {option} is 0, expected at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(job: TrainingJob) -> None:
     Path(job.output_dir).mkdir()
     (Path(job.output_dir) / "thesis.tex").touch()
