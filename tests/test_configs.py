@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CocoFiles
+from coco_files import CocoFiles
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SEED
+from run_seed import SEED
 
 
 @pytest.mark.parametrize("method", ["connect", "connect_ex"])

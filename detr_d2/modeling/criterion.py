@@ -28,7 +28,7 @@ Criteria: predictions of all decoder layers and `Targets` in, weighted losses ou
 `cfg`; see `SetCriterion`.
 """
 
-METRICS_PERIOD = 20  # iterations; reading a metric waits for the device
+METRICS_PERIOD = 20  # iterations, those at which detectron2 writes; reading a metric waits for the device
 
 
 def build_criterion(cfg: CfgNode) -> nn.Module:
@@ -191,7 +191,7 @@ class SetCriterion(nn.Module):
     @torch.no_grad()
     def _log_metrics(self, logits: Tensor, targets: Targets, matching: Matching) -> None:
         """Puts metrics of the last layer into detectron2's event storage, every `METRICS_PERIOD` iterations."""
-        if not has_event_storage() or get_event_storage().iter % METRICS_PERIOD:
+        if not has_event_storage() or (get_event_storage().iter + 1) % METRICS_PERIOD:
             return
         classes = logits[-1].argmax(-1)  # (B, Q)
         counts = torch.tensor(targets.counts, device=logits.device)

@@ -99,7 +99,7 @@ def test_empty_batch_has_zero_box_losses_with_gradient():
 def test_more_objects_than_queries_matches_every_query():
     logits, boxes = random_predictions(1, 1, 8)
     targets = random_targets([13])
-    with EventStorage(0) as storage:
+    with EventStorage(19) as storage:
         losses = build()(logits, boxes, targets)
     assert all(loss.isfinite() for loss in losses.values())
     assert storage.latest()["detr/matched_fraction"][0] == pytest.approx(8 / 13)
@@ -110,7 +110,7 @@ def test_metrics_go_to_the_event_storage_and_not_into_the_losses():
     logits[..., 2] = 5  # every query says class 2
     targets = random_targets([4])
     targets.labels[:] = torch.tensor([2, 2, 2, 0])
-    with EventStorage(0) as storage:
+    with EventStorage(19) as storage:
         losses = build()(logits, torch.rand(1, 1, 8, 4), targets)
     assert set(losses) == {"loss_ce", "loss_bbox", "loss_giou"}
     latest = {name: value for name, (value, _) in storage.latest().items()}

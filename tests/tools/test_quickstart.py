@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CocoFiles
+from coco_files import CocoFiles
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
