@@ -26,6 +26,7 @@ _OFFLINE = {
     "PIP_NO_INDEX": "1",
     "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
     "PIP_EXTRA_INDEX_URL": "",
+    "PIP_RETRIES": "0",
     "PIP_FIND_LINKS": "",
     "PIP_CONFIG_FILE": os.devnull,
     "PIP_ARGS": "",
