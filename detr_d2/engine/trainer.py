@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import solver
 from ..checkpoint import Checkpointer
-from ..data import uses_detr_augmentation
+from ..data import category_ids, uses_detr_augmentation
 from .build import build_train_step, distribute, share_buffers
 from .evaluators import build_evaluator
 from .hooks import BestCheckpoint, PeriodicCheckpoint
@@ -240,8 +240,4 @@ def class_metadata(cfg: CfgNode) -> dict[str, Any]:
         return {}
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     names = metadata.get("thing_classes")
-    if not names:
-        return {}
-    to_index = metadata.get("thing_dataset_id_to_contiguous_id") or {index: index for index in range(len(names))}
-    to_id = {index: category_id for category_id, index in to_index.items()}
-    return {"class_names": list(names), "category_ids": [to_id[index] for index in range(len(names))]}
+    return {"class_names": list(names), "category_ids": category_ids(metadata)} if names else {}
