@@ -86,13 +86,18 @@ def _parse_spec(spec: str) -> tuple[str, str, str]:
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Registers all of `DATASETS.COCO`; every process calls it, and calling it again changes nothing.
+    """Registers those of `DATASETS.COCO` that `DATASETS.TRAIN` or `DATASETS.TEST` name.
+
+    Every process calls it, and calling it again changes nothing. The others may name files that are not there: a
+    config can be used with other data than its own.
 
     Raises:
         ValueError: as `register_coco`.
     """
+    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
     for spec in cfg.DATASETS.get("COCO", []):
-        register_coco(spec)
+        if spec.partition("=")[0] in used or "=" not in spec:
+            register_coco(spec)
 
 
 def require_registered(names: Sequence[str]) -> None:

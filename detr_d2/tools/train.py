@@ -46,6 +46,7 @@ Examples:
 def build_parser() -> argparse.ArgumentParser:
     """detectron2's arguments, `--coco` and `--import`."""
     parser = default_argument_parser(EPILOG)
+    parser.prog = "train_net.py"
     parser.description = (
         "Train a detectron2 model, or evaluate it with --eval-only. Without a GPU, --num-gpus counts CPU processes."
     )

@@ -45,13 +45,23 @@ def test_category_ids_are_in_the_order_of_the_class_indices() -> None:
 
 
 def test_registering_twice_is_fine_but_other_data_is_not(cfg: Any, spec: str, write_coco: Callable[..., str]) -> None:
-    cfg.DATASETS.COCO = [spec]
+    cfg.DATASETS.COCO, cfg.DATASETS.TRAIN = [spec], ("mine",)
     register_datasets(cfg)
     register_datasets(cfg)
     with pytest.raises(ValueError, match=r"the name mine is taken by .*annotations\.json"):
         register_coco(write_coco([], name="mine"))
     with pytest.raises(ValueError, match="the name coco_2017_val is taken"):
         register_coco(write_coco([], name="coco_2017_val"))
+
+
+def test_data_that_is_not_used_need_not_be_there(cfg: Any, spec: str) -> None:
+    cfg.DATASETS.COCO, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [spec, "other=gone.json:gone"], ("mine",), ()
+    register_datasets(cfg)
+    assert "mine" in DatasetCatalog
+    assert "other" not in DatasetCatalog
+    cfg.DATASETS.TEST = ("other",)
+    with pytest.raises(ValueError, match=r"gone"):
+        register_datasets(cfg)
 
 
 def test_image_folder_may_hold_colons(tmp_path: Path, spec: str) -> None:
