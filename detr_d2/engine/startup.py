@@ -23,7 +23,7 @@ from yaml import YAMLError
 
 from .. import model_zoo
 from ..config import get_cfg
-from ..data import register_datasets, resolve_num_classes
+from ..data import register_coco, register_datasets, resolve_num_classes
 from .launch import available_cpus, local_world_size, world_size
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     choose_device(cfg)
     lower_num_workers(cfg, local_world_size(args.num_gpus))
     check_batch_size(cfg, world_size(args.num_gpus, args.num_machines))
+    for spec in args.coco:  # what the user has typed must be right, used or not
+        register_coco(spec)
     register_datasets(cfg)
     check_datasets_exist(cfg, evaluation_only=args.eval_only)
     resolve_classes(cfg, evaluation_only=args.eval_only)
