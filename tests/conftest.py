@@ -45,8 +45,9 @@ def tiny_coco(tmp_path: Path) -> CocoFiles:
     return make_tiny_coco(tmp_path / "tiny_coco")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
+    """Runs that are compared bit by bit need the same number; a test before this one may have changed it."""
     import torch
 
     torch.set_num_threads(1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from .atomic_write import write_atomically
 from .safe_read import read_checkpoint
 from .torchvision_resnet import backbone_checkpoint, convert_torchvision_resnet, is_torchvision_resnet
 
@@ -39,13 +39,13 @@ class Checkpointer(DetectionCheckpointer):
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        _write_atomically(path, lambda file: torch.save(data, file))
+        write_atomically(path, lambda file: torch.save(data, file))
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the checkpoint that resuming starts from."""
         content = last_filename_basename.encode()
-        _write_atomically(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(content))
+        write_atomically(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(content))
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint that holds nothing but data.
@@ -94,17 +94,3 @@ class Checkpointer(DetectionCheckpointer):
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         return read_checkpoint(f)
-
-
-def _write_atomically(path: str, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file so that a reader, or a run after a crash, sees the old content or the new, never a part."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

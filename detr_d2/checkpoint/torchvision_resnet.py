@@ -13,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torch import Tensor
 
+from .atomic_write import write_atomically
 from .safe_read import read_checkpoint
 
 PREFIX = "torchvision://"
@@ -55,10 +56,7 @@ def backbone_checkpoint(state_dict: dict[str, Tensor]) -> dict[str, Any]:
 def write_backbone_pkl(state_dict: dict[str, Tensor], path: str) -> None:
     """Writes `backbone_checkpoint(state_dict)` as a `.pkl`."""
     data = backbone_checkpoint(state_dict)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        pickle.dump(data, file)
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: pickle.dump(data, file))
 
 
 class TorchvisionHandler(PathHandler):

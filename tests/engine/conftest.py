@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
@@ -39,15 +38,6 @@ def write_noise_coco(root: Path) -> Path:
     path = root / "noise.json"
     path.write_text(json.dumps(content))
     return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Runs that are compared bit by bit need the same number of threads; on tiny models one is fastest, too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from detectron2.utils.env import seed_all_rng
 from tiny_models import tiny_cfg
 
 from detr_d2.engine import Trainer, build_evaluator
-from detr_d2.engine.hooks import BestCheckpoint
 
 
 @pytest.fixture
@@ -245,67 +244,6 @@ def test_new_run_over_an_old_one_is_warned_about(detr_cfg: Callable[..., CfgNode
     with propagated("detr_d2"):
         assert train(cfg).start_iter == 0
     assert "--resume would continue it" in caplog.text
-
-
-class FakeStorage:
-    def __init__(self, values: dict[str, float]) -> None:
-        self.values = values
-
-    def latest(self) -> dict[str, tuple[float, int]]:
-        return {name: (value, 0) for name, value in self.values.items()}
-
-
-class FakeTrainer:
-    def __init__(self, max_iter: int) -> None:
-        self.max_iter, self.iter = max_iter, 0
-        self.storage = FakeStorage({})
-        self.collected = 0
-
-    def collect_resume_state(self) -> None:
-        self.collected += 1
-
-
-def evaluate(hook: BestCheckpoint, iteration: int, ap: float) -> None:
-    hook.trainer.storage = FakeStorage({"bbox/AP": ap})
-    hook.trainer.iter = iteration
-    hook.after_step()
-
-
-def test_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path):
-    from detr_d2.checkpoint import Checkpointer
-
-    model = torch.nn.Linear(1, 1)
-    checkpointer = Checkpointer(model, str(tmp_path))
-    hook = BestCheckpoint(10, checkpointer, "bbox/AP")
-    trainer = hook.trainer = FakeTrainer(100)
-
-    def best() -> float:
-        return torch.load(tmp_path / "model_best.pth", weights_only=True)["model"]["bias"].item()
-
-    def at(iteration: int, ap: float) -> None:
-        torch.nn.init.constant_(model.bias, ap)
-        evaluate(hook, iteration, ap)
-
-    at(4, 50.0)  # no evaluation is due here
-    assert not (tmp_path / "model_best.pth").exists()
-    at(9, float("nan"))
-    assert not (tmp_path / "model_best.pth").exists()
-    at(19, 30.0)
-    assert best() == 30.0
-    assert checkpointer.get_checkpoint_file().endswith("model_best.pth")  # the only one to resume from
-    checkpointer.save("model_0000019")
-    at(29, 20.0)
-    assert best() == 30.0
-    resumed = BestCheckpoint(10, checkpointer, "bbox/AP")
-    resumed.trainer = trainer
-    resumed.load_state_dict(hook.state_dict())
-    hook = resumed
-    at(39, 25.0)
-    assert best() == 30.0
-    at(49, 35.0)
-    assert best() == 35.0
-    assert hook.best_iteration == 49
-    assert checkpointer.get_checkpoint_file().endswith("model_0000019.pth")
 
 
 def test_best_ap_survives_the_resume_of_a_run(detr_cfg: Callable[..., CfgNode], tmp_path: Path):

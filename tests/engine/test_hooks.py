@@ -1,0 +1,69 @@
+"""The hook that keeps the best checkpoint, driven by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from detr_d2.checkpoint import Checkpointer
+from detr_d2.engine.hooks import BestCheckpoint
+
+
+class FakeStorage:
+    def __init__(self, values: dict[str, float]) -> None:
+        self.values = values
+
+    def latest(self) -> dict[str, tuple[float, int]]:
+        return {name: (value, 0) for name, value in self.values.items()}
+
+
+class FakeTrainer:
+    def __init__(self, max_iter: int) -> None:
+        self.max_iter, self.iter = max_iter, 0
+        self.storage = FakeStorage({})
+        self.collected = 0
+
+    def collect_resume_state(self) -> None:
+        self.collected += 1
+
+
+def evaluate(hook: BestCheckpoint, iteration: int, ap: float) -> None:
+    hook.trainer.storage = FakeStorage({"bbox/AP": ap})
+    hook.trainer.iter = iteration
+    hook.after_step()
+
+
+def test_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path):
+    model = torch.nn.Linear(1, 1)
+    checkpointer = Checkpointer(model, str(tmp_path))
+    hook = BestCheckpoint(10, checkpointer, "bbox/AP")
+    trainer = hook.trainer = FakeTrainer(100)
+
+    def best() -> float:
+        return torch.load(tmp_path / "model_best.pth", weights_only=True)["model"]["bias"].item()
+
+    def at(iteration: int, ap: float) -> None:
+        torch.nn.init.constant_(model.bias, ap)
+        evaluate(hook, iteration, ap)
+
+    at(4, 50.0)  # no evaluation is due here
+    assert not (tmp_path / "model_best.pth").exists()
+    at(9, float("nan"))
+    assert not (tmp_path / "model_best.pth").exists()
+    at(19, 30.0)
+    assert best() == 30.0
+    assert checkpointer.get_checkpoint_file().endswith("model_best.pth")  # the only one to resume from
+    checkpointer.save("model_0000019")
+    at(29, 20.0)
+    assert best() == 30.0
+    resumed = BestCheckpoint(10, checkpointer, "bbox/AP")
+    resumed.trainer = trainer
+    resumed.load_state_dict(hook.state_dict())
+    hook = resumed
+    at(39, 25.0)
+    assert best() == 30.0
+    at(49, 35.0)
+    assert best() == 35.0
+    assert hook.best_iteration == 49
+    assert checkpointer.get_checkpoint_file().endswith("model_0000019.pth")
