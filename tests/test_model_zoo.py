@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from detectron2.utils.file_io import PathManager
 
 from detr_d2 import model_zoo
+from detr_d2.checkpoint.layouts import OFFICIAL, convert
+from detr_d2.modeling import DETR
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -51,3 +58,58 @@ def test_missing_configs_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(model_zoo, "__file__", str(tmp_path / "detr_d2" / "model_zoo.py"))
     with pytest.raises(FileNotFoundError, match="install detr_d2 again"):
         model_zoo.list_configs()
+
+
+def test_the_ending_may_be_left_out() -> None:
+    assert model_zoo.get_config_file("detr_r50") == model_zoo.get_config_file("detr_r50.yaml")
+    assert model_zoo.get_config("detr_r101").MODEL.RESNETS.DEPTH == 101
+
+
+def test_trained_weights_carry_their_hash_and_the_papers_ap() -> None:
+    published = {  # Carion et al. 2020, Table 1
+        "detr_r50": ("e632da11", 42.0),
+        "detr_r50_dc5": ("f0fb7ef5", 43.3),
+        "detr_r101": ("2c7b67e5", 43.5),
+        "detr_r101_dc5": ("a2e86def", 44.9),
+    }
+    for name, (digits, ap) in published.items():
+        trained = model_zoo.get_trained(name)
+        assert trained.url == f"https://dl.fbaipublicfiles.com/detr/{name.replace('_', '-')}-{digits}.pth"
+        assert trained.box_ap == ap
+        assert trained.url == model_zoo.get_config(name, trained=True).MODEL.WEIGHTS
+        assert model_zoo.get_config(name).MODEL.WEIGHTS.startswith("torchvision://")
+
+
+def test_what_the_authors_have_not_trained_is_said() -> None:
+    with pytest.raises(ValueError, match=r"no trained weights for faster_rcnn_r50_fpn\.yaml, only for detr_r50\.yaml"):
+        model_zoo.get_config("faster_rcnn_r50_fpn", trained=True)
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A file in the authors' layout where the download of DETR R50 would be."""
+    cfg = model_zoo.get_config("detr_r50")
+    cfg.MODEL.DETR.NUM_CLASSES = 91
+    state = convert(DETR(cfg).state_dict(), OFFICIAL, source="x")
+    path = tmp_path / "detr.pth"
+    torch.save({"model": state}, path)
+    monkeypatch.setattr(PathManager, "get_local_path", lambda *_args, **_kwargs: str(path))
+    return {"path": path, "state": state}
+
+
+def test_a_trained_model_is_ready_to_use(published: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = hashlib.sha256(published["path"].read_bytes()).hexdigest()[:8]
+    url = f"https://example.org/detr-r50-{digits}.pth"
+    monkeypatch.setitem(model_zoo.TRAINED, "detr_r50.yaml", model_zoo.TrainedModel(url, 42.0))
+    ours, theirs = model_zoo.get("detr_r50", trained=True, device="cpu").state_dict(), published["state"]
+    assert torch.equal(ours["head.class_embed.bias"], theirs["class_embed.bias"][[*model_rows()]])
+    assert torch.equal(ours["transformer.query_embed.weight"], theirs["query_embed.weight"])
+
+
+def model_rows() -> list[int]:
+    return [i for i in range(92) if i not in {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}]
+
+
+def test_a_download_that_is_not_what_was_published_is_an_error(published: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{re.escape(str(published['path']))} is not the file of https.*e632da11"):
+        model_zoo.get("detr_r50", trained=True, device="cpu")

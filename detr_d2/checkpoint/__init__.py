@@ -1,9 +1,12 @@
-"""Checkpoints are data: dictionaries read without running code, converted, and written atomically."""
+"""Checkpoints are data: dictionaries read without running code, converted by rules, and written atomically."""
 
 from .checkpointer import Checkpointer
+from .fitting import LoadReport
+from .locations import local_file, register_huggingface_handler
 from .safe_read import read_checkpoint
 from .torchvision_resnet import register_torchvision_handler
 
 register_torchvision_handler()
+register_huggingface_handler()
 
-__all__ = ["Checkpointer", "read_checkpoint"]
+__all__ = ["Checkpointer", "LoadReport", "local_file", "read_checkpoint"]

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from .atomic_write import write_atomically
+from .coco_classes import COCO_IDS
+from .fitting import LoadReport, check_class_head_mode, fit, is_detr
+from .locations import local_file
+from .model_file import is_by_coco_id, keep_coco_classes, num_rows, to_detectron2
 from .safe_read import read_checkpoint
 from .torchvision_resnet import backbone_checkpoint, convert_torchvision_resnet, is_torchvision_resnet
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Saves atomically; loads our checkpoints, detectron2's files and torchvision's ResNets.
+    """Saves atomically; loads our checkpoints, other libraries' DETRs, detectron2's files and torchvision's ResNets.
+
+    Args:
+        model, save_dir, kwargs: see `DetectionCheckpointer`.
+        class_head_from: how to begin the class head; see `fit`.
 
     Attributes:
         metadata: plain values written into every checkpoint beside the model, such as `class_names`.
+        report: what the last loading has done; None if there was nothing to load.
     """
 
-    def __init__(self, model: torch.nn.Module, save_dir: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self, model: torch.nn.Module, save_dir: str = "", *, class_head_from: str = "rows", **kwargs: Any
+    ) -> None:
+        check_class_head_mode(class_head_from)
         super().__init__(model, save_dir, **kwargs)
+        self.class_head_from = class_head_from
         self.metadata: dict[str, Any] = {}
+        self.report: LoadReport | None = None
+        self._exact = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes `name`.pth under a temporary name, renames it, and then points `last_checkpoint` to it.
@@ -47,50 +63,107 @@ class Checkpointer(DetectionCheckpointer):
         content = last_filename_basename.encode()
         write_atomically(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(content))
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loads a checkpoint that holds nothing but data.
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Loads a checkpoint that holds nothing but data, and leaves a `LoadReport` in `report`.
 
         Args:
-            path: file or URL, or "" for none; `torchvision://` names and local files of torchvision's ResNets are
-                converted to backbone weights.
-            args, kwargs: see `DetectionCheckpointer.load`.
+            path: see `local_file`; "" for none. A DETR of the authors, their wrapper or `transformers` is renamed;
+                torchvision's ResNets become backbone weights.
+            checkpointables: what to restore beside the model; None for all, in which case the file must be one that
+                this model has written: neither class head nor queries may differ.
+
+        Returns:
+            What else the file holds.
 
         Raises:
-            ValueError: if the file cannot be read as data; see `read_checkpoint`.
+            ValueError: if the file cannot be read as data, is not what its URL promises, or does not fit the model.
             FileNotFoundError: if there is no such file.
         """
-        if path and "://" not in path and not self.path_manager.isfile(path.split("?", 1)[0]):
-            raise FileNotFoundError(f"The checkpoint {path} does not exist: check MODEL.WEIGHTS.")
-        return dict(super().load(path, *args, **kwargs))
+        return self._load(path, checkpointables, exact=checkpointables is None and bool(self.checkpointables))
 
     def load_trained(self, path: str) -> dict[str, Any]:
         """Loads the weights of a trained model: every parameter must be in the file, with the right shape.
 
         Raises:
-            ValueError: if a parameter is not, where `load` only warns.
+            ValueError: if a parameter is not, where `load` may only report it.
         """
+        if not path:
+            raise ValueError("no weights are given: set MODEL.WEIGHTS to a trained model")
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.fill_(torch.nan)
-        rest = self.load(path, checkpointables=[])
+        rest = self._load(path, [], exact=True)
         missing = [name for name, parameter in self.model.named_parameters() if parameter.isnan().any()]
         if missing:
             raise ValueError(
-                f"{path or 'MODEL.WEIGHTS'} has no usable values for {len(missing)} parameters of the model, such as "
-                f"{missing[0]}: it is not a trained model of this config; check MODEL.WEIGHTS and the number of "
-                "classes."
+                f"{path} has no usable values for {len(missing)} parameters of the model, such as {missing[0]}: it is "
+                "not a trained model of this config; check MODEL.WEIGHTS and the number of classes."
             )
         return rest
+
+    def _load(self, path: str, checkpointables: list[str] | None, *, exact: bool) -> dict[str, Any]:
+        self.report, self._exact = None, exact
+        if path:
+            weights, question, query = path.partition("?")
+            path = local_file(weights) + question + query
+        try:
+            return dict(super().load(path, checkpointables))
+        finally:
+            self._parsed_url_during_load = None  # detectron2 forgets it when a file cannot be loaded
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Reads the file after checking that it is data; fvcore's documented place for other formats."""
         if filename.endswith(".pkl"):
             read_checkpoint(filename)
         content = super()._load_file(filename)
+        self.report = LoadReport(source=filename, layout=str(content.get("__author__", "detectron2")))
         if is_torchvision_resnet(content["model"]):
-            self.logger.info(f"{filename} holds torchvision's ResNet: converting it to backbone weights")
+            self.report.layout = "torchvision"
             return backbone_checkpoint(convert_torchvision_resnet(content["model"]))
+        if is_detr(self.model.state_dict()):
+            content, layout = to_detectron2(content, filename)
+            self.report.layout = layout.title if layout is not None else self.report.layout
+            if is_by_coco_id(content) and num_rows(self.model.state_dict()) == len(COCO_IDS) + 1:
+                content = keep_coco_classes(content)
+                self.report.notes.append("class head: the rows of the 80 classes, out of 92 by category id")
         return content
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        """Fits the weights to a DETR, strictly; leaves other models, and backbones, to detectron2."""
+        assert self.report is not None
+        own = self.model.state_dict()
+        if not is_detr(own):
+            return super()._load_model(checkpoint)
+        if checkpoint.get("matching_heuristics", False):
+            return self._load_backbone(checkpoint)
+        names = checkpoint.get("class_names"), self.metadata.get("class_names")
+        state = _tensors(checkpoint.pop("model"))
+        fitted = fit(state, own, self.report, exact=self._exact, class_head=self.class_head_from, class_names=names)
+        self.model.load_state_dict(fitted)
+        self.logger.info(str(self.report))
+        return None
+
+    def _load_backbone(self, checkpoint: dict[str, Any]) -> Any:
+        assert self.report is not None
+        own = self.model.state_dict()
+        incompatible = super()._load_model(checkpoint)
+        absent = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
+        lost = [name for name in own if name in absent and re.fullmatch(r"backbone\..*\.weight", name)]
+        if lost:
+            raise ValueError(
+                f"{self.report.source} ({self.report.layout}) has no fitting values for {len(lost)} weights of the "
+                f"backbone, such as {lost[0]}: check MODEL.WEIGHTS, MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH."
+            )
+        self.report.loaded = [name for name in own if name not in absent]
+        self.report.reinitialised = dict.fromkeys(filter(absent.__contains__, own), "as the file holds a backbone")
+        self.report.unexpected = list(incompatible.unexpected_keys)
+        self.logger.info(str(self.report))
+        return None
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         return read_checkpoint(f)
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Without the prefix that DistributedDataParallel leaves; arrays as tensors."""
+    return {name.removeprefix("module."): torch.as_tensor(value) for name, value in state.items()}

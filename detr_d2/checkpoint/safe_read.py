@@ -22,6 +22,11 @@ _PICKLE_GLOBALS = {
 }
 
 
+# The authors' training files hold their command line as a Namespace of plain values. For the whole process, so that
+# detectron2's own checkpointer gets as far as the message that names `convert`.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds numpy arrays and containers, nothing else."""
 
@@ -49,15 +54,14 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     except (OSError, ModuleNotFoundError):
         raise
     except pickle.UnpicklingError as error:
+        if not _asks_for_code(error):
+            raise ValueError(_damaged(path, error)) from error
         raise ValueError(
             f"The checkpoint {path} holds more than tensors and plain data ({_first_line(error)}); it is not read, "
             "because loading it would run code from the file. Use a file from a source that saves a state dict."
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise ValueError(
-            f"The checkpoint {path} cannot be read ({_first_line(error)}): the file is damaged, incomplete or not a "
-            "checkpoint; download or save it again."
-        ) from error
+        raise ValueError(_damaged(path, error)) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(
             f"The checkpoint {path} holds a {type(checkpoint).__name__}, expected a dictionary of tensors."
@@ -75,16 +79,26 @@ def _read(path: str) -> Any:
         except ImportError as error:
             raise ModuleNotFoundError(f'{path} needs the package safetensors: pip install "detr_d2[hf]".') from error
         return load_file(path)
-    # The authors' training files hold their command line as a Namespace of plain values.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unpickle_arrays(file: IO[bytes]) -> Any:
     return _ArrayUnpickler(file, encoding="latin1").load()
 
 
+def _asks_for_code(error: Exception) -> bool:
+    """Whether reading has stopped at something that is not data, rather than at something that is no pickle at all."""
+    return any(words in str(error) for words in ("it refers to", "GLOBAL ", "allowlisted"))
+
+
+def _damaged(path: str, error: Exception) -> str:
+    return (
+        f"The checkpoint {path} cannot be read ({_first_line(error)}): the file is damaged, incomplete or not a "
+        "checkpoint; download or save it again."
+    )
+
+
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unsupported = [line for line in lines if "Unsupported global" in line or "GLOBAL" in line]
+    unsupported = [line for line in lines if "Unsupported" in line or "GLOBAL" in line]
     return ((unsupported or lines or [type(error).__name__])[0])[:160].rstrip(".")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 from urllib.error import URLError
 
@@ -14,19 +13,11 @@ from iopath.common.file_io import PathHandler
 from torch import Tensor
 
 from .atomic_write import write_atomically
+from .resnet import resnet_rules
+from .rules import apply_rules
 from .safe_read import read_checkpoint
 
 PREFIX = "torchvision://"
-
-# Applied in this order to every key: torchvision's name, detectron2's name.
-_RENAMES = (
-    (r"^conv1\.", "stem.conv1."),
-    (r"^bn1\.", "stem.conv1.norm."),
-    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
-    (r"\.downsample\.0\.", ".shortcut."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-)
 
 
 def is_torchvision_resnet(keys: Iterable[str]) -> bool:
@@ -34,17 +25,18 @@ def is_torchvision_resnet(keys: Iterable[str]) -> bool:
     return {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight"} <= set(keys)
 
 
-def convert_torchvision_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames torchvision's ResNet to detectron2's, without the classifier and the batch counters."""
-    converted = {}
-    for key, value in state_dict.items():
-        if key.startswith("fc.") or key.endswith("num_batches_tracked"):
-            continue
-        name = key
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        converted[name] = value
-    return converted
+def convert_torchvision_resnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames torchvision's ResNet to detectron2's, without the classifier and the batch counters.
+
+    Raises:
+        ConversionError: if it is another network than the plain ResNet.
+    """
+    kept = {
+        name: tensor
+        for name, tensor in state_dict.items()
+        if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+    }
+    return apply_rules(kept, resnet_rules("", ""), source="the ResNet of torchvision")
 
 
 def backbone_checkpoint(state_dict: dict[str, Tensor]) -> dict[str, Any]:

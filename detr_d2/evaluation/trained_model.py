@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ..checkpoint import Checkpointer, read_checkpoint
+from ..checkpoint import Checkpointer, local_file, read_checkpoint
+from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_rows, to_detectron2
 from ..data import register_coco, register_datasets
 from .detector_keys import get_num_classes, set_num_classes
 from .prediction import Categories
@@ -44,7 +43,7 @@ def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = No
 
     Args:
         cfg: not frozen; its numbers of classes are filled in when it leaves them open.
-        weights: checkpoint file or URL.
+        weights: see `detr_d2.checkpoint.local_file`; of any library whose DETR `Checkpointer` reads.
         given: the classes, where the user named them; otherwise those of the checkpoint, else of the config's dataset.
 
     Returns:
@@ -56,24 +55,29 @@ def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = No
     """
     if not weights:
         raise ValueError("no weights are given: pass --weights, or a config whose MODEL.WEIGHTS is a trained model")
-    content = read_checkpoint(_local_file(weights))
+    path = local_file(weights)
+    content = _read(cfg, path, given)
     categories = given or _known_categories(cfg, content)
     _settle_num_classes(cfg, content, categories, weights)
     cfg.MODEL.WEIGHTS = weights
     model = build_model(cfg).eval()
     if not content.get("matching_heuristics", False):
-        _check_fit(model.state_dict(), content.get("model", content), weights)
-    Checkpointer(model).load(weights)
+        _check_fit(model.state_dict(), content["model"], weights)
+    Checkpointer(model).load_trained(path)
     return model, categories or Categories.numbered([f"class {i}" for i in range(get_num_classes(cfg))])
 
 
-def _local_file(weights: str) -> str:
-    """The file itself, downloaded and cached when it is a URL."""
-    if "://" in weights:
-        return PathManager.get_local_path(weights)
-    if not os.path.isfile(weights):
-        raise FileNotFoundError(f"the weights {weights} do not exist; give the checkpoint of a trained model")
-    return weights
+def _read(cfg: CfgNode, path: str, given: Categories | None) -> dict[str, Any]:
+    """The checkpoint under this package's names; of a class head by COCO's ids, the rows that the model will have."""
+    content = read_checkpoint(path)
+    content = content if "model" in content else {"model": content}
+    if cfg.MODEL.META_ARCHITECTURE != "DETR":
+        return content
+    content, _ = to_detectron2(content, path)
+    num_ids = num_rows(content["model"]) - 1 if is_by_coco_id(content) else 0
+    if num_ids and num_ids not in (len(given.names) if given else 0, cfg.MODEL.DETR.NUM_CLASSES):
+        content = keep_coco_classes(content)
+    return content
 
 
 def _known_categories(cfg: CfgNode, content: Mapping[str, Any]) -> Categories | None:

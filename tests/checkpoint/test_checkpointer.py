@@ -11,9 +11,11 @@ import pytest
 import torch
 import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
-from tiny_models import tiny_detr
+from detectron2.engine import DefaultPredictor
+from tiny_models import tiny_cfg, tiny_detr
 
 from detr_d2.checkpoint import Checkpointer, read_checkpoint
+from detr_d2.checkpoint.layouts import DETECTRON2, LAYOUTS, Layout, convert
 from detr_d2.checkpoint.torchvision_resnet import convert_torchvision_resnet, write_backbone_pkl
 
 
@@ -163,12 +165,12 @@ def test_a_trained_model_must_be_complete(tmp_path: Path):
     source = tiny_detr()
     Checkpointer(source, str(tmp_path)).save("whole")
     Checkpointer(tiny_detr()).load_trained(str(tmp_path / "whole.pth"))
-    with pytest.raises(ValueError, match=r"no usable values for 2 parameters .* head\.class_embed"):
+    with pytest.raises(ValueError, match=r"head\.class_embed\.weight has shape .* check the number of classes"):
         Checkpointer(tiny_detr("MODEL.DETR.NUM_CLASSES", 5)).load_trained(str(tmp_path / "whole.pth"))
     write_backbone_pkl(convert_torchvision_resnet(torchvision.models.resnet18().state_dict()), str(tmp_path / "b.pkl"))
     with pytest.raises(ValueError, match="it is not a trained model of this config"):
         Checkpointer(tiny_detr()).load_trained(str(tmp_path / "b.pkl"))
-    with pytest.raises(ValueError, match=r"check MODEL\.WEIGHTS"):
+    with pytest.raises(ValueError, match=r"set MODEL\.WEIGHTS"):
         Checkpointer(tiny_detr()).load_trained("")
 
 
@@ -189,3 +191,14 @@ def test_a_missing_file_names_the_key(tmp_path: Path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds a list, expected a dictionary"):
         read_checkpoint(str(tmp_path / "list.pth"))
+
+
+@pytest.mark.parametrize("layout", [x for x in LAYOUTS if x is not DETECTRON2], ids=lambda layout: layout.name)
+def test_detectron2s_own_checkpointer_names_convert(layout: Layout, tmp_path: Path) -> None:
+    options = ("MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.DETR.IN_FEATURES", ["res5"])
+    model = tiny_detr(*options)
+    state = convert(model.state_dict(), layout, source="x")
+    torch.save({"model": state, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "theirs.pth")
+    cfg = tiny_cfg(*options, "MODEL.WEIGHTS", str(tmp_path / "theirs.pth"))
+    with pytest.raises(ValueError, match=r"python -m detr_d2 convert SRC DST --to detectron2"):
+        DefaultPredictor(cfg)

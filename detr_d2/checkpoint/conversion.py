@@ -1,0 +1,141 @@
+"""From a checkpoint of one library to a checkpoint of another: names by rules, class heads by category."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from .atomic_write import write_atomically
+from .coco_classes import NAMES_BY_ID, rows_are_coco_classes, spread_classes, unused_ids
+from .layouts import DETECTRON2, HUGGINGFACE, HUGGINGFACE_NATIVE, OFFICIAL, Layout, convert, identify, unknown_layout
+from .model_file import CLASS_HEAD, is_by_coco_id, keep_coco_classes, num_rows, to_detectron2
+from .rules import ConversionError
+from .transformers_config import model_config, preprocessor_config
+
+TARGETS: dict[str, Layout] = {"detectron2": DETECTRON2, "official": OFFICIAL, "huggingface": HUGGINGFACE}
+
+
+@dataclass
+class Converted:
+    """A converted checkpoint.
+
+    Args:
+        state: name -> tensor, in `layout`.
+        layout: the target.
+        source_layout: what the file was.
+        class_names: of all rows of the class head but the last, where known.
+        category_ids: of the same.
+        notes: sentences on what happened to the class head.
+    """
+
+    state: dict[str, Tensor]
+    layout: Layout
+    source_layout: Layout
+    class_names: Sequence[str] | None
+    category_ids: Sequence[int] | None
+    notes: list[str] = field(default_factory=list)
+
+
+def convert_checkpoint(
+    content: Mapping[str, Any], path: str, target: str, *, keep_all_rows: bool = False, timm: bool = True
+) -> Converted:
+    """Converts a DETR of any known library.
+
+    Towards detectron2 a class head by category id is reduced to the 80 classes of COCO; from there it is spread over
+    the ids again, with rows that are never predicted for ids without a class.
+
+    Args:
+        content: of the file.
+        path: its name, for messages; `config.json` beside it names the classes of a model of `transformers`.
+        target: one of `TARGETS`.
+        keep_all_rows: leave the class head as it is.
+        timm: name the backbone as timm does, where the target is "huggingface".
+
+    Raises:
+        ConversionError: if the file is not a DETR in a known layout, is incomplete, or has tensors left over.
+    """
+    content = content if "model" in content else {"model": dict(content)}
+    source_layout = identify(content["model"])
+    if source_layout is None:
+        raise ConversionError(unknown_layout(content["model"], path))
+    content, _ = to_detectron2(content, path)
+    layout = TARGETS[target] if timm or target != "huggingface" else HUGGINGFACE_NATIVE
+    notes = []
+    if layout is DETECTRON2 and is_by_coco_id(content) and not keep_all_rows:
+        content = keep_coco_classes(content)
+        notes.append("The class head keeps the rows of COCO's 80 classes, out of 92 by category id.")
+    elif layout is not DETECTRON2 and not keep_all_rows and _is_coco(content):
+        content = _by_coco_id(content)
+        ids = ", ".join(map(str, unused_ids()))
+        notes.append(f"The class head has a row for each category id; these have no class and bias -1e4: {ids}.")
+    return Converted(
+        state=convert(content["model"], layout, source=path),
+        layout=layout,
+        source_layout=source_layout,
+        class_names=content.get("class_names"),
+        category_ids=content.get("category_ids"),
+        notes=notes,
+    )
+
+
+def _is_coco(content: Mapping[str, Any]) -> bool:
+    return rows_are_coco_classes(num_rows(content["model"]), content.get("class_names"))
+
+
+def _by_coco_id(content: Mapping[str, Any]) -> dict[str, Any]:
+    model = dict(content["model"])
+    for name in (f"{CLASS_HEAD}.weight", f"{CLASS_HEAD}.bias"):
+        model[name] = spread_classes(model[name])
+    ids = list(range(len(NAMES_BY_ID)))
+    return {**content, "model": model, "class_names": list(NAMES_BY_ID), "category_ids": ids}
+
+
+def write_checkpoint(converted: Converted, path: str, cfg: CfgNode) -> None:
+    """Writes a converted checkpoint, whole or not at all.
+
+    Args:
+        converted: the checkpoint.
+        path: a file, or for "huggingface" a folder, which is replaced if it exists.
+        cfg: of the model; gives `transformers` what the tensors do not tell.
+    """
+    if converted.layout in (HUGGINGFACE, HUGGINGFACE_NATIVE):
+        _write_folder(converted, path, cfg)
+        return
+    data: dict[str, Any] = {"model": converted.state}
+    if converted.layout is DETECTRON2:
+        known = {"class_names": converted.class_names, "category_ids": converted.category_ids}
+        data.update({key: list(value) for key, value in known.items() if value})
+    write_atomically(path, lambda file: torch.save(data, file))
+
+
+def _write_folder(converted: Converted, path: str, cfg: CfgNode) -> None:
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise ModuleNotFoundError('writing safetensors needs safetensors: pip install "detr_d2[hf]".') from error
+    timm = converted.layout is HUGGINGFACE
+    config = model_config(cfg, converted.state, class_names=converted.class_names, timm=timm)
+    folder = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(os.path.abspath(path)))
+    try:
+        for name, value in (("config.json", config), ("preprocessor_config.json", preprocessor_config(cfg))):
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                json.dump(value, file, indent=2)
+        state = {name: tensor.contiguous() for name, tensor in converted.state.items()}
+        save_file(state, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+        os.chmod(folder, 0o755)  # mkdtemp lets nobody else in
+        old = f"{folder}.old"
+        if os.path.isdir(path):
+            os.replace(path, old)
+        os.replace(folder, path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,225 @@
+"""Fitting a checkpoint to a model: what may differ is the class head and the number of queries, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+
+CLASS_HEAD_MODES = ("rows", "names", "none")
+_CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
+_QUERIES = "transformer.query_embed.weight"
+
+# Not parameters: counters of batch norms, and what older files of detectron2 models hold beside the weights.
+_NOT_NEEDED = re.compile(r".*\.num_batches_tracked|pixel_(mean|std)|criterion\..*")
+
+
+@dataclass
+class LoadReport:
+    """What became of every tensor of a file and of a model.
+
+    Args:
+        source: the file.
+        layout: whose it is.
+        loaded: taken over whole.
+        reinitialised: name -> why the model's own start was kept, in whole or in part.
+        missing: in the model, not in the file, and not needed.
+        unexpected: in the file, without use in the model.
+        notes: sentences.
+    """
+
+    source: str
+    layout: str
+    loaded: list[str] = field(default_factory=list)
+    reinitialised: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} ({self.layout}): {len(self.loaded)} tensors loaded"]
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.reinitialised.items():
+            reasons.setdefault(reason, []).append(name)
+        lines += [f"  re-initialised, {reason}: {_some(names)}" for reason, names in reasons.items()]
+        lines += [f"  missing: {_some(self.missing)}"] if self.missing else []
+        lines += [f"  unexpected: {_some(self.unexpected)}"] if self.unexpected else []
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def _some(names: Sequence[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+
+
+def check_class_head_mode(mode: str) -> None:
+    """Raises ValueError if `MODEL.DETR.CLASS_HEAD_FROM` is none of `CLASS_HEAD_MODES`."""
+    if mode not in CLASS_HEAD_MODES:
+        modes = ", ".join(CLASS_HEAD_MODES)
+        raise ValueError(f"MODEL.DETR.CLASS_HEAD_FROM is {mode!r}, expected one of {modes}.")
+
+
+def is_detr(names: Iterable[str]) -> bool:
+    """Whether a model or file is a detector of this package: it has a transformer and a head on queries."""
+    names = list(names)
+    return all(any(name.startswith(part) for name in names) for part in ("backbone.", "transformer.", "head."))
+
+
+def fit(
+    state: StateDict,
+    model: StateDict,
+    report: LoadReport,
+    *,
+    exact: bool,
+    class_head: str = "rows",
+    class_names: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None),
+) -> dict[str, Tensor]:
+    """Makes a state dict that a model can load whole.
+
+    Args:
+        state: of the file, under the model's names.
+        model: state dict of the model.
+        report: filled in.
+        exact: nothing may differ, neither class head nor queries (to evaluate, or to resume).
+        class_head: "rows": taken over if it has as many rows, else re-initialised; "names": rows of classes with the
+            same name; "none": re-initialised.
+        class_names: in the file and in the data of the model, where they are known.
+
+    Raises:
+        ValueError: if anything else differs.
+    """
+    _check_names(state, model, report)
+    namesakes = _namesakes(report, *class_names) if class_head == "names" and not exact else None
+    fitted = {}
+    for name, own in model.items():
+        theirs = state.get(name)
+        if theirs is None:
+            fitted[name] = own
+        elif not exact and _CLASS_HEAD.fullmatch(name):
+            fitted[name] = _fit_class_head(name, theirs, own, report, class_head, namesakes)
+        elif not exact and name == _QUERIES and theirs.shape[1:] == own.shape[1:] and theirs.shape != own.shape:
+            fitted[name] = _fit_queries(name, theirs, own, report)
+        elif theirs.shape == own.shape:
+            fitted[name] = theirs
+            report.loaded.append(name)
+        else:
+            raise ValueError(_does_not_fit(report.source, name, theirs, own))
+    if not exact and class_head == "rows":
+        _note_other_classes(report, *class_names)
+    return fitted
+
+
+def _check_names(state: StateDict, model: StateDict, report: LoadReport) -> None:
+    absent = [name for name in model if name not in state]
+    report.missing = [name for name in absent if _NOT_NEEDED.fullmatch(name)]
+    report.unexpected = [name for name in state if name not in model]
+    missing = [name for name in absent if not _NOT_NEEDED.fullmatch(name)]
+    foreign = [name for name in report.unexpected if not _NOT_NEEDED.fullmatch(name)]
+    problems = []
+    if missing:
+        problems.append(f"has no values for {len(missing)} of the model's {len(model)} tensors, such as {missing[0]}")
+    if foreign:
+        problems.append(f"has {len(foreign)} tensors that the model has not, such as {foreign[0]}")
+    if problems:
+        raise ValueError(
+            f"{report.source} ({report.layout}) {' and '.join(problems)}: it is a model of another config; check the "
+            "config file and MODEL.WEIGHTS."
+        )
+
+
+def _does_not_fit(source: str, name: str, theirs: Tensor, own: Tensor) -> str:
+    hint = "the config file"
+    if _CLASS_HEAD.fullmatch(name):
+        hint = "the number of classes"
+    elif name == _QUERIES:
+        hint = "MODEL.DETR.NUM_QUERIES"
+    return (
+        f"{source} does not fit the config: {name} has shape {tuple(theirs.shape)} in the file and {tuple(own.shape)} "
+        f"in the model; check {hint}."
+    )
+
+
+def _fit_queries(name: str, theirs: Tensor, own: Tensor, report: LoadReport) -> Tensor:
+    """Keeps the first queries of the file, as many as the model has."""
+    fitted = own.clone()
+    kept = min(len(theirs), len(own))
+    fitted[:kept] = theirs[:kept].to(own)
+    if kept < len(own):
+        report.reinitialised[name] = f"{len(own) - kept} of {len(own)} queries, as the file has {len(theirs)}"
+    else:
+        report.loaded.append(name)
+        report.notes.append(f"{name}: the first {kept} of {len(theirs)} queries")
+    return fitted
+
+
+def _fit_class_head(
+    name: str, theirs: Tensor, own: Tensor, report: LoadReport, mode: str, namesakes: Namesakes | None
+) -> Tensor:
+    if theirs.shape[1:] != own.shape[1:]:
+        raise ValueError(_does_not_fit(report.source, name, theirs, own))
+    if namesakes is not None:
+        return _take_rows(name, theirs, own, report, namesakes)
+    if mode == "rows" and theirs.shape == own.shape:
+        report.loaded.append(name)
+        return theirs
+    reason = f"as the file has {len(theirs)} rows and the model {len(own)}"
+    report.reinitialised[name] = "as MODEL.DETR.CLASS_HEAD_FROM is none" if mode == "none" else reason
+    return own
+
+
+def _take_rows(name: str, theirs: Tensor, own: Tensor, report: LoadReport, namesakes: Namesakes) -> Tensor:
+    rows = list(namesakes.rows)
+    if len(theirs) == namesakes.num_theirs + 1 and len(own) == namesakes.num_own + 1:
+        rows.append((len(own) - 1, len(theirs) - 1))  # "no object"
+    fitted = own.clone()
+    if rows:
+        mine, other = (torch.tensor(column) for column in zip(*rows, strict=True))
+        fitted[mine] = theirs[other].to(own)
+    if len(rows) == len(own):
+        report.loaded.append(name)
+    else:
+        report.reinitialised[name] = f"{len(own) - len(rows)} of {len(own)} rows, whose classes the file does not name"
+    return fitted
+
+
+@dataclass(frozen=True)
+class Namesakes:
+    """Rows of classes with the same name.
+
+    Args:
+        rows: (row in the model, row in the file).
+        num_own, num_theirs: classes of model and file.
+    """
+
+    rows: Sequence[tuple[int, int]]
+    num_own: int
+    num_theirs: int
+
+
+def _namesakes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[str] | None) -> Namesakes:
+    if not theirs or not own:
+        where = "the metadata of the training data" if theirs else report.source
+        raise ValueError(
+            f"MODEL.DETR.CLASS_HEAD_FROM is names, but {where} does not name its classes: set it to rows or none."
+        )
+    row_in_file = {_plain(name): row for row, name in reversed(list(enumerate(theirs)))}
+    rows = [(row, row_in_file[_plain(name)]) for row, name in enumerate(own) if _plain(name) in row_in_file]
+    found = [own[row] for row, _ in rows]
+    report.notes.append(f"class head: rows of {len(rows)} of {len(own)} classes by name: {_some(found, 10) or 'none'}")
+    return Namesakes(rows=rows, num_own=len(own), num_theirs=len(theirs))
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _note_other_classes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[str] | None) -> None:
+    if theirs and own and len(theirs) == len(own) and list(map(_plain, theirs)) != list(map(_plain, own)):
+        report.notes.append(
+            "class head: taken over, although the classes have other names; MODEL.DETR.CLASS_HEAD_FROM names or none "
+            "would not"
+        )

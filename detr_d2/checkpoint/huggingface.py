@@ -1,0 +1,69 @@
+"""DETR in the authors' layout (left) and in that of Hugging Face `transformers` (right)."""
+
+from __future__ import annotations
+
+from .official import BODY
+from .resnet import native_resnet_rules, timm_resnet_rules
+from .rules import Rename, Rule, Stack
+
+BACKBONE = "model.backbone.conv_encoder.model."
+
+
+def _attention(left: str, right: str, *, optional: bool) -> list[Rule]:
+    """One stacked projection on the left, three on the right."""
+    projections = [f"{right}.{x}_proj" for x in "qkv"]
+    return [
+        Stack(f"{left}.in_proj_weight", tuple(f"{x}.weight" for x in projections), optional=optional),
+        Stack(f"{left}.in_proj_bias", tuple(f"{x}.bias" for x in projections), optional=optional),
+        Rename(f"{left}.out_proj.{{p}}", f"{right}.out_proj.{{p}}", optional=optional),
+    ]
+
+
+def _huggingface_transformer() -> list[Rule]:
+    """Files of `transformers` keep these names in version 5, whatever the modules are called in memory."""
+    encoder, hf_encoder = "transformer.encoder.layers.{L}", "model.encoder.layers.{L}"
+    decoder, hf_decoder = "transformer.decoder.layers.{L}", "model.decoder.layers.{L}"
+    rules = _attention(f"{encoder}.self_attn", f"{hf_encoder}.self_attn", optional=True)
+    for left, right in (
+        ("linear1", "fc1"),
+        ("linear2", "fc2"),
+        ("norm1", "self_attn_layer_norm"),
+        ("norm2", "final_layer_norm"),
+    ):
+        rules.append(Rename(f"{encoder}.{left}.{{p}}", f"{hf_encoder}.{right}.{{p}}", optional=True))
+    rules += _attention(f"{decoder}.self_attn", f"{hf_decoder}.self_attn", optional=False)
+    rules += _attention(f"{decoder}.multihead_attn", f"{hf_decoder}.encoder_attn", optional=False)
+    for left, right in (
+        ("linear1", "fc1"),
+        ("linear2", "fc2"),
+        ("norm1", "self_attn_layer_norm"),
+        ("norm2", "encoder_attn_layer_norm"),
+        ("norm3", "final_layer_norm"),
+    ):
+        rules.append(Rename(f"{decoder}.{left}.{{p}}", f"{hf_decoder}.{right}.{{p}}"))
+    rules.append(Rename("transformer.decoder.norm.{p}", "model.decoder.layernorm.{p}"))
+    return rules
+
+
+_HUGGINGFACE_HEADS: list[Rule] = [
+    *(
+        Rename(f"backbone.1.{left}.weight", f"model.{parent}position_embedding.{right}.weight", True, bool(parent))
+        for parent in ("", "backbone.")  # version 4 has it in the backbone
+        for left, right in (("row_embed", "row_embeddings"), ("col_embed", "column_embeddings"))
+    ),
+    Rename("input_proj.{p}", "model.input_projection.{p}"),
+    Rename("query_embed.{p}", "model.query_position_embeddings.{p}"),
+    Rename("class_embed.{p}", "class_labels_classifier.{p}"),
+    Rename("bbox_embed.layers.{N}.{p}", "bbox_predictor.layers.{N}.{p}"),
+]
+
+WITH_TIMM: list[Rule] = [
+    *timm_resnet_rules(BODY, BACKBONE),
+    *_huggingface_transformer(),
+    *_HUGGINGFACE_HEADS,
+]
+WITHOUT_TIMM: list[Rule] = [
+    *native_resnet_rules(BODY, BACKBONE),
+    *_huggingface_transformer(),
+    *_HUGGINGFACE_HEADS,
+]

@@ -1,0 +1,44 @@
+"""DETR in the authors' layout (left), in that of this package and in that of their detectron2 wrapper (right)."""
+
+from __future__ import annotations
+
+from .resnet import resnet_rules
+from .rules import Drop, Rename, Rule
+
+BODY = "backbone.0.body."
+
+
+def _same(*templates: str, optional: bool = False, prefix: str = "") -> list[Rule]:
+    return [Rename(template, f"{prefix}{template}", optional=optional) for template in templates]
+
+
+def _transformer(prefix: str = "") -> list[Rule]:
+    """Encoder and decoder under the authors' own names. The encoder may be empty; its last norm is pre-norm's."""
+    encoder, decoder = "transformer.encoder.layers.{L}", "transformer.decoder.layers.{L}"
+    parts = ("self_attn.{p}", "self_attn.out_proj.{p}", "linear{J}.{p}", "norm{J}.{p}")
+    cross = ("multihead_attn.{p}", "multihead_attn.out_proj.{p}")
+    return [
+        *_same(*(f"{encoder}.{part}" for part in parts), optional=True, prefix=prefix),
+        *_same(*(f"{decoder}.{part}" for part in (*parts, *cross)), prefix=prefix),
+        *_same("transformer.encoder.norm.{p}", optional=True, prefix=prefix),
+        *_same("transformer.decoder.norm.{p}", prefix=prefix),
+    ]
+
+
+DETECTRON2: list[Rule] = [
+    *resnet_rules(BODY, "backbone."),
+    *_transformer(),
+    Rename("backbone.1.{e}.weight", "position_encoding.{e}.weight", optional=True),  # learned rows and columns
+    Rename("input_proj.{p}", "neck.input_proj.{p}"),
+    Rename("query_embed.{p}", "transformer.query_embed.{p}"),
+    Rename("class_embed.{p}", "head.class_embed.{p}"),
+    Rename("bbox_embed.layers.{N}.{p}", "head.bbox_embed.layers.{N}.{p}"),
+]
+
+# `detr/d2`: the authors' names behind "detr.", around detectron2's backbone. Its files also hold weights of the loss.
+WRAPPER: list[Rule] = [
+    *resnet_rules(BODY, "detr.backbone.0.backbone."),
+    *_transformer("detr."),
+    *_same("input_proj.{p}", "query_embed.{p}", "class_embed.{p}", "bbox_embed.layers.{N}.{p}", prefix="detr."),
+    Drop("criterion.empty_weight", on_right=True),
+]

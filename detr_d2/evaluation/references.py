@@ -1,0 +1,195 @@
+"""Other implementations of DETR, built to be compared with this one: the authors' code and `transformers`.
+
+Both come as a callable that takes normalised images and their padding mask, so that what is compared is the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from ..checkpoint.layouts import HUGGINGFACE, HUGGINGFACE_NATIVE, OFFICIAL, convert
+from ..checkpoint.transformers_config import model_config
+from ..modeling import DETR
+
+AUTHORS_REPOSITORY = "DETR_REPO"
+"""Environment variable with the path of a checkout of https://github.com/facebookresearch/detr."""
+
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Normalised padded images (B, 3, H, W), padding mask (B, H, W) -> logits (L, B, Q, K + 1), boxes (L, B, Q, 4)."""
+
+_PACKAGES = ("models", "util", "datasets")  # top-level names of the authors' repository
+
+
+def our_forward(model: DETR) -> Forward:
+    """Runs this package's DETR on its last decoder layer (L is 1)."""
+
+    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = [tuple(int(x) for x in (~mask).nonzero().amax(0) + 1) for mask in padding_mask]
+        predictions = model.predict(ImageList(images, sizes), all_layers=False)
+        return predictions.logits, predictions.boxes_cxcywh
+
+    return forward
+
+
+def authors_repository() -> Path:
+    """The checkout that the environment names.
+
+    Raises:
+        ValueError: if it names none, or something else.
+    """
+    path = os.environ.get(AUTHORS_REPOSITORY, "")
+    if not path or not Path(path, "models", "detr.py").is_file():
+        raise ValueError(
+            f"{AUTHORS_REPOSITORY} is {path!r}, expected the folder of a checkout of the authors' repository "
+            "(https://github.com/facebookresearch/detr), with models/detr.py in it."
+        )
+    return Path(path)
+
+
+@contextmanager
+def authors_modules() -> Iterator[SimpleNamespace]:
+    """The authors' modules, importable for as long as the context lasts: their top-level names are common ones.
+
+    Yields:
+        An object with the functions `module(name)`.
+    """
+    repository = str(authors_repository())
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in _PACKAGES}
+    sys.path.insert(0, repository)
+    try:
+        yield SimpleNamespace(module=importlib.import_module)
+    finally:
+        sys.path.remove(repository)
+        for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]:
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def authors_arguments(cfg: CfgNode, **changes: Any) -> argparse.Namespace:
+    """What the authors' command line would hold for a config of this package."""
+    detr, transformer = cfg.MODEL.DETR, cfg.MODEL.DETR.TRANSFORMER
+    arguments = {
+        "dataset_file": "coco",
+        "device": "cpu",
+        "masks": False,
+        "frozen_weights": None,
+        "backbone": f"resnet{cfg.MODEL.RESNETS.DEPTH}",
+        "dilation": cfg.MODEL.RESNETS.RES5_DILATION == 2,
+        "lr_backbone": cfg.SOLVER.BASE_LR * cfg.SOLVER.BACKBONE_MULTIPLIER,
+        "position_embedding": detr.POSITION_ENCODING.NAME,
+        "hidden_dim": transformer.HIDDEN_DIM,
+        "nheads": transformer.NUM_HEADS,
+        "dim_feedforward": transformer.FEEDFORWARD_DIM,
+        "enc_layers": transformer.NUM_ENCODER_LAYERS,
+        "dec_layers": transformer.NUM_DECODER_LAYERS,
+        "dropout": transformer.DROPOUT,
+        "pre_norm": transformer.PRE_NORM,
+        "num_queries": detr.NUM_QUERIES,
+        "aux_loss": detr.AUX_LOSS,
+        "set_cost_class": detr.MATCHER.COST_CLASS,
+        "set_cost_bbox": detr.MATCHER.COST_L1,
+        "set_cost_giou": detr.MATCHER.COST_GIOU,
+        "bbox_loss_coef": detr.CRITERION.LOSS_L1,
+        "giou_loss_coef": detr.CRITERION.LOSS_GIOU,
+        "mask_loss_coef": 1,
+        "dice_loss_coef": 1,
+        "eos_coef": detr.CRITERION.NO_OBJECT_WEIGHT,
+    }
+    return argparse.Namespace(**{**arguments, **changes})
+
+
+def build_authors_model(cfg: CfgNode) -> tuple[nn.Module, nn.Module]:
+    """The authors' DETR for a config, with random weights, and their criterion.
+
+    Raises:
+        ValueError: if `DETR_REPO` names no checkout.
+    """
+    with authors_modules() as authors, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        authors.module("models.backbone").is_main_process = lambda: False  # or it would download ImageNet weights
+        model, criterion, _ = authors.module("models").build_model(authors_arguments(cfg))
+    head = getattr(model, "class_embed")  # noqa: B009  # 91 ids and "no object", whatever the config says
+    num_classes = cfg.MODEL.DETR.NUM_CLASSES
+    if num_classes not in (0, head.out_features - 1):
+        model.class_embed = nn.Linear(head.in_features, num_classes + 1)
+        criterion.num_classes = num_classes
+        criterion.empty_weight = torch.ones(num_classes + 1)
+        criterion.empty_weight[-1] = cfg.MODEL.DETR.CRITERION.NO_OBJECT_WEIGHT
+    return model, criterion
+
+
+def authors_forward(model: nn.Module) -> Forward:
+    """Runs the authors' DETR."""
+    with authors_modules() as authors:
+        nested_tensor = authors.module("util.misc").NestedTensor
+
+    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = model(nested_tensor(images, padding_mask))
+        layers = [*outputs.get("aux_outputs", []), outputs]
+        return torch.stack([x["pred_logits"] for x in layers]), torch.stack([x["pred_boxes"] for x in layers])
+
+    return forward
+
+
+def build_transformers_model(cfg: CfgNode, state: Mapping[str, Tensor], *, timm: bool = True) -> nn.Module:
+    """`DetrForObjectDetection` with the weights of a state dict of any layout, in eval mode.
+
+    Args:
+        cfg: of the model.
+        state: name -> tensor.
+        timm: build the backbone by timm, as DC5 needs.
+
+    Raises:
+        ModuleNotFoundError: if `transformers`, or timm, is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModuleNotFoundError('this needs the package transformers: pip install "detr_d2[hf]".') from error
+    weights = convert(state, HUGGINGFACE if timm else HUGGINGFACE_NATIVE, source="the model")
+    config = transformers.DetrConfig(**model_config(cfg, weights, class_names=None, timm=timm))
+    with _quiet(transformers):
+        return transformers.DetrForObjectDetection.from_pretrained(None, config=config, state_dict=weights).eval()
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    log = transformers.utils.logging
+    level, progress = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if progress:
+            log.enable_progress_bar()
+
+
+def transformers_forward(model: nn.Module) -> Forward:
+    """Runs `DetrForObjectDetection`; L is 1, the last decoder layer."""
+
+    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = model(pixel_values=images, pixel_mask=(~padding_mask).long())
+        return outputs.logits[None], outputs.pred_boxes[None]
+
+    return forward
+
+
+def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of any layout under the authors' names."""
+    return convert(state, OFFICIAL, source="the model")

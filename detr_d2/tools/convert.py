@@ -1,0 +1,174 @@
+"""`python -m detr_d2 convert`: DETR checkpoints between the authors' code, detectron2 and Hugging Face."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import ImageList
+from detectron2.utils.logger import setup_logger
+from torch import Tensor
+
+from ..checkpoint import local_file, read_checkpoint
+from ..checkpoint.coco_classes import select_classes
+from ..checkpoint.conversion import TARGETS, Converted, convert_checkpoint, write_checkpoint
+from ..checkpoint.layouts import DETECTRON2, HUGGINGFACE, HUGGINGFACE_NATIVE, OFFICIAL, Layout, convert
+from ..data import read_image
+from ..engine.startup import load_config
+from ..evaluation.prediction import ImagePredictor
+from ..evaluation.references import (
+    Forward,
+    authors_forward,
+    build_authors_model,
+    build_transformers_model,
+    our_forward,
+    transformers_forward,
+)
+from .quiet import quiet_libraries
+
+TOLERANCE = 1e-4  # largest difference of logits and normalised boxes that `--verify` accepts
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of convert."""
+    parser = argparse.ArgumentParser(
+        prog="python -m detr_d2 convert",
+        description="Convert a DETR checkpoint between libraries. SRC may be of detr_d2, of the authors, of their "
+        "detectron2 wrapper, or of Hugging Face transformers. Every tensor must be accounted for.",
+    )
+    parser.add_argument("src", metavar="SRC", help="file, folder of transformers, URL, or hf://ORG/NAME[@REVISION]")
+    parser.add_argument("dst", metavar="DST", help="file to write; for huggingface a folder")
+    parser.add_argument("--to", required=True, choices=list(TARGETS), help="library to write for")
+    parser.add_argument(
+        "--keep-all-rows",
+        action="store_true",
+        help="leave the class head as it is (otherwise: COCO's 80 classes for detectron2, a row for each id elsewhere)",
+    )
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="config, for what tensors do not tell, such as heads and DC5 (default: the shipped DETR of the depth)",
+    )
+    parser.add_argument("--without-timm", action="store_true", help="huggingface: the backbone of transformers itself")
+    parser.add_argument("--verify", action="store_true", help="run both models and compare what they predict")
+    parser.add_argument("--image", metavar="FILE", help="image for --verify (default: random pixels)")
+    parser.add_argument("--overwrite", action="store_true", help="replace DST")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Converts; returns 1 if the models differ."""
+    args = build_parser().parse_args(argv)
+    quiet_libraries()
+    setup_logger(name="detr_d2")
+    _check_destination(args.dst, folder=args.to == "huggingface", overwrite=args.overwrite)
+    path = local_file(args.src)
+    content = read_checkpoint(path)
+    converted = convert_checkpoint(content, path, args.to, keep_all_rows=args.keep_all_rows, timm=not args.without_timm)
+    cfg = _config(args.config_file, converted)
+    read = len(content.get("model", content))
+    print(
+        f"{args.src}: {read} tensors of {converted.source_layout.title} become {len(converted.state)} of "
+        f"{converted.layout.title}"
+    )
+    for note in converted.notes:
+        print(note)
+    if args.verify and not _verify(cfg, content.get("model", content), converted, args.image):
+        return 1
+    write_checkpoint(converted, args.dst, cfg)
+    print(f"{args.dst}: written")
+    return 0
+
+
+def _check_destination(path: str, *, folder: bool, overwrite: bool) -> None:
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise ValueError(f"the folder {parent} does not exist: make it, or choose another DST.")
+    if not os.path.exists(path):
+        return
+    if os.path.isdir(path) != folder:
+        kinds = ("a folder", "a file") if folder else ("a file", "a folder")
+        raise ValueError(f"DST {path} must be {kinds[0]}, but is {kinds[1]}.")
+    if folder and not os.path.isfile(os.path.join(path, "config.json")) and os.listdir(path):
+        raise ValueError(f"DST {path} is a folder with other things in it: choose another DST.")
+    if not overwrite:
+        raise ValueError(f"DST {path} exists already: choose another one, or pass --overwrite.")
+
+
+def _config(config_file: str | None, converted: Converted) -> CfgNode:
+    """The config given, or the shipped DETR of the backbone's depth."""
+    state = convert(converted.state, DETECTRON2, source="the converted model")
+    depth = _depth(state)
+    name = config_file or f"detr_r{depth}.yaml"
+    if config_file is None and depth not in (50, 101):
+        raise ValueError(f"the backbone is a ResNet-{depth}, for which no config is shipped: pass --config-file.")
+    cfg = load_config(name)
+    if cfg.MODEL.META_ARCHITECTURE != "DETR" or depth != cfg.MODEL.RESNETS.DEPTH:
+        raise ValueError(f"{name} is not a config of this model, which is a DETR on a ResNet-{depth}.")
+    if config_file is None:
+        print(f"What its tensors do not tell (heads, dilation, dropout) is taken from {name}; see --config-file.")
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.DETR.NUM_CLASSES = len(state["head.class_embed.bias"]) - 1
+    cfg.MODEL.DETR.NUM_QUERIES = len(state["transformer.query_embed.weight"])
+    return cfg
+
+
+def _depth(state: dict[str, torch.Tensor]) -> int:
+    blocks = {name.split(".")[2] for name in state if name.startswith("backbone.res4.")}
+    bottleneck = "backbone.res2.0.conv3.weight" in state
+    return {2: 18, 6: 50 if bottleneck else 34, 23: 101, 36: 152}.get(len(blocks), 0)
+
+
+def _verify(cfg: CfgNode, source: Mapping[str, Tensor], converted: Converted, image: str | None) -> bool:
+    """Runs the source in its own library and the result in its own, and compares what they say of one image."""
+    images = _images(cfg, image)
+    mask = images.tensor.new_zeros((1, *images.tensor.shape[-2:]), dtype=torch.bool)
+    names, outputs = [], []
+    for layout, state in ((converted.source_layout, source), (converted.layout, converted.state)):
+        name, forward = _model_of(layout, state, cfg)
+        with torch.no_grad():
+            logits, boxes = (x[-1] for x in forward(images.tensor, mask))
+        names.append(name)
+        outputs.append((logits, boxes))
+    rows = min(logits.shape[-1] for logits, _ in outputs)
+    (logits, boxes), (other_logits, other_boxes) = [(_common_rows(logits, rows), boxes) for logits, boxes in outputs]
+    differences = [float((a - b).abs().max()) for a, b in ((logits, other_logits), (boxes, other_boxes))]
+    same = max(differences) <= TOLERANCE
+    print(
+        f"verified, {names[0]} against {names[1]}: largest difference of logits {differences[0]:.2g}, of boxes "
+        f"{differences[1]:.2g}" + ("" if same else f"; more than {TOLERANCE:g}, so nothing is written")
+    )
+    return same
+
+
+def _common_rows(logits: Tensor, rows: int) -> Tensor:
+    """The logits of COCO's classes, where the other model has no others."""
+    return logits if logits.shape[-1] == rows else select_classes(logits.movedim(-1, 0)).movedim(0, -1)
+
+
+def _images(cfg: CfgNode, image: str | None) -> ImageList:
+    model = build_model(cfg)
+    if image is None:
+        pixels = torch.rand(3, 480, 640, generator=torch.Generator().manual_seed(0)) * 255
+        return model.preprocess_image([{"image": pixels}])
+    return model.preprocess_image([ImagePredictor(cfg, model=model).inputs(read_image(image, "BGR"))])
+
+
+def _model_of(layout: Layout, state: Mapping[str, Tensor], cfg: CfgNode) -> tuple[str, Forward]:
+    """The model of a library; the authors' detectron2 wrapper stands around the authors' own."""
+    cfg = cfg.clone()
+    cfg.MODEL.DETR.NUM_CLASSES = len(state[f"{layout.class_head}.bias"]) - 1
+    if layout is DETECTRON2:
+        model = build_model(cfg).eval()
+        model.load_state_dict(state)
+        return layout.title, our_forward(model)
+    if layout in (HUGGINGFACE, HUGGINGFACE_NATIVE):
+        model = build_transformers_model(cfg, state, timm=layout is HUGGINGFACE)
+        return layout.title, transformers_forward(model)
+    model, _ = build_authors_model(cfg)
+    model.load_state_dict(convert(state, OFFICIAL, source=layout.title))
+    return OFFICIAL.title, authors_forward(model.eval())

@@ -1,0 +1,112 @@
+"""Weights from files, folders, URLs and the Hugging Face Hub, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from detectron2.utils.file_io import PathManager
+from foreign_models import assert_same_state, foreign_state, small_detr
+
+from detr_d2.checkpoint import Checkpointer, local_file
+from detr_d2.checkpoint.layouts import HUGGINGFACE
+from detr_d2.checkpoint.locations import cache_path
+
+
+def test_a_file_is_itself_and_a_folder_holds_one(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    assert local_file(str(tmp_path)) == str(tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert local_file(str(tmp_path)) == str(tmp_path / "model.safetensors")
+    assert local_file(str(tmp_path / "pytorch_model.bin")) == str(tmp_path / "pytorch_model.bin")
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist: check MODEL\.WEIGHTS"):
+        local_file(str(tmp_path / "nothing.pth"))
+    with pytest.raises(FileNotFoundError, match=r"folder without model\.safetensors or pytorch_model\.bin"):
+        local_file(str(tmp_path))
+
+
+def test_a_download_must_be_what_its_name_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "download"
+    file.write_bytes(b"weights")
+    monkeypatch.setattr(PathManager, "get_local_path", lambda *_args, **_kwargs: str(file))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    url = f"https://example.org/detr-{digest[:8]}.pth"
+    assert local_file(url) == str(file)
+    assert local_file(f"{url}?download=1") == str(file)
+    with pytest.raises(ValueError, match=rf"starts with {digest[:8]}, expected 00000000; delete it"):
+        local_file("https://example.org/detr-00000000.pth")
+    assert local_file("https://example.org/model-final.pth") == str(file)  # promises nothing
+
+
+def test_without_network_a_sentence_says_what_to_fetch_and_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> str:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(PathManager, "get_local_path", refuse)
+    url = "https://dl.fbaipublicfiles.com/detr/detr-r50-e632da11.pth"
+    with pytest.raises(
+        ValueError, match=r"could not be downloaded \(no route to host\): fetch it .* put it at"
+    ) as error:
+        local_file(url)
+    assert cache_path(url) in str(error.value)
+
+
+def test_a_file_put_into_the_cache_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    url = f"https://dl.fbaipublicfiles.com/detr/fetched-by-hand-{digest[:8]}.pth"
+    path = Path(cache_path(url))
+    assert path.is_relative_to(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    assert local_file(url) == str(path)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of huggingface_hub with one model, and no network."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    pytest.importorskip("safetensors")
+    from safetensors.torch import save_file
+
+    repository = tmp_path / "models--someone--detr"
+    snapshot = repository / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abc")
+    (repository / "refs" / "no_timm").write_text("0123abc")
+    model = small_detr()
+    save_file(foreign_state(model, HUGGINGFACE), snapshot / "model.safetensors")
+    (snapshot / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog", "2": "bird"}}))
+    torch.save(model.state_dict(), tmp_path / "expected.pth")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["hf://someone/detr", "hf://someone/detr@no_timm"])
+def test_a_model_of_the_hub_loads_by_its_name_with_its_classes(hub_cache: Path, name: str) -> None:
+    model = small_detr()
+    rest = Checkpointer(model).load(name)
+    assert_same_state(model.state_dict(), torch.load(hub_cache / "expected.pth"))
+    assert rest["class_names"] == ["cat", "dog", "bird"]
+
+
+@pytest.mark.parametrize("name", ["hf://someone/other", "hf://someone/detr@v2"])
+def test_a_model_that_is_not_in_the_cache_is_named_offline(hub_cache: Path, name: str) -> None:  # noqa: ARG001
+    with pytest.raises(
+        ValueError, match=rf"{name} could not be downloaded and is not in the cache: fetch https://hugg"
+    ):
+        local_file(name)
+
+
+def test_a_name_of_the_hub_has_two_parts(hub_cache: Path) -> None:  # noqa: ARG001
+    with pytest.raises(ValueError, match="hf://detr names no model, expected for example hf://facebook/detr-resnet-50"):
+        local_file("hf://detr")
