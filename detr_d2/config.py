@@ -12,12 +12,18 @@ def _model_keys() -> CN:
     detr.NUM_CLASSES = 0
     # Number of object queries N (paper, Sec. 3.2): the most objects that one image can yield.
     detr.NUM_QUERIES = 100
-    # Backbone feature maps that the transformer reads (DETR reads one: "res5").
+    # Backbone feature maps that the neck reads, finest first (DETR reads one: "res5").
     detr.IN_FEATURES = ["res5"]
+    # Feature maps that the transformer reads; those beyond IN_FEATURES are made by the neck (paper of Deformable DETR:
+    # 4 from 3).
+    detr.NUM_FEATURE_LEVELS = 1
     # Train every decoder layer with its own set loss (paper, Sec. 3.2, "Auxiliary decoding losses").
     detr.AUX_LOSS = True
     # Parts without gradients: dotted module names or their last components ("backbone", "encoder", ...).
     detr.FREEZE = []
+    # How a checkpoint begins the class head: "rows" takes it over if it has as many rows; "names" takes the rows of
+    # classes with the same name; "none" begins anew.
+    detr.CLASS_HEAD_FROM = "rows"
     # K weights of the classes in the cross-entropy, in the order of the metadata; [] weighs all with 1.
     detr.CLASS_WEIGHTS = []
     # Detections scored below this are dropped by the model itself; 0 keeps every query, as COCO AP needs.
@@ -30,6 +36,10 @@ def _model_keys() -> CN:
     detr.POSITION_ENCODING.TEMPERATURE = 10000.0
     # Added to the cell index before normalising: 0 in DETR, -0.5 in Deformable DETR.
     detr.POSITION_ENCODING.OFFSET = 0.0
+
+    detr.NECK = CN()
+    # Name in NECK_REGISTRY: "Projection" (one map) or "ChannelMapper" (any number of levels).
+    detr.NECK.NAME = "Projection"
 
     detr.TRANSFORMER = CN()
     # Name in TRANSFORMER_REGISTRY.
@@ -48,14 +58,28 @@ def _model_keys() -> CN:
     detr.TRANSFORMER.PRE_NORM = False
     # "relu" or "gelu".
     detr.TRANSFORMER.ACTIVATION = "relu"
+    # Recompute every layer in the backward pass instead of keeping it in memory: slower, same results.
+    detr.TRANSFORMER.CHECKPOINT = False
+    # Deformable attention: points K that each head samples on each level (Zhu et al. 2021, Eq. 3).
+    detr.TRANSFORMER.NUM_POINTS = 4
+    # Deformable attention: which implementation samples; "auto" takes the fastest that the device has.
+    detr.TRANSFORMER.SAMPLING_BACKEND = "auto"
+    # Every decoder layer corrects the boxes of the layer before (Zhu et al. 2021, Sec. 4.2, "Iterative Bounding Box
+    # Refinement").
+    detr.TRANSFORMER.BOX_REFINEMENT = False
+    # The queries are the encoder's best proposals (same place, "Two-Stage Deformable DETR"); needs BOX_REFINEMENT.
+    detr.TRANSFORMER.TWO_STAGE = False
 
     detr.HEAD = CN()
-    # Name in QUERY_HEAD_REGISTRY.
+    # Name in QUERY_HEAD_REGISTRY: "DETRHead", or "ReferenceHead" for boxes relative to reference points.
     detr.HEAD.NAME = "DETRHead"
 
     detr.CRITERION = CN()
     # Name in CRITERION_REGISTRY.
     detr.CRITERION.NAME = "SetCriterion"
+    # "softmax" with "no object" (DETR), or "focal": a sigmoid per class with focal loss (Deformable DETR and later). It
+    # sets loss, matching cost, decoding and number of logits together; NO_OBJECT_WEIGHT and CE_NORM are softmax's.
+    detr.CRITERION.CLASSIFICATION = "softmax"
     # Cross-entropy is divided by the class weights of this process's batch ("local", the authors' rule) or by
     # their mean over all processes and accumulated micro-batches ("global").
     detr.CRITERION.CE_NORM = "local"
@@ -74,12 +98,30 @@ def _model_keys() -> CN:
     return detr
 
 
+def _timm_keys() -> CN:
+    keys = CN()
+    # Model of the timm library that BACKBONE.NAME "build_timm_backbone" builds.
+    keys.NAME = "swin_tiny_patch4_window7_224"
+    # Its stages (of a ViT: its blocks), counted from 1, whose maps are returned.
+    keys.OUT_FEATURES = ["stage2", "stage3", "stage4"]
+    # Start from timm's own weights, downloaded if need be.
+    keys.PRETRAINED = False
+    # Further arguments of the model by name; none are needed.
+    keys.OPTIONS = CN(new_allowed=True)
+    return keys
+
+
 def _training_keys() -> CN:
     keys = CN({"SOLVER": {"CLIP_GRADIENTS": {}, "AMP": {}}, "INPUT": {}, "DATASETS": {}, "TEST": {}})
     # "SGD" (detectron2's) or "ADAMW".
     keys.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of the backbone divided by BASE_LR (paper: 0.1).
     keys.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Parameters whose names contain one of these parts learn at BASE_LR x SLOW_MULTIPLIER (Deformable DETR:
+    # "reference_points", "sampling_offsets").
+    keys.SOLVER.SLOW_NAMES = []
+    # Learning rate of the SLOW_NAMES divided by BASE_LR (Zhu et al. 2021, appendix A.4: 0.1).
+    keys.SOLVER.SLOW_MULTIPLIER = 0.1
     # Clip the norm of all gradients together to CLIP_GRADIENTS.CLIP_VALUE; detectron2's own types clip each parameter.
     keys.SOLVER.CLIP_GRADIENTS.FULL_MODEL = False
     # "float16" (with a gradient scaler, GPUs) or "bfloat16"; on a CPU autocast always means bfloat16.
@@ -93,6 +135,8 @@ def _training_keys() -> CN:
     keys.INPUT.DETR_AUGMENTATION = "auto"
     # Short sides of the resize that precedes the crop in the second branch (no limit on the long side).
     keys.INPUT.DETR_MIN_SIZES = (400, 500, 600)
+    # Rounding of image sizes by Trainer and our predictor: "detectron2", or "authors" for those of DETR's own code.
+    keys.INPUT.RESIZE_ROUNDING = "detectron2"
 
     # COCO-format data to register in every process: "NAME=annotations.json:image_root".
     keys.DATASETS.COCO = []
@@ -113,7 +157,7 @@ def add_detr_config(cfg: CN) -> None:
     Args:
         cfg: what `detectron2.config.get_cfg()` returns.
     """
-    _complete(cfg, CN({"MODEL": {"DETR": _model_keys()}}))
+    _complete(cfg, CN({"MODEL": {"DETR": _model_keys(), "TIMM": _timm_keys()}}))
     _complete(cfg, _training_keys())
 
 

@@ -5,7 +5,7 @@ maximal norm of 0.1).
 
 Differs from `detectron2.solver`:
 
-* `SOLVER.OPTIMIZER` "ADAMW" beside "SGD", and `SOLVER.BACKBONE_MULTIPLIER`;
+* `SOLVER.OPTIMIZER` "ADAMW" beside "SGD", `SOLVER.BACKBONE_MULTIPLIER`, `SOLVER.SLOW_NAMES` and `SLOW_MULTIPLIER`;
 * `SOLVER.CLIP_GRADIENTS.FULL_MODEL` clips the norm of all gradients together (detectron2 clips parameter by parameter);
 * `SOLVER.LR_SCHEDULER_NAME` "OneCycleLR".
 
@@ -34,7 +34,8 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     """Groups the trainable parameters by learning rate and weight decay.
 
     Parameters under `backbone.` get `SOLVER.BASE_LR x SOLVER.BACKBONE_MULTIPLIER`; the projection behind the backbone
-    is not part of it (as in the authors' code).
+    is not part of it (as in the authors' code). Others whose name contains a part listed in `SOLVER.SLOW_NAMES` get
+    `SOLVER.BASE_LR x SOLVER.SLOW_MULTIPLIER`.
 
     Args:
         model: not wrapped by DistributedDataParallel.
@@ -45,7 +46,9 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     """
 
     def lr_factor(name: str) -> float:
-        return cfg.SOLVER.BACKBONE_MULTIPLIER if name.startswith(BACKBONE_PREFIX) else 1.0
+        if name.startswith(BACKBONE_PREFIX):
+            return cfg.SOLVER.BACKBONE_MULTIPLIER
+        return cfg.SOLVER.SLOW_MULTIPLIER if any(part in name for part in cfg.SOLVER.SLOW_NAMES) else 1.0
 
     return get_default_optimizer_params(
         model,

@@ -27,7 +27,7 @@ ALLOWED = {
     "detr_d2.checkpoint": set(),
     "detr_d2.modeling": {"detr_d2.layers"},
     "detr_d2.modeling.transformer": {"detr_d2.layers"},
-    "detr_d2.model_zoo": {"detr_d2.config"},
+    "detr_d2.model_zoo": {"detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.engine": {
         "detr_d2.config",
         "detr_d2.solver",
@@ -36,8 +36,20 @@ ALLOWED = {
         "detr_d2.checkpoint",
         "detr_d2.model_zoo",
     },
-    "detr_d2.evaluation": {"detr_d2.modeling!", "detr_d2.config", "detr_d2.checkpoint", "detr_d2.data"},
-    "detr_d2.visualization": {"detr_d2.modeling!", "detr_d2.config", "detr_d2.checkpoint", "detr_d2.data"},
+    "detr_d2.evaluation": {
+        "detr_d2.modeling!",
+        "detr_d2.layers",
+        "detr_d2.config",
+        "detr_d2.checkpoint",
+        "detr_d2.data",
+    },
+    "detr_d2.visualization": {
+        "detr_d2.modeling!",
+        "detr_d2.layers",  # whose attention modules it records
+        "detr_d2.config",
+        "detr_d2.checkpoint",
+        "detr_d2.data",
+    },
     "detr_d2.export": {"detr_d2.modeling!", "detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.tools": {
         "detr_d2!",
@@ -60,7 +72,11 @@ ALLOWED = {
 COMMAND_MODULES = {f"detr_d2.tools.{name.replace('-', '_')}" for name in COMMANDS}
 
 # Paper -> the papers that it descends from: the only transformer files that it may import. The others serve all.
-ANCESTORS: dict[str, set[str]] = {"detr": set()}
+ANCESTORS: dict[str, set[str]] = {
+    "detr": set(),
+    "deformable_layers": {"detr"},
+    "deformable": {"detr", "deformable_layers"},
+}
 TRANSFORMER_SHARED = {"build", "output"}
 
 # Run by path before anything is installed.
@@ -188,12 +204,18 @@ def test_every_transformer_file_has_a_place_in_the_family() -> None:
 
 @pytest.mark.parametrize(
     ("area", "packages"),
-    [("detr_d2.layers", {"torch", "torchvision", "numpy"})],
+    [("detr_d2.layers", {"torch", "torchvision", "numpy", "triton"})],
 )
 def test_layers_know_tensors_only(area: str, packages: set[str]) -> None:
     outside = {str(item) for item in ALL_IMPORTS if is_below(item.source, area) and not is_below(item.target, PACKAGE)}
     known = packages | set(sys.stdlib_module_names)
     assert {text for text in outside if text.split()[-1].partition(".")[0] not in known} == set()
+
+
+def test_triton_is_needed_by_the_file_of_its_kernels_only() -> None:
+    kernels = "detr_d2.layers.deformable_triton"
+    assert {item.source for item in ALL_IMPORTS if is_below(item.target, "triton")} == {kernels}
+    assert [str(item) for item in ALL_IMPORTS if item.target == kernels and not item.deferred] == []
 
 
 def test_bootstrap_files_use_the_standard_library_only() -> None:

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver import build_optimizer as build_detectron2_optimizer
+from tiny_deformable import tiny_deformable
 from tiny_models import tiny_cfg, tiny_detr
 from torch import nn
 
@@ -65,6 +66,28 @@ def test_input_projection_of_detr_is_not_backbone():
     assert slow
     assert all(name.startswith("backbone.") for name in slow)
     assert any(name.startswith("neck.") for name in fast)
+
+
+def test_slow_names_of_deformable_detr():
+    model = tiny_deformable("refine")
+    names = ["reference_points", "sampling_offsets"]
+    optimizer = solver.build_optimizer(recipe("SOLVER.SLOW_NAMES", names, "SOLVER.SLOW_MULTIPLIER", 0.05), model)
+    rates = {n: group_of(optimizer, p)["lr"] for n, p in model.named_parameters()}
+    for name, rate in rates.items():
+        factor = 0.1 if name.startswith("backbone.") else 0.05 if any(x in name for x in names) else 1
+        assert rate == pytest.approx(factor * 1e-4), name
+    slow = {name.rpartition(".")[0] for name, rate in rates.items() if rate == pytest.approx(5e-6)}
+    layers = [f"encoder.layers.{i}.self_attn" for i in range(2)] + [f"decoder.layers.{i}.cross_attn" for i in range(3)]
+    assert slow == {"transformer.reference_points", *(f"transformer.{x}.sampling_offsets" for x in layers)}
+    assert all(g["weight_decay"] == 1e-4 for g in optimizer.param_groups)
+
+
+def test_the_backbone_has_its_own_rate_whatever_its_names():
+    model = Toy()
+    optimizer = solver.build_optimizer(recipe("SOLVER.SLOW_NAMES", ["weight"], "SOLVER.SLOW_MULTIPLIER", 0.5), model)
+    assert group_of(optimizer, model.get_parameter("backbone.0.weight"))["lr"] == pytest.approx(1e-5)
+    assert group_of(optimizer, model.get_parameter("neck.weight"))["lr"] == pytest.approx(5e-5)
+    assert group_of(optimizer, model.get_parameter("neck.bias"))["lr"] == pytest.approx(1e-4)
 
 
 def test_frozen_parameters_have_no_group():

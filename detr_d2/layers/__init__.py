@@ -1,19 +1,34 @@
 """Tensor in, tensor out: building blocks that know nothing of detectron2."""
 
 from .attention import MultiHeadAttention
-from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou
+from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou, inverse_sigmoid
+from .checkpointing import run_layer
+from .deformable_attention import (
+    DEFORMABLE_BACKENDS,
+    MultiScaleDeformableAttention,
+    SpatialShapes,
+    deformable_attention,
+)
 from .mlp import MLP
-from .padding import downsample_mask, padding_mask
-from .position_encoding import LearnedPositionEncoding, SinePositionEncoding
+from .padding import downsample_mask, padding_mask, valid_ratios
+from .position_encoding import LearnedPositionEncoding, SinePositionEncoding, sine_of_coordinates
 
 __all__ = [
+    "DEFORMABLE_BACKENDS",
     "MLP",
     "LearnedPositionEncoding",
     "MultiHeadAttention",
+    "MultiScaleDeformableAttention",
     "SinePositionEncoding",
+    "SpatialShapes",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
+    "deformable_attention",
     "downsample_mask",
     "elementwise_giou",
+    "inverse_sigmoid",
     "padding_mask",
+    "run_layer",
+    "sine_of_coordinates",
+    "valid_ratios",
 ]

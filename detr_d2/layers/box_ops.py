@@ -18,6 +18,12 @@ def box_xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 
 
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of numbers (...) in [0, 1], each of x and 1 - x taken as `eps` at least (1e-5 limits it to +-11.5)."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
+
+
 def elementwise_giou(boxes_a_xyxy: Tensor, boxes_b_xyxy: Tensor) -> Tensor:
     """Generalised IoU of boxes that face each other after broadcasting, in [-1, 1].
 

@@ -1,6 +1,11 @@
-"""Padding masks: True on padding. The only code that knows where images end inside a padded batch."""
+"""Padding masks, True on padding, and what follows from them.
+
+The only code that knows where images end inside a padded batch.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,3 +41,22 @@ def downsample_mask(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None
     if mask is None:
         return None
     return F.interpolate(mask[:, None].float(), size=size, mode="nearest")[:, 0].bool()
+
+
+def valid_ratios(masks: Sequence[Tensor | None]) -> Tensor | None:
+    """Fraction of each feature map that an image fills.
+
+    Args:
+        masks: of each of the L levels (B, H, W), True on padding, or None when nothing is padded on any level.
+
+    Returns:
+        (B, L, 2) float32: fraction of the width, of the height; None when there are no masks.
+    """
+    ratios = [_valid_ratio(mask) for mask in masks if mask is not None]
+    return torch.stack(ratios, dim=1) if ratios else None
+
+
+def _valid_ratio(mask: Tensor) -> Tensor:
+    """(B, 2). Images stand in the top left corner: the first row and the first column tell."""
+    valid = ~mask
+    return torch.stack([valid[:, 0, :].float().mean(1), valid[:, :, 0].float().mean(1)], dim=-1)

@@ -1,4 +1,4 @@
-"""Two-dimensional position encodings of a feature map, (B, C, H, W) each.
+"""Two-dimensional position encodings: of a feature map, (B, C, H, W) each, and of single points and boxes.
 
 Paper: Carion et al. 2020, appendix A.4, "Spatial positional encoding".
 """
@@ -55,6 +55,21 @@ class SinePositionEncoding(nn.Module):
         exponent = torch.arange(channels // 2, dtype=torch.float32, device=angle.device) * 2 / channels
         phase = angle[..., None] / self.temperature**exponent  # (B, H, W, C / 4)
         return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(3)  # interleaved: sin, cos, sin, ...
+
+
+def sine_of_coordinates(coordinates: Tensor, *, num_channels: int, temperature: float = 10000.0) -> Tensor:
+    """Sines and cosines of points or boxes (..., D) in (0, 1), as (..., D * num_channels), in the order given.
+
+    Args:
+        coordinates: D numbers each, float32 or wider.
+        num_channels: of each coordinate, even.
+        temperature: base of the frequencies.
+
+    Paper: Zhu et al. 2021 (Deformable DETR), appendix A.4.
+    """
+    exponent = torch.arange(num_channels // 2, dtype=coordinates.dtype, device=coordinates.device) * 2 / num_channels
+    phase = coordinates[..., None] * (2 * math.pi) / temperature**exponent  # (..., D, num_channels / 2)
+    return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-3)  # interleaved: sin, cos, sin, ...
 
 
 class LearnedPositionEncoding(nn.Module):

@@ -6,31 +6,53 @@ size of the unpadded image, `boxes_xyxy` are in pixels, a `padding_mask` is True
 """
 
 from .backbone import build_detr_resnet_backbone
+from .backbone_timm import TimmBackbone, build_timm_backbone
+from .classification import Classification, FocalClassification, SoftmaxClassification, build_classification
 from .criterion import CRITERION_REGISTRY, SetCriterion, build_criterion
 from .matcher import HungarianMatcher, Matching, NonFinitePredictionsError
-from .meta_arch import DETR
-from .neck import Projection
-from .query_head import QUERY_HEAD_REGISTRY, DETRHead, build_query_head
+from .meta_arch import DETR, Predictions
+from .neck import NECK_REGISTRY, ChannelMapper, Projection, build_neck
+from .query_head import QUERY_HEAD_REGISTRY, DETRHead, ReferenceHead, build_query_head
 from .targets import Targets, predictions_to_instances
-from .transformer import TRANSFORMER_REGISTRY, DETRTransformer, TransformerOutput, build_transformer
+from .transformer import (
+    TRANSFORMER_REGISTRY,
+    DeformableTransformer,
+    DETRTransformer,
+    LayerHead,
+    TransformerOutput,
+    build_transformer,
+)
 
 __all__ = [
     "CRITERION_REGISTRY",
     "DETR",
+    "NECK_REGISTRY",
     "QUERY_HEAD_REGISTRY",
     "TRANSFORMER_REGISTRY",
+    "ChannelMapper",
+    "Classification",
     "DETRHead",
     "DETRTransformer",
+    "DeformableTransformer",
+    "FocalClassification",
     "HungarianMatcher",
+    "LayerHead",
     "Matching",
     "NonFinitePredictionsError",
+    "Predictions",
     "Projection",
+    "ReferenceHead",
     "SetCriterion",
+    "SoftmaxClassification",
     "Targets",
+    "TimmBackbone",
     "TransformerOutput",
+    "build_classification",
     "build_criterion",
     "build_detr_resnet_backbone",
+    "build_neck",
     "build_query_head",
+    "build_timm_backbone",
     "build_transformer",
     "predictions_to_instances",
 ]

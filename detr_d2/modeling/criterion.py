@@ -18,7 +18,8 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from .losses import giou_loss, l1_loss, weighted_cross_entropy
+from .classification import SOFTMAX, Classification, build_classification
+from .losses import giou_loss, l1_loss
 from .matcher import HungarianMatcher, Matching
 from .targets import Targets
 
@@ -58,15 +59,16 @@ class _Accumulation:
 
 @CRITERION_REGISTRY.register()
 class SetCriterion(nn.Module):
-    """Cross-entropy over all queries, L1 and GIoU over matched boxes, each decoder layer matched by itself.
+    """Classification of all queries, L1 and GIoU of matched boxes, each decoder layer matched by itself.
 
-    Cross-entropy is a weighted mean: divided by the sum of the class weights of the queries' targets. L1 and GIoU are
-    divided by the number of ground-truth boxes per process, averaged over processes, at least 1.
+    Cross-entropy is a weighted mean: divided by the sum of the class weights of the queries' targets. The focal loss,
+    L1 and GIoU are divided by the number of ground-truth boxes per process, averaged over processes, at least 1.
 
     Args:
         num_classes: K; "no object" is class K.
         matcher: assigns queries to objects.
         loss_weights: weights of "loss_ce", "loss_bbox" and "loss_giou".
+        classification: what the logits mean; the matcher's own.
         no_object_weight: class weight of "no object".
         class_weights: K class weights; None for ones.
         ce_norm: "local" divides the cross-entropy by the weights of this process's batch (the authors' rule),
@@ -83,6 +85,7 @@ class SetCriterion(nn.Module):
         num_classes: int,
         matcher: HungarianMatcher,
         loss_weights: dict[str, float],
+        classification: Classification = SOFTMAX,
         no_object_weight: float = 0.1,
         class_weights: Sequence[float] | None = None,
         ce_norm: str = "local",
@@ -98,6 +101,7 @@ class SetCriterion(nn.Module):
         self.num_classes = num_classes
         self.matcher = matcher
         self.loss_weights = loss_weights
+        self.classification = classification
         self.ce_norm = ce_norm
         weights = torch.tensor([*(class_weights or [1.0] * num_classes), no_object_weight])
         self.register_buffer("class_weights", weights, persistent=False)
@@ -114,61 +118,101 @@ class SetCriterion(nn.Module):
                 "loss_bbox": criterion.LOSS_L1,
                 "loss_giou": criterion.LOSS_GIOU,
             },
+            "classification": build_classification(cfg),
             "no_object_weight": criterion.NO_OBJECT_WEIGHT,
             "class_weights": cfg.MODEL.DETR.CLASS_WEIGHTS,
             "ce_norm": criterion.CE_NORM,
         }
 
     def forward(
-        self, logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, strict: bool = True
+        self,
+        logits: Tensor,
+        boxes_cxcywh: Tensor,
+        targets: Targets,
+        *,
+        proposals: tuple[Tensor, Tensor] | None = None,
+        strict: bool = True,
     ) -> dict[str, Tensor]:
         """Computes the weighted losses, in float32 (or float64 if given) whatever autocast says.
 
         Args:
-            logits: (L, B, Q, K + 1), the last decoder layer at the end.
+            logits: (L, B, Q, num_logits), the last decoder layer at the end.
             boxes_cxcywh: (L, B, Q, 4), normalised by the unpadded image.
             targets: the objects of the B images.
+            proposals: logits (B, S, num_logits) and boxes_cxcywh (B, S, 4) of a two-stage encoder's tokens.
             strict: see `HungarianMatcher`.
 
         Returns:
-            "loss_ce", "loss_bbox", "loss_giou" of the last layer, and the same with suffix "_0", "_1", ... of the
-            others; their sum is the loss to minimise.
+            "loss_ce", "loss_bbox", "loss_giou" of the last layer, the same with suffix "_0", "_1", ... of the others
+            and "_enc" of the proposals; their sum is the loss to minimise.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            boxes_cxcywh = boxes_cxcywh.to(torch.promote_types(boxes_cxcywh.dtype, torch.float32))
+            logits, boxes_cxcywh = _at_least_float32(logits), _at_least_float32(boxes_cxcywh)
             matching = self.matcher(logits, boxes_cxcywh, targets, strict=strict)
             losses = self.losses(logits, boxes_cxcywh, targets, matching)
+            named = _name_layers({name: self.loss_weights[name] * loss for name, loss in losses.items()})
+            if proposals is not None:
+                named.update(self._proposal_losses(*proposals, targets.as_objects(), strict))
         self._log_metrics(logits, targets, matching)
-        return _name_layers({name: self.loss_weights[name] * loss for name, loss in losses.items()})
+        return named
 
-    def losses(self, logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, matching: Matching) -> dict[str, Tensor]:
-        """Unweighted losses of given matches, (L,) each."""
+    def _proposal_losses(
+        self, logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, strict: bool
+    ) -> dict[str, Tensor]:
+        """Weighted losses of an encoder's (B, S, .) proposals, in which all `targets` are of class 0.
+
+        Weights of classes play no part, and a softmax is always divided by the local weights.
+        """
+        logits, boxes_cxcywh = _at_least_float32(logits)[None], _at_least_float32(boxes_cxcywh)[None]
+        matching = self.matcher(logits, boxes_cxcywh, targets, strict=strict)
+        weights = self.class_weights.clone()
+        weights[:-1] = 1
+        losses = self.losses(logits, boxes_cxcywh, targets, matching, class_weights=weights, ce_norm="local")
+        return {f"{name}_enc": self.loss_weights[name] * loss[0] for name, loss in losses.items()}
+
+    def losses(
+        self,
+        logits: Tensor,
+        boxes_cxcywh: Tensor,
+        targets: Targets,
+        matching: Matching,
+        *,
+        class_weights: Tensor | None = None,
+        ce_norm: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Unweighted losses of given matches, (L,) each; `class_weights` and `ce_norm` stand in for the criterion's."""
+        class_weights = self.class_weights if class_weights is None else class_weights
         layers = torch.arange(len(logits), device=logits.device)[:, None]
         classes = torch.full(logits.shape[:3], self.num_classes, device=logits.device)
         classes[layers, matching.image, matching.query] = targets.labels[matching.target]
         matched = boxes_cxcywh[layers, matching.image, matching.query]  # (L, N, 4)
         target_boxes = targets.boxes_cxcywh[matching.target].to(matched.dtype)
-        ce_sum, ce_weight = weighted_cross_entropy(logits, classes, self.class_weights.to(logits.dtype))
-        num_boxes, ce_weight = self._normalisers(targets, ce_weight, logits.shape[2])
+        class_sum, weight = self.classification.loss(logits, classes, class_weights.to(logits.dtype))
+        num_boxes, ce_weight = self._normalisers(targets, weight, logits, ce_norm or self.ce_norm)
         return {
-            "loss_ce": ce_sum / ce_weight,
+            "loss_ce": class_sum / ce_weight,
             "loss_bbox": l1_loss(matched, target_boxes) / num_boxes,
             "loss_giou": giou_loss(matched, target_boxes) / num_boxes,
         }
 
-    def _normalisers(self, targets: Targets, ce_weight: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
-        """What to divide by: number of boxes (), and class weights (L,). Every process must call this once a batch."""
+    def _normalisers(
+        self, targets: Targets, ce_weight: Tensor | None, logits: Tensor, ce_norm: str
+    ) -> tuple[Tensor, Tensor]:
+        """What to divide by: number of boxes (), and class weights (L,) or once more the number of boxes.
+
+        Every process must call this equally often.
+        """
         step = self._accumulation
-        num_boxes = float(sum(targets.counts))
-        if step is not None:
-            num_boxes = step.num_boxes()
-            if self.ce_norm == "global":
-                ce_weight = torch.full_like(ce_weight, step.class_weight(self.class_weights.cpu(), num_queries))
-            else:
-                ce_weight = ce_weight * step.steps
-        mean = _mean_over_processes(torch.cat([ce_weight.new_tensor([num_boxes]), ce_weight]))
-        return mean[0].clamp(min=1), mean[1:] if self.ce_norm == "global" else ce_weight
+        num_boxes = logits.new_tensor([sum(targets.counts) if step is None else step.num_boxes()])
+        if ce_weight is None:
+            mean = _mean_over_processes(num_boxes).clamp(min=1)
+            return mean[0], mean
+        if step is not None and ce_norm == "global":
+            ce_weight = torch.full_like(ce_weight, step.class_weight(self.class_weights.cpu(), logits.shape[2]))
+        elif step is not None:
+            ce_weight = ce_weight * step.steps
+        mean = _mean_over_processes(torch.cat([num_boxes, ce_weight]))
+        return mean[0].clamp(min=1), mean[1:] if ce_norm == "global" else ce_weight
 
     @contextmanager
     def accumulated_over(self, micro_batches: Sequence[Sequence[dict[str, Any]]]) -> Iterator[None]:
@@ -193,15 +237,19 @@ class SetCriterion(nn.Module):
         """Puts metrics of the last layer into detectron2's event storage, every `METRICS_PERIOD` iterations."""
         if not has_event_storage() or (get_event_storage().iter + 1) % METRICS_PERIOD:
             return
-        classes = logits[-1].argmax(-1)  # (B, Q)
+        classes = logits[-1].argmax(-1)  # (B, Q), never K with the focal loss
         counts = torch.tensor(targets.counts, device=logits.device)
-        cardinality = (classes != self.num_classes).sum(1)
+        cardinality = self.classification.claims_object(logits[-1]).sum(1)
         storage = get_event_storage()
         storage.put_scalar("detr/cardinality_error", (cardinality - counts).abs().float().mean().item())
         if len(targets.labels):
             storage.put_scalar("detr/matched_fraction", matching.query.shape[1] / len(targets.labels))
             hit = classes[matching.image, matching.query[-1]] == targets.labels[matching.target[-1]]
             storage.put_scalar("detr/class_error", 100 - 100 * hit.float().mean().item())
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _mean_over_processes(x: Tensor) -> Tensor:

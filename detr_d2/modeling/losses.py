@@ -1,11 +1,12 @@
 """Losses of the set criterion: pure functions, one value per decoder layer.
 
-Paper: Carion et al. 2020, Eq. 2 and appendix A.2. Boxes are normalised by the unpadded image. Every function returns
-sums; what they are divided by is the criterion's business.
+Papers: Carion et al. 2020, Eq. 2 and appendix A.2; Lin et al. 2017, Eq. 5. Boxes are normalised by the unpadded image.
+Every function returns sums; what they are divided by is the criterion's business.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,6 +26,30 @@ def weighted_cross_entropy(logits: Tensor, classes: Tensor, class_weights: Tenso
     """
     loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), class_weights, reduction="none")
     return loss.view(len(logits), -1).sum(1), class_weights[classes].flatten(1).sum(1)
+
+
+def focal_loss(logits: Tensor, classes: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of every class of every query (Lin et al. 2017, Eq. 5).
+
+    Args:
+        logits: (L, B, Q, K), one sigmoid a class.
+        classes: (L, B, Q) target class of each query, K for "no object".
+        alpha: weight of the target class; 1 - alpha of all others.
+        gamma: exponent of the probability that is missing.
+
+    Returns:
+        (L,) sums.
+    """
+    num_classes = logits.shape[-1]
+    own = logits.gather(-1, classes.clamp(max=num_classes - 1)[..., None])[..., 0]  # (L, B, Q)
+    present = alpha * (1 - own.sigmoid()) ** gamma * F.softplus(-own)
+    exchange = torch.where(classes < num_classes, present - _absent(own, alpha, gamma), 0)
+    return _absent(logits, alpha, gamma).flatten(1).sum(1) + exchange.flatten(1).sum(1)
+
+
+def _absent(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of classes that are not there."""
+    return (1 - alpha) * logits.sigmoid() ** gamma * F.softplus(logits)
 
 
 def l1_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:

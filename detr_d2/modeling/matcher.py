@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..layers import box_cxcywh_to_xyxy, elementwise_giou
+from .classification import SOFTMAX, Classification, build_classification
 from .targets import Targets
 
 
@@ -51,20 +52,30 @@ class Matching:
 class HungarianMatcher:
     """Finds for each image the assignment of queries to objects with the lowest total cost.
 
-    The cost of a pair is -p(class) * cost_class + L1(boxes) * cost_l1 - GIoU(boxes) * cost_giou, with the probability
-    itself instead of its logarithm (paper, Sec. 3.1). With more objects than queries, the surplus stays unmatched.
+    The cost of a pair is class cost * cost_class + L1(boxes) * cost_l1 - GIoU(boxes) * cost_giou; with softmax the
+    class cost is -p(class), the probability itself instead of its logarithm (paper, Sec. 3.1). With more objects than
+    queries, the surplus stays unmatched.
 
     Args:
         cost_class, cost_l1, cost_giou: weights; not all zero.
+        classification: what the logits mean; the criterion's own.
     """
 
     @configurable
-    def __init__(self, *, cost_class: float = 1.0, cost_l1: float = 5.0, cost_giou: float = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        cost_class: float = 1.0,
+        cost_l1: float = 5.0,
+        cost_giou: float = 2.0,
+        classification: Classification = SOFTMAX,
+    ) -> None:
         if cost_class == 0 and cost_l1 == 0 and cost_giou == 0:
             raise ValueError("All weights in MODEL.DETR.MATCHER are zero: give at least one of them a positive value.")
         self.cost_class = cost_class
         self.cost_l1 = cost_l1
         self.cost_giou = cost_giou
+        self.classification = classification
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -73,6 +84,7 @@ class HungarianMatcher:
             "cost_class": matcher.COST_CLASS,
             "cost_l1": matcher.COST_L1,
             "cost_giou": matcher.COST_GIOU,
+            "classification": build_classification(cfg),
         }
 
     @torch.no_grad()
@@ -83,7 +95,7 @@ class HungarianMatcher:
         has too few finite ones.
 
         Args:
-            logits: (L, B, Q, K + 1), float32 or wider.
+            logits: (L, B, Q, num_logits), float32 or wider.
             boxes_cxcywh: (L, B, Q, 4), normalised.
             targets: the objects of the B images.
             strict: whether predictions without any finite cost for an image are an error.
@@ -99,12 +111,12 @@ class HungarianMatcher:
     def cost(self, logits: Tensor, boxes_cxcywh: Tensor, targets: Targets) -> Tensor:
         """Cost (L, M, Q) of giving object m to query q of the image that holds m."""
         image = targets.image_index
-        probability = logits.softmax(-1).transpose(2, 3)[:, image, targets.labels]  # (L, M, Q)
+        class_cost = self.classification.cost(logits, image, targets.labels)  # (L, M, Q)
         boxes = boxes_cxcywh[:, image]  # (L, M, Q, 4)
         objects = targets.boxes_cxcywh[:, None].to(boxes.dtype)  # (M, 1, 4)
         l1 = (boxes - objects).abs().sum(-1)
         giou = elementwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(objects))
-        return self.cost_l1 * l1 - self.cost_class * probability - self.cost_giou * giou
+        return self.cost_l1 * l1 + self.cost_class * class_cost - self.cost_giou * giou
 
     def _match_layer(self, cost: np.ndarray, counts: list[int], strict: bool) -> np.ndarray:
         """Assigns each image's block of the (M, Q) cost; returns (2, N): queries, then packed target indices."""

@@ -6,7 +6,7 @@ Paper: Carion et al. 2020, Fig. 2. What a relative of DETR changes is in the par
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -19,9 +19,10 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ..layers import LearnedPositionEncoding, SinePositionEncoding, downsample_mask, padding_mask
+from .classification import SOFTMAX, Classification, build_classification
 from .criterion import build_criterion
 from .matcher import NonFinitePredictionsError
-from .neck import Projection
+from .neck import build_neck
 from .query_head import build_query_head
 from .targets import Targets, predictions_to_instances
 from .transformer import build_transformer
@@ -41,6 +42,20 @@ FOREIGN_PREFIXES = (
 )
 
 
+class Predictions(NamedTuple):
+    """What the network says about B images.
+
+    Attributes:
+        logits: (L, B, Q, num_logits), the last decoder layer at the end.
+        boxes_cxcywh: (L, B, Q, 4), normalised by the unpadded image.
+        proposals: the same of the S tokens of a two-stage encoder, (B, S, num_logits) and (B, S, 4); otherwise None.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    proposals: tuple[Tensor, Tensor] | None = None
+
+
 @META_ARCH_REGISTRY.register()
 class DETR(nn.Module):
     """End-to-end set prediction of objects, without anchors and without NMS.
@@ -48,12 +63,13 @@ class DETR(nn.Module):
     Args:
         backbone: any detectron2 backbone.
         in_features: names of the backbone's maps that the neck reads.
-        neck: list of maps -> list of maps of the transformer's width.
+        neck: list of maps -> list of maps of the transformer's width; see `NECK_REGISTRY`.
         position_encoding: (size, padding mask, device) -> encoding of a map.
         transformer: see `TRANSFORMER_REGISTRY`.
         head: see `QUERY_HEAD_REGISTRY`.
         criterion: see `CRITERION_REGISTRY`.
         num_classes: K.
+        classification: what class logits mean; the head's and the criterion's own.
         pixel_mean, pixel_std: per channel, in the unit and order of the input images.
         aux_loss: train every decoder layer instead of the last one only.
         score_threshold: detections scored below it are dropped.
@@ -78,6 +94,7 @@ class DETR(nn.Module):
         head: nn.Module,
         criterion: nn.Module,
         num_classes: int,
+        classification: Classification = SOFTMAX,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         aux_loss: bool = True,
@@ -96,6 +113,7 @@ class DETR(nn.Module):
         self.head = head
         self.criterion = criterion
         self.num_classes = num_classes
+        self.classification = classification
         self.aux_loss = aux_loss
         self.score_threshold = score_threshold
         self.max_detections = max_detections
@@ -120,12 +138,13 @@ class DETR(nn.Module):
         return {
             "backbone": backbone,
             "in_features": cfg.MODEL.DETR.IN_FEATURES,
-            "neck": Projection(cfg, [shapes[name] for name in cfg.MODEL.DETR.IN_FEATURES]),
+            "neck": build_neck(cfg, [shapes[name] for name in cfg.MODEL.DETR.IN_FEATURES]),
             "position_encoding": _build_position_encoding(cfg),
             "transformer": build_transformer(cfg),
             "head": build_query_head(cfg),
             "criterion": build_criterion(cfg),
             "num_classes": cfg.MODEL.DETR.NUM_CLASSES,
+            "classification": build_classification(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "aux_loss": cfg.MODEL.DETR.AUX_LOSS,
@@ -149,8 +168,9 @@ class DETR(nn.Module):
         if foreign:
             raise ValueError(
                 f"{len(foreign)} of the {len(state_dict)} keys of the checkpoint ({foreign[0]!r}, ...) are not named "
-                "as in this DETR: it comes from another library or model. MODEL.WEIGHTS takes checkpoints of detr_d2, "
-                "detectron2's backbones and torchvision's ResNets."
+                "as in this DETR: it comes from another library or model. Convert the file first, by "
+                "`python -m detr_d2 convert SRC DST --to detectron2`, or load it by train_net.py or a command of "
+                "detr_d2, which convert it themselves."
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
 
@@ -174,9 +194,9 @@ class DETR(nn.Module):
                 files.
         """
         images = self.preprocess_image(batched_inputs)
-        logits, boxes_cxcywh = self.predict(images, all_layers=self.training and self.aux_loss)
+        logits, boxes_cxcywh, proposals = self.predict(images, all_layers=self.training and self.aux_loss)
         if self.training:
-            return self.losses(logits, boxes_cxcywh, batched_inputs)
+            return self.losses(logits, boxes_cxcywh, batched_inputs, proposals)
         return self.postprocess(logits[-1], boxes_cxcywh[-1], images.image_sizes, batched_inputs)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
@@ -186,15 +206,12 @@ class DETR(nn.Module):
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
 
-    def predict(self, images: ImageList, *, all_layers: bool) -> tuple[Tensor, Tensor]:
+    def predict(self, images: ImageList, *, all_layers: bool) -> Predictions:
         """Runs the network.
 
         Args:
             images: normalised and padded.
             all_layers: predict from every decoder layer, not just the last.
-
-        Returns:
-            logits (L, B, Q, K + 1) and boxes_cxcywh (L, B, Q, 4), the last layer at the end.
         """
         features = self.backbone(images.tensor)
         maps = self.neck([features[name] for name in self.in_features])
@@ -202,16 +219,24 @@ class DETR(nn.Module):
         mask = padding_mask(images.image_sizes, tuple(images.tensor.shape[-2:]), self.device)
         masks = [downsample_mask(mask, size) for size in sizes]
         positions = [self.position_encoding(size, m, self.device) for size, m in zip(sizes, masks, strict=True)]
-        return self.head(self.transformer(maps, masks, positions, all_layers))
+        queries = self.transformer(maps, masks, positions, all_layers, self.head)
+        logits, boxes_cxcywh = self.head(queries)
+        return Predictions(logits, boxes_cxcywh, queries.proposals)
 
-    def losses(self, logits: Tensor, boxes_cxcywh: Tensor, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def losses(
+        self,
+        logits: Tensor,
+        boxes_cxcywh: Tensor,
+        batched_inputs: list[dict[str, Any]],
+        proposals: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Weighted losses against the ground truth in `batched_inputs`; every key starts with "loss_"."""
         instances = [x["instances"] for x in batched_inputs]
         targets = Targets.from_instances(instances, num_classes=self.num_classes, device=self.device)
         # Under fp16 the gradient scaler recovers from overflow: let the non-finite loss reach it.
         strict = not (torch.is_autocast_enabled(self.device.type) and logits.dtype == torch.float16)
         try:
-            losses = self.criterion(logits, boxes_cxcywh, targets, strict=strict)
+            losses = self.criterion(logits, boxes_cxcywh, targets, proposals=proposals, strict=strict)
         except NonFinitePredictionsError as error:
             raise FloatingPointError(_describe(error, logits, boxes_cxcywh, batched_inputs)) from error
         if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
@@ -226,7 +251,7 @@ class DETR(nn.Module):
         image_sizes: list[tuple[int, int]],
         batched_inputs: list[dict[str, Any]],
     ) -> list[dict[str, Instances]]:
-        """Decodes logits (B, Q, K + 1) and boxes (B, Q, 4) into Instances at the resolution the inputs ask for."""
+        """Decodes logits (B, Q, num_logits) and boxes (B, Q, 4) into Instances at the resolution the inputs ask for."""
         results = self._decode(logits, boxes_cxcywh, image_sizes)
         return [
             {"instances": detector_postprocess(result, x.get("height", size[0]), x.get("width", size[1]))}
@@ -240,6 +265,7 @@ class DETR(nn.Module):
             image_sizes,
             score_threshold=self.score_threshold,
             max_detections=self.max_detections,
+            classification=self.classification,
         )
 
 
@@ -291,6 +317,7 @@ def _describe(
 ) -> str:
     iteration = get_event_storage().iter if has_event_storage() else "unknown"
     bad = [n for n, x in (("logits", logits), ("boxes", boxes_cxcywh)) if not x.isfinite().all()]
+    bad = bad or ["the encoder's proposals"]
     files = [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]
     return (
         f"Iteration {iteration}: all predictions for {files[error.image_index]} are NaN or infinite "

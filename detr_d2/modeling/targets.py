@@ -6,13 +6,14 @@ DETR: boxes_cxcywh divided by the size of the augmented image before padding, "n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from .classification import SOFTMAX, Classification
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Targets:
             counts=counts,
         )
 
+    def as_objects(self) -> Targets:
+        """The same objects, all of class 0: what the encoder's proposals of two-stage models are to find."""
+        return replace(self, labels=torch.zeros_like(self.labels))
+
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
     """Raises `ValueError` for labels outside 0..K-1, while they are still on the host (no device synchronisation)."""
@@ -72,32 +77,31 @@ def predictions_to_instances(
     *,
     score_threshold: float,
     max_detections: int,
+    classification: Classification = SOFTMAX,
 ) -> list[Instances]:
-    """Decodes predictions of the last layer: each query yields its best real class.
-
-    Queries whose arg-max is "no object" are kept with their second-best class, as the paper does for AP (Sec. 4).
+    """Decodes predictions of the last layer.
 
     Args:
-        logits: (B, Q, K + 1).
+        logits: (B, Q, num_logits).
         boxes_cxcywh: (B, Q, 4), normalised.
         image_sizes: (height, width) of each image before padding, in pixels.
         score_threshold: lower scores are dropped; 0 keeps every query.
         max_detections: the most detections to keep per image, best first; negative for no limit.
+        classification: what the logits mean, and with it how many detections a query may yield.
 
     Returns:
         For each image, `Instances` of that size with `pred_boxes` (pixels), `scores` and `pred_classes`, best first.
     """
-    scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)  # (B, Q)
+    limit = max_detections if max_detections >= 0 else None
+    scores, classes, queries = classification.select(logits, limit)  # (B, N) each
     sizes = torch.tensor(image_sizes, device=scores.device)  # (B, 2): height, width
     boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.float()) * sizes.flip(1).repeat(1, 2)[:, None]
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    limit = max_detections if max_detections >= 0 else None
     results = []
     for b, image_size in enumerate(image_sizes):
-        keep = order[b, :limit][scores[b, :limit] >= score_threshold]
+        keep = scores[b] >= score_threshold
         result = Instances(tuple(image_size))
-        result.pred_boxes = Boxes(boxes_xyxy[b, keep])
-        result.scores = scores[b, : len(keep)]
+        result.pred_boxes = Boxes(boxes_xyxy[b, queries[b, keep]])
+        result.scores = scores[b, keep]
         result.pred_classes = classes[b, keep]
         results.append(result)
     return results

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from detr_d2.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou
+from detr_d2.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou, inverse_sigmoid
 
 
 def test_conversion_by_hand():
@@ -35,3 +35,12 @@ def test_giou_broadcasts_to_torchvisions_pairwise_matrix():
     corner, size = torch.rand(2, 7, 2, dtype=torch.float64), torch.rand(2, 7, 2, dtype=torch.float64)
     a, b = torch.cat([corner, corner + size], -1)
     torch.testing.assert_close(elementwise_giou(a[:, None], b[None]), generalized_box_iou(a, b))
+
+
+def test_inverse_sigmoid_inverts_and_stays_finite():
+    x = torch.linspace(-11, 11, 23, dtype=torch.float64)
+    torch.testing.assert_close(inverse_sigmoid(x.sigmoid()), x)
+    limit = torch.tensor((1 - 1e-5) / 1e-5, dtype=torch.float64).log().item()
+    extreme = inverse_sigmoid(torch.tensor([-0.5, 0.0, 1.0, 1.5], dtype=torch.float64))
+    assert extreme.tolist() == pytest.approx([-limit, -limit, limit, limit], abs=1e-4)
+    assert inverse_sigmoid(torch.tensor(0.0), eps=1e-3).item() == pytest.approx(-6.9, abs=0.01)

@@ -1,4 +1,6 @@
-from detr_d2.layers import downsample_mask, padding_mask
+import torch
+
+from detr_d2.layers import downsample_mask, padding_mask, valid_ratios
 
 
 def test_nothing_padded_is_none():
@@ -35,3 +37,17 @@ def test_the_smallest_image_keeps_a_valid_cell():
     cells = downsample_mask(mask, (20, 20))
     assert cells is not None
     assert not cells[0, 0, 0]
+
+
+def test_valid_ratios_by_hand():
+    # Image 0 fills 2 of 4 columns and 3 of 3 rows, image 1 all of 4 columns and 1 of 3 rows.
+    fine = padding_mask([(3, 2), (1, 4)], (3, 4), "cpu")
+    coarse = padding_mask([(2, 1), (1, 2)], (2, 2), "cpu")
+    ratios = valid_ratios([fine, coarse])
+    assert ratios is not None
+    expected = [[[0.5, 1.0], [0.5, 1.0]], [[1.0, 1 / 3], [1.0, 0.5]]]
+    torch.testing.assert_close(ratios, torch.tensor(expected))
+
+
+def test_no_masks_have_no_ratios():
+    assert valid_ratios([None, None]) is None

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from detr_d2.layers import LearnedPositionEncoding, SinePositionEncoding
+from detr_d2.layers import LearnedPositionEncoding, SinePositionEncoding, sine_of_coordinates
 
 CPU = torch.device("cpu")
 
@@ -62,3 +62,19 @@ def test_learned_rows_and_columns():
 def test_learned_refuses_larger_maps():
     with pytest.raises(ValueError, match="50 rows and columns, the feature map 51 x 4"):
         LearnedPositionEncoding(num_channels=6)((51, 4), None, CPU)
+
+
+def test_sine_of_coordinates_by_hand():
+    # 4 channels a coordinate: frequencies 1 and 100^(-2/4) = 0.1; the coordinates in the order given.
+    x, y = 0.25, 0.5
+    encoding = sine_of_coordinates(torch.tensor([[[x, y]]]), num_channels=4, temperature=100.0)
+    angles = [2 * math.pi * coordinate * frequency for coordinate in (x, y) for frequency in (1, 0.1)]
+    expected = [f(angle) for angle in angles for f in (math.sin, math.cos)]
+    assert encoding.shape == (1, 1, 8)
+    torch.testing.assert_close(encoding[0, 0], torch.tensor(expected), atol=1e-6, rtol=1e-6)
+
+
+def test_sine_of_boxes_agrees_with_that_of_maps():
+    # The last cell of a map stands at 1.
+    cell = SinePositionEncoding(num_channels=32)((1, 1), None, CPU)[0, :, 0, 0]
+    torch.testing.assert_close(sine_of_coordinates(torch.ones(2), num_channels=16), cell, atol=2e-5, rtol=0)

@@ -9,14 +9,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tiny_deformable import tiny_deformable
 from tiny_models import random_input, tiny_detr
 
 WORLD = 2
 Result = tuple[dict[str, float], torch.Tensor]
 
 
-def build(ce_norm: str) -> Any:
-    return tiny_detr("MODEL.DETR.CRITERION.CE_NORM", ce_norm).double()  # so that tolerances can be tight
+def build(kind: str) -> Any:
+    """In double precision, so that tolerances can be tight."""
+    if kind == "two_stage":
+        return tiny_deformable("two_stage").double()
+    return tiny_detr("MODEL.DETR.CRITERION.CE_NORM", kind).double()
 
 
 def losses_and_gradient(model: Any, inputs: list[dict[str, Any]]) -> Result:
@@ -32,10 +36,10 @@ def worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     job = torch.load(f"{folder}/job.pth", weights_only=False)
     results = {}
-    for ce_norm in ("global", "local"):
-        model = build(ce_norm)
-        model.load_state_dict(job["model"])
-        results[ce_norm] = [losses_and_gradient(model, case[rank]) for case in job["cases"]]
+    for kind, state in job["models"].items():
+        model = build(kind)
+        model.load_state_dict(state)
+        results[kind] = [losses_and_gradient(model, case[rank]) for case in job["cases"]]
     torch.save(results, f"{folder}/{rank}.pth")
     dist.destroy_process_group()
 
@@ -43,8 +47,9 @@ def worker(rank: int, folder: str) -> None:
 def test_two_processes_equal_one(tmp_path: Path):
     torch.manual_seed(0)
     cases = [[[random_input(64, 64, n)] for n in counts] for counts in ((1, 5), (4, 0), (0, 0))]
-    model = build("global")
-    torch.save({"model": model.state_dict(), "cases": cases}, tmp_path / "job.pth")
+    model, two_stage = build("global"), build("two_stage")
+    states = {"global": model.state_dict(), "local": model.state_dict(), "two_stage": two_stage.state_dict()}
+    torch.save({"models": states, "cases": cases}, tmp_path / "job.pth")
     mp.start_processes(worker, (str(tmp_path),), nprocs=WORLD, start_method="spawn")
     ranks = [torch.load(tmp_path / f"{rank}.pth", weights_only=False) for rank in range(WORLD)]
     for i, (first, second) in enumerate(cases):
@@ -57,6 +62,13 @@ def test_two_processes_equal_one(tmp_path: Path):
                     assert mean == pytest.approx(value, rel=1e-9), name
             if ce_norm == "global":  # DistributedDataParallel averages gradients
                 torch.testing.assert_close(sum(g for _, g in results) / WORLD, single_gradient, atol=1e-9, rtol=1e-6)
+    for i, (first, second) in enumerate(cases[:2]):  # without any object, each process divides by 1
+        single, single_gradient = losses_and_gradient(two_stage, [*first, *second])
+        results = [rank["two_stage"][i] for rank in ranks]
+        assert "loss_ce_enc" in single
+        for name, value in single.items():
+            assert sum(losses[name] for losses, _ in results) / WORLD == pytest.approx(value, rel=1e-9), name
+        torch.testing.assert_close(sum(g for _, g in results) / WORLD, single_gradient, atol=1e-9, rtol=1e-6)
     unequal = sum(rank["local"][0][0]["loss_ce"] for rank in ranks) / WORLD
     single, _ = losses_and_gradient(model, [*cases[0][0], *cases[0][1]])
     assert abs(unequal - single["loss_ce"]) > 1e-4  # the mean over unequal batches is not the mean over all queries

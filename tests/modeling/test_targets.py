@@ -3,7 +3,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from detr_d2.layers import box_cxcywh_to_xyxy
-from detr_d2.modeling import Targets, predictions_to_instances
+from detr_d2.modeling import FocalClassification, Targets, predictions_to_instances
 
 
 def ground_truth(height: int, width: int, boxes: list[list[float]], classes: list[int]) -> Instances:
@@ -79,3 +79,18 @@ def test_corner_boxes_are_in_pixels_of_the_given_size():
     (result,) = predictions_to_instances(torch.zeros(1, 3, 2), boxes, [(30, 70)], score_threshold=0, max_detections=9)
     scale = torch.tensor([70, 30, 70, 30])
     torch.testing.assert_close(result.pred_boxes.tensor, box_cxcywh_to_xyxy(boxes[0]) * scale)
+
+
+def test_focal_decoding_gives_a_query_several_classes():
+    logits = torch.tensor([[2.0, 1.0, -3.0], [-1.0, 1.5, -2.0]])[None]
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.25, 0.5, 0.5, 1.0]])[None]
+    (result,) = predictions_to_instances(
+        logits, boxes, [(20, 40)], score_threshold=0.5, max_detections=100, classification=FocalClassification()
+    )
+    torch.testing.assert_close(result.scores, torch.tensor([2.0, 1.5, 1.0]).sigmoid())
+    assert result.pred_classes.tolist() == [0, 1, 1]
+    assert result.pred_boxes.tensor.tolist() == [[10, 5, 30, 15], [0, 0, 20, 20], [10, 5, 30, 15]]
+    (few,) = predictions_to_instances(
+        logits, boxes, [(20, 40)], score_threshold=0, max_detections=2, classification=FocalClassification()
+    )
+    assert few.pred_classes.tolist() == [0, 1]

@@ -136,3 +136,22 @@ def test_two_maps_are_refused():
 def test_unknown_activation_is_refused():
     with pytest.raises(ValueError, match=r"ACTIVATION is 'swish', expected one of \['gelu', 'relu'\]"):
         build(activation="swish")
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_checkpointing_changes_nothing(pre_norm: bool):
+    plain = build(pre_norm, dropout=0.3)
+    feature, position = torch.randn(2, C, 3, 5, dtype=torch.float64), torch.randn(1, C, 3, 5, dtype=torch.float64)
+    gradients, calls = [], []
+    for checkpoint in (False, True):
+        transformer = build(pre_norm, dropout=0.3, checkpoint=checkpoint)
+        transformer.load_state_dict(plain.state_dict())
+        count: list[int] = []
+        for layer in [*transformer.encoder.layers, *transformer.decoder.layers]:
+            layer.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        torch.manual_seed(5)
+        transformer([feature], [None], [position], all_layers=True).hidden_states.square().sum().backward()
+        gradients.append([p.grad for p in transformer.parameters()])
+        calls.append(len(count))
+    assert calls == [5, 10]
+    torch.testing.assert_close(gradients[1], gradients[0], atol=0, rtol=0)

@@ -19,9 +19,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...layers import MultiHeadAttention
+from ...layers import MultiHeadAttention, run_layer
 from .build import TRANSFORMER_REGISTRY
-from .output import TransformerOutput
+from .output import LayerHead, TransformerOutput
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -131,17 +131,19 @@ class Encoder(nn.Module):
     Args:
         layers: the layers, in order.
         norm: applied to the last output, or None.
+        checkpoint: see `run_layer`.
     """
 
-    def __init__(self, layers: Sequence[EncoderLayer], norm: nn.Module | None = None) -> None:
+    def __init__(self, layers: Sequence[EncoderLayer], norm: nn.Module | None = None, checkpoint: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+        self.checkpoint = checkpoint
 
     def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Encodes (B, S, C) tokens."""
         for layer in self.layers:
-            x = layer(x, position, padding_mask)
+            x = run_layer(layer, x, position, padding_mask, checkpointed=self.checkpoint)
         return x if self.norm is None else self.norm(x)
 
 
@@ -151,12 +153,14 @@ class Decoder(nn.Module):
     Args:
         layers: the layers, in order.
         norm: shared by the outputs of all layers; not part of what the next layer reads.
+        checkpoint: see `run_layer`.
     """
 
-    def __init__(self, layers: Sequence[DecoderLayer], norm: nn.Module) -> None:
+    def __init__(self, layers: Sequence[DecoderLayer], norm: nn.Module, checkpoint: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+        self.checkpoint = checkpoint
 
     def forward(
         self,
@@ -171,7 +175,7 @@ class Decoder(nn.Module):
         memory_key = memory + position
         outputs = []
         for layer in self.layers:
-            x = layer(x, query_position, memory, memory_key, padding_mask)
+            x = run_layer(layer, x, query_position, memory, memory_key, padding_mask, checkpointed=self.checkpoint)
             outputs.append(x)
         return self.norm(torch.stack(outputs if all_layers else outputs[-1:]))
 
@@ -185,6 +189,7 @@ class DETRTransformer(nn.Module):
         num_queries: Q.
         num_heads, feedforward_dim, dropout, activation, pre_norm: see `Layer`.
         num_encoder_layers, num_decoder_layers: depth; the encoder may be empty.
+        checkpoint: save memory in training at the price of time; see `run_layer`.
     """
 
     @configurable
@@ -200,6 +205,7 @@ class DETRTransformer(nn.Module):
         dropout: float,
         activation: str = "relu",
         pre_norm: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         layer: dict[str, Any] = {
@@ -213,8 +219,11 @@ class DETRTransformer(nn.Module):
         self.encoder = Encoder(
             [EncoderLayer(**layer) for _ in range(num_encoder_layers)],
             nn.LayerNorm(hidden_dim) if pre_norm else None,
+            checkpoint,
         )
-        self.decoder = Decoder([DecoderLayer(**layer) for _ in range(num_decoder_layers)], nn.LayerNorm(hidden_dim))
+        self.decoder = Decoder(
+            [DecoderLayer(**layer) for _ in range(num_decoder_layers)], nn.LayerNorm(hidden_dim), checkpoint
+        )
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -234,6 +243,7 @@ class DETRTransformer(nn.Module):
             "dropout": transformer.DROPOUT,
             "activation": transformer.ACTIVATION,
             "pre_norm": transformer.PRE_NORM,
+            "checkpoint": transformer.CHECKPOINT,
         }
 
     def forward(
@@ -242,6 +252,7 @@ class DETRTransformer(nn.Module):
         padding_masks: Sequence[Tensor | None],
         positions: Sequence[Tensor],
         all_layers: bool,
+        head: LayerHead | None = None,  # noqa: ARG002
     ) -> TransformerOutput:
         """Turns one feature map into object queries.
 
@@ -250,6 +261,7 @@ class DETRTransformer(nn.Module):
             padding_masks: one mask (B, H, W), True on padding, or None when nothing is padded.
             positions: one encoding (B or 1, C, H, W).
             all_layers: return every decoder layer, not just the last.
+            head: not needed, as no layer depends on the predictions of another.
 
         Raises:
             ValueError: if more than one feature map is given.

@@ -1,0 +1,233 @@
+"""The transformer of Deformable DETR.
+
+Paper: Zhu et al. 2021, Deformable DETR: Deformable Transformers for End-to-End Object Detection, Sec. 4 and appendix A.
+
+In short: attention to the image samples a few points around a reference instead of reading every cell, on several
+feature levels at once. In the encoder the reference of a token is its own cell; in the decoder it is a point that the
+query predicts, or a box: one that every layer corrects (iterative refinement), and that the encoder proposes
+(two-stage).
+
+Differs from the authors' code in form, and where that fails:
+
+* batch first; the learned queries live here; the head is handed to `forward` instead of being stored a second time;
+* proposals of cells that must not be used get a large finite logit instead of infinity: the same boxes, and nothing
+  that can turn into NaN when an image has fewer usable cells than there are queries;
+* an image with fewer cells than queries yields one query per cell.
+
+Parameter names are the authors'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from ...layers import DEFORMABLE_BACKENDS, MultiScaleDeformableAttention, sine_of_coordinates
+from .build import TRANSFORMER_REGISTRY
+from .deformable_layers import (
+    DeformableDecoder,
+    DeformableDecoderLayer,
+    DeformableEncoder,
+    DeformableEncoderLayer,
+    Levels,
+)
+from .output import LayerHead, TransformerOutput
+
+UNUSABLE_LOGIT = 100.0  # its sigmoid is 1 in float32, as that of the authors' infinity
+PROPOSAL_SIZE = 0.05  # width and height of the proposals of the finest level; doubled from level to level
+
+
+@TRANSFORMER_REGISTRY.register()
+class DeformableTransformer(nn.Module):
+    """Deformable encoder over several feature levels, deformable decoder over learned or proposed queries.
+
+    Args:
+        hidden_dim: C.
+        num_queries: Q.
+        num_heads, feedforward_dim, dropout, activation: see `Layer` of DETR.
+        num_encoder_layers, num_decoder_layers: depth.
+        num_levels: feature levels.
+        num_points: points that a head samples on a level.
+        box_refinement: every decoder layer corrects the boxes of the one before.
+        two_stage: the encoder proposes the queries.
+        sampling_backend: see `MultiScaleDeformableAttention`.
+        checkpoint: save memory in training at the price of time; see `run_layer`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        hidden_dim: int,
+        num_queries: int,
+        num_heads: int,
+        feedforward_dim: int,
+        num_encoder_layers: int,
+        num_decoder_layers: int,
+        num_levels: int,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        num_points: int = 4,
+        box_refinement: bool = False,
+        two_stage: bool = False,
+        sampling_backend: str = "auto",
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if two_stage and not box_refinement:
+            raise ValueError("MODEL.DETR.TRANSFORMER.TWO_STAGE needs MODEL.DETR.TRANSFORMER.BOX_REFINEMENT: True.")
+        attention: dict[str, Any] = {
+            "embed_dim": hidden_dim,
+            "num_heads": num_heads,
+            "num_levels": num_levels,
+            "num_points": num_points,
+            "backend": sampling_backend,
+        }
+        layer: dict[str, Any] = {
+            "attention": attention,
+            "feedforward_dim": feedforward_dim,
+            "dropout": dropout,
+            "activation": activation,
+        }
+        self.num_levels = num_levels
+        self.num_queries = num_queries
+        self.two_stage = two_stage
+        decoder_layers = [DeformableDecoderLayer(**layer) for _ in range(num_decoder_layers)]
+        self.encoder = DeformableEncoder(
+            [DeformableEncoderLayer(**layer) for _ in range(num_encoder_layers)], checkpoint
+        )
+        self.decoder = DeformableDecoder(decoder_layers, box_refinement, checkpoint)
+        self.level_embed = nn.Parameter(torch.empty(num_levels, hidden_dim))
+        if two_stage:
+            self.enc_output = nn.Linear(hidden_dim, hidden_dim)
+            self.enc_output_norm = nn.LayerNorm(hidden_dim)
+            self.pos_trans = nn.Linear(2 * hidden_dim, 2 * hidden_dim)
+            self.pos_trans_norm = nn.LayerNorm(2 * hidden_dim)
+        else:
+            self.reference_points = nn.Linear(hidden_dim, 2)
+        self._reset_parameters()
+        if not two_stage:  # after the reset, as the authors keep it outside the transformer: N(0, 1)
+            self.query_embed = nn.Embedding(num_queries, 2 * hidden_dim)
+
+    def _reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, MultiScaleDeformableAttention):
+                module.reset_parameters()  # the loop above has overwritten its zeros
+        if not self.two_stage:
+            nn.init.zeros_(self.reference_points.bias)
+        nn.init.normal_(self.level_embed)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        transformer = cfg.MODEL.DETR.TRANSFORMER
+        if transformer.PRE_NORM:
+            raise ValueError("MODEL.DETR.TRANSFORMER.PRE_NORM is True, but DeformableTransformer has post-norm only.")
+        if transformer.SAMPLING_BACKEND not in DEFORMABLE_BACKENDS:
+            raise ValueError(
+                f"MODEL.DETR.TRANSFORMER.SAMPLING_BACKEND is {transformer.SAMPLING_BACKEND!r}, expected one of "
+                f"{', '.join(DEFORMABLE_BACKENDS)}."
+            )
+        return {
+            "hidden_dim": transformer.HIDDEN_DIM,
+            "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
+            "num_heads": transformer.NUM_HEADS,
+            "feedforward_dim": transformer.FEEDFORWARD_DIM,
+            "num_encoder_layers": transformer.NUM_ENCODER_LAYERS,
+            "num_decoder_layers": transformer.NUM_DECODER_LAYERS,
+            "num_levels": cfg.MODEL.DETR.NUM_FEATURE_LEVELS,
+            "dropout": transformer.DROPOUT,
+            "activation": transformer.ACTIVATION,
+            "num_points": transformer.NUM_POINTS,
+            "box_refinement": transformer.BOX_REFINEMENT,
+            "two_stage": transformer.TWO_STAGE,
+            "sampling_backend": transformer.SAMPLING_BACKEND,
+            "checkpoint": transformer.CHECKPOINT,
+        }
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        padding_masks: Sequence[Tensor | None],
+        positions: Sequence[Tensor],
+        all_layers: bool,
+        head: LayerHead | None = None,
+    ) -> TransformerOutput:
+        """Turns feature maps into object queries.
+
+        Args:
+            features: a map (B, C, H, W) for each level, finest first.
+            padding_masks: masks (B, H, W), True on padding, or None for all levels when nothing is padded.
+            positions: encodings (B or 1, C, H, W).
+            all_layers: return every decoder layer, not just the last.
+            head: asked for boxes between the layers (refinement) and for the proposals (two-stage).
+
+        Raises:
+            ValueError: if the number of maps is not that of the levels, or the head cannot answer.
+        """
+        self._check(features, head)
+        levels = Levels.of(features, padding_masks)
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in features], dim=1)  # (B, S, C)
+        position = self._position(positions).to(tokens.dtype)
+        memory = self.encoder(tokens, position, levels)
+        proposals = None
+        if self.two_stage:
+            assert head is not None
+            logits, box_logits = self._propose(memory, levels, head)
+            proposals = logits, box_logits.sigmoid()
+            references, query_position, content = self._proposed_queries(logits, box_logits)
+        else:
+            references, query_position, content = self._learned_queries(len(tokens))
+        outputs, reference_logits = self.decoder(content, query_position, references, memory, levels, head)
+        first = 0 if all_layers else -1
+        return TransformerOutput(torch.stack(outputs[first:]), memory, reference_logits[first:], proposals)
+
+    def _check(self, features: Sequence[Tensor], head: LayerHead | None) -> None:
+        if len(features) != self.num_levels:
+            raise ValueError(
+                f"DeformableTransformer has {self.num_levels} feature levels (MODEL.DETR.NUM_FEATURE_LEVELS), but the "
+                f"neck gives {len(features)} maps: make MODEL.DETR.NECK and MODEL.DETR.IN_FEATURES agree with it."
+            )
+        if self.decoder.refine and not hasattr(head, "box_logits"):
+            raise ValueError(
+                "MODEL.DETR.TRANSFORMER.BOX_REFINEMENT needs a head that can be asked for the boxes of every layer: "
+                "set MODEL.DETR.HEAD.NAME to ReferenceHead."
+            )
+
+    def _position(self, positions: Sequence[Tensor]) -> Tensor:
+        """(B or 1, S, C): where in its map a token is, plus which map that is."""
+        levels = zip(positions, self.level_embed, strict=True)
+        return torch.cat([x.flatten(2).transpose(1, 2) + embedding for x, embedding in levels], dim=1)
+
+    def _learned_queries(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """References (B, Q, 2), positions and contents (B, Q, C) of queries that are the same for all images."""
+        position, content = self.query_embed.weight.expand(batch, -1, -1).chunk(2, dim=-1)
+        points = self.reference_points(position)
+        return points.to(torch.promote_types(points.dtype, torch.float32)).sigmoid(), position, content
+
+    def _propose(self, memory: Tensor, levels: Levels, head: LayerHead) -> tuple[Tensor, Tensor]:
+        """Logits of classes (B, S, num_logits) and boxes_cxcywh (B, S, 4) of every cell (paper, appendix A.4)."""
+        centres = levels.cell_centres()
+        sizes = [centres.new_full((h * w, 2), PROPOSAL_SIZE * 2**i) for i, (h, w) in enumerate(levels.shapes)]
+        boxes = torch.cat([centres, torch.cat(sizes).expand_as(centres)], dim=-1)  # (B or 1, S, 4)
+        usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
+        if levels.padding_mask is not None:
+            usable = usable & ~levels.padding_mask[..., None]
+        box_logits = torch.where(usable, boxes.logit(), UNUSABLE_LOGIT)
+        tokens = self.enc_output_norm(self.enc_output(memory.masked_fill(~usable, 0.0)))
+        last = len(self.decoder.layers)
+        return head.classify(tokens, last), head.box_logits(tokens, last, box_logits)
+
+    def _proposed_queries(self, logits: Tensor, box_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """References (B, Q, 4), positions and contents (B, Q, C) made of the proposals with the best first class."""
+        best = logits[..., 0].topk(min(self.num_queries, logits.shape[1]), dim=1).indices  # (B, Q)
+        references = box_logits.detach().gather(1, best[..., None].expand(-1, -1, 4)).sigmoid()
+        embedding = sine_of_coordinates(references, num_channels=self.pos_trans.in_features // 4)
+        position, content = self.pos_trans_norm(self.pos_trans(embedding)).chunk(2, dim=-1)
+        return references, position, content
