@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from .atomic_write import write_atomically
-from .coco_classes import COCO_IDS
+from .coco_classes import COCO_IDS, NUM_IDS
 from .fitting import LoadReport, check_class_head_mode, fit, is_detr
 from .locations import local_file
 from .model_file import is_by_coco_id, keep_coco_classes, num_rows, to_detectron2
@@ -123,9 +123,9 @@ class Checkpointer(DetectionCheckpointer):
         if is_detr(self.model.state_dict()):
             content, layout = to_detectron2(content, filename)
             self.report.layout = layout.title if layout is not None else self.report.layout
-            if is_by_coco_id(content) and num_rows(self.model.state_dict()) == len(COCO_IDS) + 1:
+            if is_by_coco_id(content) and _has_coco_classes(self.model.state_dict(), content["model"]):
                 content = keep_coco_classes(content)
-                self.report.notes.append("class head: the rows of the 80 classes, out of 92 by category id")
+                self.report.notes.append("class head: the rows of the 80 classes, out of those by category id")
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -162,6 +162,11 @@ class Checkpointer(DetectionCheckpointer):
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         return read_checkpoint(f)
+
+
+def _has_coco_classes(model: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:
+    """Whether a model has a row for each of the 80 classes, given a state dict with one for each category id."""
+    return num_rows(state) - num_rows(model) == NUM_IDS - len(COCO_IDS)
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:

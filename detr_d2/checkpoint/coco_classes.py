@@ -1,14 +1,14 @@
 """Rows of class heads: the authors count COCO's category ids, detectron2 the 80 classes that have one.
 
-In the authors' files row `i` of a class head stands for category id `i` (0 and ten gaps stand for nothing), and "no
-object" is the last row; in detectron2 the 80 categories are numbered from 0 in the order of their ids.
+In the authors' files row `i` of a class head stands for category id `i`, and 0 and ten gaps stand for nothing; in
+detectron2 the 80 categories are numbered from 0 in the order of their ids. The row for "no object", where there is one
+(softmax), is the last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
@@ -22,30 +22,32 @@ NAMES_BY_ID: tuple[str, ...] = tuple(dict(zip(COCO_IDS, COCO_NAMES, strict=True)
 UNUSED_LOGIT = -1e4
 
 
-def rows_are_coco_ids(num_rows: int, class_names: Sequence[str] | None) -> bool:
-    """Whether a class head of so many rows, "no object" among them, has one for each id from 0 to 90."""
-    if num_rows != NUM_IDS + 1:
+def are_coco_ids(num_classes: int, class_names: Sequence[str] | None) -> bool:
+    """Whether so many classes are the ids from 0 to 90; their names, where known, must not say otherwise."""
+    if num_classes != NUM_IDS:
         return False
     return class_names is None or list(class_names) == list(NAMES_BY_ID) or "person" in class_names[1:2]
 
 
-def rows_are_coco_classes(num_rows: int, class_names: Sequence[str] | None) -> bool:
-    """Whether a class head of so many rows has one for each of the 80 classes in detectron2's order."""
-    return num_rows == len(COCO_IDS) + 1 and (class_names is None or list(class_names) == list(COCO_NAMES))
+def are_coco_classes(num_classes: int, class_names: Sequence[str] | None) -> bool:
+    """Whether so many classes are COCO's 80 in detectron2's order; their names, where known, must not say otherwise."""
+    return num_classes == len(COCO_IDS) and (class_names is None or list(class_names) == list(COCO_NAMES))
 
 
 def select_classes(rows: Tensor) -> Tensor:
-    """(92, ...) rows by category id -> the (81, ...) rows of the 80 classes and of "no object"."""
-    return rows[[*COCO_IDS, NUM_IDS]]
+    """(91, ...) rows by category id -> the (80, ...) rows of the classes; a last row of "no object" is kept in both."""
+    return rows[[*COCO_IDS, *range(NUM_IDS, len(rows))]]
 
 
 def spread_classes(rows: Tensor) -> Tensor:
-    """(81, ...) rows of the 80 classes and of "no object" -> (92, ...) rows by category id; see `unused_ids`.
+    """(80, ...) rows of the classes -> (91, ...) rows by category id; a last row of "no object" is kept in both.
 
-    Rows without a class get weight 0 and, where `rows` is a bias (81,), `UNUSED_LOGIT`: they are never predicted.
+    Rows without a class, see `unused_ids`, get weight 0 and, where `rows` is a bias, `UNUSED_LOGIT`: they are never
+    predicted.
     """
-    spread = rows.new_full((NUM_IDS + 1, *rows.shape[1:]), UNUSED_LOGIT if rows.dim() == 1 else 0.0)
-    spread[torch.tensor([*COCO_IDS, NUM_IDS])] = rows
+    others = len(rows) - len(COCO_IDS)
+    spread = rows.new_full((NUM_IDS + others, *rows.shape[1:]), UNUSED_LOGIT if rows.dim() == 1 else 0.0)
+    spread[[*COCO_IDS, *range(NUM_IDS, NUM_IDS + others)]] = rows
     return spread
 
 

@@ -15,13 +15,13 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from .atomic_write import write_atomically
-from .coco_classes import NAMES_BY_ID, rows_are_coco_classes, spread_classes, unused_ids
-from .layouts import DETECTRON2, HUGGINGFACE, HUGGINGFACE_NATIVE, OFFICIAL, Layout, convert, identify, unknown_layout
-from .model_file import CLASS_HEAD, is_by_coco_id, keep_coco_classes, num_rows, to_detectron2
+from .coco_classes import NAMES_BY_ID, are_coco_classes, spread_classes, unused_ids
+from .layouts import Layout, convert, identify, layout_of, unknown_layout
+from .model_file import is_by_coco_id, keep_coco_classes, map_class_rows, num_classes, to_detectron2
 from .rules import ConversionError
 from .transformers_config import model_config, preprocessor_config
 
-TARGETS: dict[str, Layout] = {"detectron2": DETECTRON2, "official": OFFICIAL, "huggingface": HUGGINGFACE}
+TARGETS = ("detectron2", "official", "huggingface")
 
 
 @dataclass
@@ -68,12 +68,13 @@ def convert_checkpoint(
     if source_layout is None:
         raise ConversionError(unknown_layout(content["model"], path))
     content, _ = to_detectron2(content, path)
-    layout = TARGETS[target] if timm or target != "huggingface" else HUGGINGFACE_NATIVE
+    library = "huggingface-native" if target == "huggingface" and not timm else target
+    layout = layout_of(library, source_layout.family)
     notes = []
-    if layout is DETECTRON2 and is_by_coco_id(content) and not keep_all_rows:
+    if target == "detectron2" and is_by_coco_id(content) and not keep_all_rows:
         content = keep_coco_classes(content)
-        notes.append("The class head keeps the rows of COCO's 80 classes, out of 92 by category id.")
-    elif layout is not DETECTRON2 and not keep_all_rows and _is_coco(content):
+        notes.append("The class head keeps the rows of COCO's 80 classes, out of those by category id.")
+    elif target != "detectron2" and not keep_all_rows and _is_coco(content):
         content = _by_coco_id(content)
         ids = ", ".join(map(str, unused_ids()))
         notes.append(f"The class head has a row for each category id; these have no class and bias -1e4: {ids}.")
@@ -88,13 +89,11 @@ def convert_checkpoint(
 
 
 def _is_coco(content: Mapping[str, Any]) -> bool:
-    return rows_are_coco_classes(num_rows(content["model"]), content.get("class_names"))
+    return are_coco_classes(num_classes(content), content.get("class_names"))
 
 
 def _by_coco_id(content: Mapping[str, Any]) -> dict[str, Any]:
-    model = dict(content["model"])
-    for name in (f"{CLASS_HEAD}.weight", f"{CLASS_HEAD}.bias"):
-        model[name] = spread_classes(model[name])
+    model = map_class_rows(content["model"], spread_classes)
     ids = list(range(len(NAMES_BY_ID)))
     return {**content, "model": model, "class_names": list(NAMES_BY_ID), "category_ids": ids}
 
@@ -107,11 +106,11 @@ def write_checkpoint(converted: Converted, path: str, cfg: CfgNode) -> None:
         path: a file, or for "huggingface" a folder, which is replaced if it exists.
         cfg: of the model; gives `transformers` what the tensors do not tell.
     """
-    if converted.layout in (HUGGINGFACE, HUGGINGFACE_NATIVE):
+    if converted.layout.name.startswith("huggingface"):
         _write_folder(converted, path, cfg)
         return
     data: dict[str, Any] = {"model": converted.state}
-    if converted.layout is DETECTRON2:
+    if converted.layout.name == "detectron2":
         known = {"class_names": converted.class_names, "category_ids": converted.category_ids}
         data.update({key: list(value) for key, value in known.items() if value})
     write_atomically(path, lambda file: torch.save(data, file))
@@ -122,7 +121,7 @@ def _write_folder(converted: Converted, path: str, cfg: CfgNode) -> None:
         from safetensors.torch import save_file
     except ImportError as error:
         raise ModuleNotFoundError('writing safetensors needs safetensors: pip install "detr_d2[hf]".') from error
-    timm = converted.layout is HUGGINGFACE
+    timm = converted.layout.name == "huggingface"
     config = model_config(cfg, converted.state, class_names=converted.class_names, timm=timm)
     folder = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(os.path.abspath(path)))
     try:

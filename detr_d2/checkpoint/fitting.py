@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .model_file import CLASS_HEAD
+
 StateDict = Mapping[str, Tensor]
 
 CLASS_HEAD_MODES = ("rows", "names", "none")
-_CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
 _QUERIES = "transformer.query_embed.weight"
 
 # Not parameters: counters of batch norms, and what older files of detectron2 models hold beside the weights.
@@ -99,7 +100,7 @@ def fit(
         theirs = state.get(name)
         if theirs is None:
             fitted[name] = own
-        elif not exact and _CLASS_HEAD.fullmatch(name):
+        elif not exact and CLASS_HEAD.fullmatch(name):
             fitted[name] = _fit_class_head(name, theirs, own, report, class_head, namesakes)
         elif not exact and name == _QUERIES and theirs.shape[1:] == own.shape[1:] and theirs.shape != own.shape:
             fitted[name] = _fit_queries(name, theirs, own, report)
@@ -133,7 +134,7 @@ def _check_names(state: StateDict, model: StateDict, report: LoadReport) -> None
 
 def _does_not_fit(source: str, name: str, theirs: Tensor, own: Tensor) -> str:
     hint = "the config file"
-    if _CLASS_HEAD.fullmatch(name):
+    if CLASS_HEAD.fullmatch(name):
         hint = "the number of classes"
     elif name == _QUERIES:
         hint = "MODEL.DETR.NUM_QUERIES"

@@ -9,7 +9,7 @@ from .rules import Rename, Rule, Stack
 BACKBONE = "model.backbone.conv_encoder.model."
 
 
-def _attention(left: str, right: str, *, optional: bool) -> list[Rule]:
+def stacked_attention(left: str, right: str, *, optional: bool) -> list[Rule]:
     """One stacked projection on the left, three on the right."""
     projections = [f"{right}.{x}_proj" for x in "qkv"]
     return [
@@ -23,7 +23,7 @@ def _huggingface_transformer() -> list[Rule]:
     """Files of `transformers` keep these names in version 5, whatever the modules are called in memory."""
     encoder, hf_encoder = "transformer.encoder.layers.{L}", "model.encoder.layers.{L}"
     decoder, hf_decoder = "transformer.decoder.layers.{L}", "model.decoder.layers.{L}"
-    rules = _attention(f"{encoder}.self_attn", f"{hf_encoder}.self_attn", optional=True)
+    rules = stacked_attention(f"{encoder}.self_attn", f"{hf_encoder}.self_attn", optional=True)
     for left, right in (
         ("linear1", "fc1"),
         ("linear2", "fc2"),
@@ -31,8 +31,8 @@ def _huggingface_transformer() -> list[Rule]:
         ("norm2", "final_layer_norm"),
     ):
         rules.append(Rename(f"{encoder}.{left}.{{p}}", f"{hf_encoder}.{right}.{{p}}", optional=True))
-    rules += _attention(f"{decoder}.self_attn", f"{hf_decoder}.self_attn", optional=False)
-    rules += _attention(f"{decoder}.multihead_attn", f"{hf_decoder}.encoder_attn", optional=False)
+    rules += stacked_attention(f"{decoder}.self_attn", f"{hf_decoder}.self_attn", optional=False)
+    rules += stacked_attention(f"{decoder}.multihead_attn", f"{hf_decoder}.encoder_attn", optional=False)
     for left, right in (
         ("linear1", "fc1"),
         ("linear2", "fc2"),

@@ -1,13 +1,15 @@
-"""Which library a state dict comes from, and its way into the layout of another."""
+"""Which library and which kind of model a state dict comes from, and its way into the layout of another library."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from . import huggingface, official
+from . import deformable, huggingface, official
 from .rules import ConversionError, Rule, StateDict, apply_rules
 
 
@@ -16,78 +18,170 @@ class Layout:
     """How a library names the tensors of a family of models.
 
     Args:
-        name: short, as in commands.
-        title: for messages.
-        signature: names that are in every state dict of this layout, and together in no other.
+        name: of the library, as in commands.
+        title: of the library, for messages.
+        family: of models.
+        signature: names that are in every state dict of this layout.
         rules: the authors' layout on the left, this one on the right.
-        class_head: prefix of the tensors with a row for each class.
+        class_head: what precedes weights and biases with a row for each class, as a regular expression.
+        absent: names that are in no state dict of this layout.
+        equal: two names of one tensor, where a file has both.
     """
 
     name: str
     title: str
+    family: str
     signature: tuple[str, ...]
     rules: Sequence[Rule]
     class_head: str
+    absent: tuple[str, ...] = ()
+    equal: tuple[str, str] | None = None
 
-    def describes(self, names: Container[str]) -> bool:
-        """Whether names are those of this layout."""
-        return all(name in names for name in self.signature)
+    def describes(self, state: StateDict) -> bool:
+        """Whether a state dict is of this layout."""
+        if not all(name in state for name in self.signature) or any(name in state for name in self.absent):
+            return False
+        if self.equal is None or any(name not in state for name in self.equal):
+            return True
+        first, second = (state[name] for name in self.equal)
+        return torch.equal(first, second)
+
+    def class_rows(self, state: StateDict) -> list[str]:
+        """The tensors with a row for each class."""
+        pattern = re.compile(rf"{self.class_head}\.(weight|bias)")
+        return [name for name in state if pattern.fullmatch(name)]
 
 
-OFFICIAL = Layout(
-    name="official",
-    title="the authors' code",
-    signature=("backbone.0.body.conv1.weight", "query_embed.weight", "class_embed.weight"),
-    rules=(),
-    class_head="class_embed",
+_TITLES = {
+    "official": "the authors' code",
+    "detectron2": "detr_d2",
+    "wrapper": "the authors' detectron2 wrapper",
+    "huggingface": "Hugging Face transformers",
+    "huggingface-native": "Hugging Face transformers without timm",
+}
+_HF_BACKBONES = {
+    "huggingface": f"{huggingface.BACKBONE}conv1.weight",
+    "huggingface-native": f"{huggingface.BACKBONE}embedder.embedder.convolution.weight",
+}
+_OFFICIAL_BACKBONE = "backbone.0.body.conv1.weight"
+_DETECTRON2_BACKBONE = "backbone.stem.conv1.weight"
+
+
+def _detr(name: str, signature: tuple[str, ...], rules: Sequence[Rule], class_head: str) -> Layout:
+    return Layout(name, _TITLES[name], "DETR", signature, rules, class_head)
+
+
+OFFICIAL = _detr("official", (_OFFICIAL_BACKBONE, "query_embed.weight", "class_embed.weight"), (), "class_embed")
+DETECTRON2 = _detr(
+    "detectron2",
+    (_DETECTRON2_BACKBONE, "transformer.query_embed.weight", "head.class_embed.weight"),
+    official.DETECTRON2,
+    r"head\.class_embed",
 )
-DETECTRON2 = Layout(
-    name="detectron2",
-    title="detr_d2",
-    signature=("backbone.stem.conv1.weight", "transformer.query_embed.weight", "head.class_embed.weight"),
-    rules=official.DETECTRON2,
-    class_head="head.class_embed",
+WRAPPER = _detr(
+    "wrapper",
+    ("detr.backbone.0.backbone.stem.conv1.weight", "detr.query_embed.weight", "detr.class_embed.weight"),
+    official.WRAPPER,
+    r"detr\.class_embed",
 )
-WRAPPER = Layout(
-    name="wrapper",
-    title="the authors' detectron2 wrapper",
-    signature=("detr.backbone.0.backbone.stem.conv1.weight", "detr.query_embed.weight", "detr.class_embed.weight"),
-    rules=official.WRAPPER,
-    class_head="detr.class_embed",
+_HF_DETR = ("model.query_position_embeddings.weight", "class_labels_classifier.weight")
+HUGGINGFACE, HUGGINGFACE_NATIVE = (
+    _detr(name, (backbone, *_HF_DETR), rules, "class_labels_classifier")
+    for (name, backbone), rules in zip(
+        _HF_BACKBONES.items(), (huggingface.WITH_TIMM, huggingface.WITHOUT_TIMM), strict=True
+    )
 )
-_HUGGINGFACE = ("model.query_position_embeddings.weight", "class_labels_classifier.weight")
-HUGGINGFACE = Layout(
-    name="huggingface",
-    title="Hugging Face transformers",
-    signature=(f"{huggingface.BACKBONE}conv1.weight", *_HUGGINGFACE),
-    rules=huggingface.WITH_TIMM,
-    class_head="class_labels_classifier",
-)
-HUGGINGFACE_NATIVE = Layout(
-    name="huggingface-native",
-    title="Hugging Face transformers without timm",
-    signature=(f"{huggingface.BACKBONE}embedder.embedder.convolution.weight", *_HUGGINGFACE),
-    rules=huggingface.WITHOUT_TIMM,
-    class_head="class_labels_classifier",
+
+_VARIANTS = {
+    "": "Deformable DETR",
+    "refine": "Deformable DETR with box refinement",
+    "two_stage": "two-stage Deformable DETR",
+}
+
+
+def _deformable(variant: str) -> list[Layout]:
+    """The layouts of one variant; a box head inside the decoder tells refinement, `enc_output` two stages."""
+    family = _VARIANTS[variant]
+    refines, two_stage = variant != "", variant == "two_stage"
+
+    def tell(in_decoder: str, proposals: str) -> dict[str, tuple[str, ...]]:
+        return {
+            "signature": ((in_decoder,) if refines else ()) + ((proposals,) if two_stage else ()),
+            "absent": (() if refines else (in_decoder,)) + (() if two_stage else (proposals,)),
+        }
+
+    box = "bbox_embed.0.layers.0.weight"
+    layouts = []
+    for name, always, marks, rules, class_head in (
+        ("official", (_OFFICIAL_BACKBONE, "transformer.level_embed"),
+         tell(f"transformer.decoder.{box}", "transformer.enc_output.weight"), (),
+         r"(transformer\.decoder\.)?class_embed\.\d+"),
+        ("detectron2", (_DETECTRON2_BACKBONE, "transformer.level_embed", "head.class_embed.0.weight"),
+         tell("head.class_embed.1.weight", "transformer.enc_output.weight"), deformable.DETECTRON2[variant],
+         r"head\.class_embed\.\d+"),
+    ):  # fmt: skip
+        signature = (*always, *marks["signature"])
+        layouts.append(Layout(name, _TITLES[name], family, signature, rules, class_head, marks["absent"]))
+    return layouts + _huggingface_deformable(variant)
+
+
+def _huggingface_deformable(variant: str) -> list[Layout]:
+    """`transformers` may have left out the names inside the decoder, or the others, when it saved the file."""
+    refines, two_stage = variant != "", variant == "two_stage"
+    layouts = []
+    for (name, backbone), rules in zip(
+        _HF_BACKBONES.items(), (deformable.WITH_TIMM[variant], deformable.WITHOUT_TIMM[variant]), strict=True
+    ):
+        proposals = ("model.enc_output.weight",)
+        in_decoder = () if refines else ("model.decoder.bbox_embed.0.layers.0.weight",)
+        layouts.append(
+            Layout(
+                name,
+                _TITLES[name],
+                _VARIANTS[variant],
+                (backbone, "model.level_embed", *(proposals if two_stage else ())),
+                rules,
+                r"(model\.decoder\.)?class_embed\.\d+",
+                (*in_decoder, *(() if two_stage else proposals)),
+                None if refines else ("bbox_embed.0.layers.0.weight", "bbox_embed.1.layers.0.weight"),
+            )
+        )
+    return layouts
+
+
+# Shared heads come before refining ones, as a file may name them alike.
+LAYOUTS = (
+    *(DETECTRON2, OFFICIAL, WRAPPER, HUGGINGFACE, HUGGINGFACE_NATIVE),
+    *(layout for variant in _VARIANTS for layout in _deformable(variant)),
 )
 
 # Left behind in files by a tool that counts FLOPs; the authors' loaders skip them as well.
 _COUNTERS = ("total_ops", "total_params")
 
-LAYOUTS = (DETECTRON2, OFFICIAL, WRAPPER, HUGGINGFACE, HUGGINGFACE_NATIVE)
+
+def identify(state: StateDict) -> Layout | None:
+    """The layout of a state dict; None if it is of none that is known."""
+    return next((layout for layout in LAYOUTS if layout.describes(state)), None)
 
 
-def identify(names: Container[str]) -> Layout | None:
-    """The layout of a state dict with these names; None if it is of none that is known."""
-    return next((layout for layout in LAYOUTS if layout.describes(names)), None)
+def layout_of(library: str, family: str) -> Layout:
+    """The layout of a library for a family of models.
+
+    Raises:
+        ConversionError: if the library has no such models.
+    """
+    for layout in LAYOUTS:
+        if (layout.name, layout.family) == (library, family):
+            return layout
+    raise ConversionError(f"{_TITLES[library]} has no {family}.")
 
 
-def convert(state: StateDict, target: Layout, *, source: str) -> dict[str, Tensor]:
+def convert(state: StateDict, target: Layout | str, *, source: str) -> dict[str, Tensor]:
     """Renames a state dict of any known layout; every value stays as it is, bit by bit.
 
     Args:
         state: name -> tensor.
-        target: the layout wanted.
+        target: the library wanted: its name, or one of its layouts.
         source: file name, for messages.
 
     Raises:
@@ -97,11 +191,14 @@ def convert(state: StateDict, target: Layout, *, source: str) -> dict[str, Tenso
     if layout is None:
         raise ConversionError(unknown_layout(state, source))
     state = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTERS)}
+    if layout.name.startswith("huggingface") and layout.family == _VARIANTS["refine"]:
+        state = deformable.with_tied_classifiers(state)
+    target = layout_of(target if isinstance(target, str) else target.name, layout.family)
     if layout is target:
         return state
-    if layout is not OFFICIAL:
+    if layout.name != "official":
         state = apply_rules(state, layout.rules, source=f"{source} (of {layout.title})", reverse=True)
-    if target is OFFICIAL:
+    if target.name == "official":
         return dict(state)
     return apply_rules(state, target.rules, source=f"{source} (of {layout.title})")
 
@@ -110,6 +207,6 @@ def unknown_layout(names: Iterable[str], source: str) -> str:
     """A sentence on a file whose names no layout has."""
     first = sorted(names)[:3]
     return (
-        f"{source} is not a DETR of {', '.join(layout.title for layout in LAYOUTS)}: its tensors are named "
+        f"{source} is not a DETR or Deformable DETR of {', '.join(_TITLES.values())}: its tensors are named "
         f"{', '.join(first) or 'nothing at all'}, ..."
     )

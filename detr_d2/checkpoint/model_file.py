@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .coco_classes import COCO_IDS, COCO_NAMES, NAMES_BY_ID, NUM_IDS, rows_are_coco_ids, select_classes
-from .layouts import DETECTRON2, Layout, convert, identify
+from .coco_classes import COCO_IDS, COCO_NAMES, NAMES_BY_ID, NUM_IDS, are_coco_ids, select_classes
+from .layouts import Layout, convert, identify
 
-CLASS_HEAD = DETECTRON2.class_head
+CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
+"""Names of the tensors with a row for each class."""
 
 
 def to_detectron2(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any], Layout | None]:
@@ -30,17 +32,24 @@ def to_detectron2(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any]
         ConversionError: if the file is incomplete, or has tensors that no DETR has.
     """
     layout = identify(content["model"])
-    if layout is None or layout is DETECTRON2:
+    if layout is None or layout.name == "detectron2":
         return dict(content), layout
-    content = {"model": convert(content["model"], DETECTRON2, source=path), **_classes(content, path)}
-    if rows_are_coco_ids(num_rows(content["model"]), content.get("class_names")):
+    content = {"model": convert(content["model"], "detectron2", source=path), **_classes(content, path)}
+    if are_coco_ids(num_classes(content), content.get("class_names")):
         content.update(class_names=list(NAMES_BY_ID), category_ids=list(range(NUM_IDS)))
     return content, layout
 
 
 def num_rows(state: Mapping[str, Tensor]) -> int:
-    """Rows of the class head, "no object" among them."""
-    return int(state[f"{CLASS_HEAD}.bias"].shape[0])
+    """Rows of the class head, with that of "no object" where there is one."""
+    return next(len(tensor) for name, tensor in state.items() if CLASS_HEAD.fullmatch(name))
+
+
+def num_classes(content: Mapping[str, Any]) -> int:
+    """K of a checkpoint; where it does not name its classes, DETR's own head counts as one with "no object"."""
+    if content.get("class_names"):
+        return len(content["class_names"])
+    return num_rows(content["model"]) - int("head.class_embed.weight" in content["model"])
 
 
 def is_by_coco_id(content: Mapping[str, Any]) -> bool:
@@ -50,10 +59,13 @@ def is_by_coco_id(content: Mapping[str, Any]) -> bool:
 
 def keep_coco_classes(content: Mapping[str, Any]) -> dict[str, Any]:
     """Reduces a class head by category id to the 80 classes of detectron2's COCO; see `is_by_coco_id`."""
-    model = dict(content["model"])
-    for name in (f"{CLASS_HEAD}.weight", f"{CLASS_HEAD}.bias"):
-        model[name] = select_classes(model[name])
-    return {**content, "model": model, "class_names": list(COCO_NAMES), "category_ids": list(COCO_IDS)}
+    names = {"class_names": list(COCO_NAMES), "category_ids": list(COCO_IDS)}
+    return {**content, "model": map_class_rows(content["model"], select_classes), **names}
+
+
+def map_class_rows(state: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Applies a function of rows to every class head."""
+    return {name: change(x) if CLASS_HEAD.fullmatch(name) else x for name, x in state.items()}
 
 
 def _classes(content: Mapping[str, Any], path: str) -> dict[str, Any]:

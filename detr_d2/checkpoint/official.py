@@ -8,7 +8,7 @@ from .rules import Drop, Rename, Rule
 BODY = "backbone.0.body."
 
 
-def _same(*templates: str, optional: bool = False, prefix: str = "") -> list[Rule]:
+def same_names(*templates: str, optional: bool = False, prefix: str = "") -> list[Rule]:
     return [Rename(template, f"{prefix}{template}", optional=optional) for template in templates]
 
 
@@ -18,10 +18,10 @@ def _transformer(prefix: str = "") -> list[Rule]:
     parts = ("self_attn.{p}", "self_attn.out_proj.{p}", "linear{J}.{p}", "norm{J}.{p}")
     cross = ("multihead_attn.{p}", "multihead_attn.out_proj.{p}")
     return [
-        *_same(*(f"{encoder}.{part}" for part in parts), optional=True, prefix=prefix),
-        *_same(*(f"{decoder}.{part}" for part in (*parts, *cross)), prefix=prefix),
-        *_same("transformer.encoder.norm.{p}", optional=True, prefix=prefix),
-        *_same("transformer.decoder.norm.{p}", prefix=prefix),
+        *same_names(*(f"{encoder}.{part}" for part in parts), optional=True, prefix=prefix),
+        *same_names(*(f"{decoder}.{part}" for part in (*parts, *cross)), prefix=prefix),
+        *same_names("transformer.encoder.norm.{p}", optional=True, prefix=prefix),
+        *same_names("transformer.decoder.norm.{p}", prefix=prefix),
     ]
 
 
@@ -39,6 +39,6 @@ DETECTRON2: list[Rule] = [
 WRAPPER: list[Rule] = [
     *resnet_rules(BODY, "detr.backbone.0.backbone."),
     *_transformer("detr."),
-    *_same("input_proj.{p}", "query_embed.{p}", "class_embed.{p}", "bbox_embed.layers.{N}.{p}", prefix="detr."),
+    *same_names("input_proj.{p}", "query_embed.{p}", "class_embed.{p}", "bbox_embed.layers.{N}.{p}", prefix="detr."),
     Drop("criterion.empty_weight", on_right=True),
 ]

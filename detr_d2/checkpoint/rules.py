@@ -113,6 +113,44 @@ class Drop:
         return f"{self.template} -> nothing"
 
 
+@dataclass(frozen=True)
+class Shared:
+    """One tensor that a side may hold under several names, which must then have equal values.
+
+    All names of the target are made, whichever of the source's are there.
+
+    Args:
+        left, right: templates; `{C}` counts names for the same tensor, other placeholders tell tensors apart and are
+            the same on both sides.
+        copies: template that has as many names as `{C}` has values, on the left and on the right.
+        optional: no error if there is no such tensor.
+    """
+
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    copies: tuple[str, str]
+    optional: bool = False
+
+    def __call__(self, state: StateDict, *, reverse: bool) -> Iterator[Conversion]:
+        source, target = (self.right, self.left) if reverse else (self.left, self.right)
+        groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+        for template in source:
+            for name, values in matches(template, state):
+                key = tuple(sorted((x, value) for x, value in values.items() if x != "C"))
+                groups.setdefault(key, []).append(name)
+        numbers = sorted({int(values["C"]) for _, values in matches(self.copies[reverse], state)})
+        for key, names in groups.items():
+            different = [name for name in names if not torch.equal(state[name], state[names[0]])]
+            if different:
+                raise ConversionError(f"{names[0]} and {different[0]} must be the same tensor, but differ.")
+            places = [(x, n) for x in target for n in (numbers if "{C}" in x else [0])]
+            made = list(dict.fromkeys(template.format(**dict(key), C=number) for template, number in places))
+            yield names, made, [state[names[0]].clone() for _ in made]
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.left)} <-> {', '.join(self.right)}"
+
+
 def apply_rules(state: StateDict, rules: Iterable[Rule], *, source: str, reverse: bool = False) -> dict[str, Tensor]:
     """Renames a state dict.
 
@@ -131,7 +169,7 @@ def apply_rules(state: StateDict, rules: Iterable[Rule], *, source: str, reverse
     idle: list[str] = []
     for rule in rules:
         found = False
-        for names, targets, tensors in rule(state, reverse=reverse):
+        for names, targets, tensors in _conversions(rule, state, source, reverse=reverse):
             found = True
             twice = [name for name in names if name in read] + [name for name in targets if name in made]
             if twice:
@@ -144,6 +182,13 @@ def apply_rules(state: StateDict, rules: Iterable[Rule], *, source: str, reverse
     if idle or left_over:
         raise ConversionError(f"{source}: {_describe(idle, left_over)}.")
     return made
+
+
+def _conversions(rule: Rule, state: StateDict, source: str, *, reverse: bool) -> Iterator[Conversion]:
+    try:
+        yield from rule(state, reverse=reverse)
+    except ConversionError as error:
+        raise ConversionError(f"{source}: {error}") from error
 
 
 def _describe(idle: Sequence[str], left_over: Sequence[str]) -> str:

@@ -19,24 +19,31 @@ def model_config(
     Args:
         cfg: of the model; what the tensors tell is read off them instead.
         state: in the layout of `transformers`.
-        class_names: one for each row of the class head but the last.
+        class_names: in the order of the class head's rows, where they are known.
         timm: whether the backbone is timm's.
 
     Raises:
-        ValueError: if `transformers` has no such DETR.
+        ValueError: if `transformers` has no such model.
     """
+    deformable = "model.level_embed" in state
+    _check(cfg, timm=timm, deformable=deformable)
+    kind = _deformable_keys(cfg, state) if deformable else _detr_keys(cfg, state)
+    num_labels = kind.pop("num_labels")
+    names = class_names or [f"class {i}" for i in range(num_labels)]
+    return {
+        **_common_keys(cfg, state),
+        **kind,
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        **_backbone_keys(cfg, timm=timm, deformable=deformable),
+    }
+
+
+def _common_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
     detr, transformer = cfg.MODEL.DETR, cfg.MODEL.DETR.TRANSFORMER
-    dilated = cfg.MODEL.RESNETS.RES5_DILATION == 2
-    _check(cfg, dilated=dilated, timm=timm)
-    num_queries, width = state["model.query_position_embeddings.weight"].shape
-    num_classes = len(state["class_labels_classifier.bias"]) - 1
-    names = class_names or [f"class {i}" for i in range(num_classes)]
-    config = {
-        "model_type": "detr",
-        "architectures": ["DetrForObjectDetection"],
+    return {
         "num_channels": 3,
-        "num_queries": num_queries,
-        "d_model": width,
+        "d_model": transformer.HIDDEN_DIM,
         "encoder_layers": _count(state, "model.encoder.layers."),
         "decoder_layers": _count(state, "model.decoder.layers."),
         "encoder_attention_heads": transformer.NUM_HEADS,
@@ -55,31 +62,69 @@ def model_config(
         "bbox_loss_coefficient": _whole(detr.CRITERION.LOSS_L1),
         "giou_loss_coefficient": _whole(detr.CRITERION.LOSS_GIOU),
         "eos_coefficient": detr.CRITERION.NO_OBJECT_WEIGHT,
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-        "use_pretrained_backbone": False,
     }
-    return {**config, **_backbone(cfg.MODEL.RESNETS.DEPTH, dilated=dilated, timm=timm)}
 
 
-def _backbone(depth: int, *, dilated: bool, timm: bool) -> dict[str, Any]:
+def _detr_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    if cfg.MODEL.DETR.CRITERION.CLASSIFICATION != "softmax":
+        raise ValueError("transformers has no DETR with MODEL.DETR.CRITERION.CLASSIFICATION focal.")
+    if cfg.MODEL.DETR.TRANSFORMER.PRE_NORM:
+        raise ValueError("transformers has no DETR with MODEL.DETR.TRANSFORMER.PRE_NORM.")
+    return {
+        "model_type": "detr",
+        "architectures": ["DetrForObjectDetection"],
+        "num_queries": len(state["model.query_position_embeddings.weight"]),
+        "num_labels": len(state["class_labels_classifier.bias"]) - 1,
+    }
+
+
+def _deformable_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    if cfg.MODEL.DETR.CRITERION.CLASSIFICATION != "focal":
+        raise ValueError("transformers has no Deformable DETR with MODEL.DETR.CRITERION.CLASSIFICATION softmax.")
+    points = cfg.MODEL.DETR.TRANSFORMER.NUM_POINTS
+    two_stage = "model.enc_output.weight" in state
+    return {
+        "model_type": "deformable_detr",
+        "architectures": ["DeformableDetrForObjectDetection"],
+        "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
+        "two_stage_num_proposals": cfg.MODEL.DETR.NUM_QUERIES,
+        "num_feature_levels": len(state["model.level_embed"]),
+        "encoder_n_points": points,
+        "decoder_n_points": points,
+        "with_box_refine": two_stage or "model.decoder.bbox_embed.0.layers.0.weight" in state,
+        "two_stage": two_stage,
+        "num_labels": len(state["class_embed.0.bias"]),
+    }
+
+
+def _backbone_keys(cfg: CfgNode, *, timm: bool, deformable: bool) -> dict[str, Any]:
+    depth, dilated = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES5_DILATION == 2
+    keys: dict[str, Any] = {"use_pretrained_backbone": False, "use_timm_backbone": timm, "dilation": dilated}
+    if timm and not deformable:
+        return {**keys, "backbone": f"resnet{depth}"}
+    stages = [f"stage{int(name[3:]) - 1}" for name in cfg.MODEL.DETR.IN_FEATURES]  # res5 -> stage4
     if timm:
-        return {"use_timm_backbone": True, "backbone": f"resnet{depth}", "dilation": dilated}
-    native = {
+        options = {"output_stride": 16} if dilated else {}
+        indices = [int(stage[5:]) for stage in stages]
+        config = {"model_type": "timm_backbone", "backbone": f"resnet{depth}", "out_indices": indices, **options}
+        return {**keys, "backbone": None, "use_timm_backbone": False, "backbone_config": config}
+    config = {
         "model_type": "resnet",
         "depths": _DEPTHS[depth],
         "layer_type": "bottleneck" if depth >= 50 else "basic",
         "hidden_sizes": [256, 512, 1024, 2048] if depth >= 50 else [64, 128, 256, 512],
-        "out_features": ["stage4"],
+        "out_features": stages,
     }
-    return {"use_timm_backbone": False, "backbone": None, "backbone_config": native, "dilation": False}
+    return {**keys, "backbone": None, "backbone_config": config}
 
 
-def _check(cfg: CfgNode, *, dilated: bool, timm: bool) -> None:
-    if dilated and not timm:
+def _check(cfg: CfgNode, *, timm: bool, deformable: bool) -> None:
+    if cfg.MODEL.RESNETS.RES5_DILATION == 2 and not timm:
         raise ValueError("DC5 (MODEL.RESNETS.RES5_DILATION: 2) needs timm's backbone in transformers.")
-    if cfg.MODEL.DETR.TRANSFORMER.PRE_NORM:
-        raise ValueError("transformers has no DETR with MODEL.DETR.TRANSFORMER.PRE_NORM.")
+    wanted = "DeformableTransformer" if deformable else "DETRTransformer"
+    name = cfg.MODEL.DETR.TRANSFORMER.NAME
+    if name != wanted:
+        raise ValueError(f"MODEL.DETR.TRANSFORMER.NAME is {name}, but the tensors are of {wanted}.")
     if cfg.MODEL.RESNETS.DEPTH not in _DEPTHS:
         raise ValueError(f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}, expected one of {sorted(_DEPTHS)}.")
 
@@ -95,8 +140,9 @@ def _count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def preprocessor_config(cfg: CfgNode) -> dict[str, Any]:
     """The content of preprocessor_config.json: RGB images of 0 to 1, normalised and resized as in the config."""
+    deformable = cfg.MODEL.DETR.TRANSFORMER.NAME == "DeformableTransformer"
     return {
-        "image_processor_type": "DetrImageProcessor",
+        "image_processor_type": "DeformableDetrImageProcessor" if deformable else "DetrImageProcessor",
         "format": "coco_detection",
         "do_resize": True,
         "size": {"shortest_edge": cfg.INPUT.MIN_SIZE_TEST, "longest_edge": cfg.INPUT.MAX_SIZE_TEST},

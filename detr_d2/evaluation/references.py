@@ -21,7 +21,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..checkpoint.layouts import HUGGINGFACE, HUGGINGFACE_NATIVE, OFFICIAL, convert
+from ..checkpoint.layouts import convert
 from ..checkpoint.transformers_config import model_config
 from ..modeling import DETR
 
@@ -146,7 +146,7 @@ def authors_forward(model: nn.Module) -> Forward:
 
 
 def build_transformers_model(cfg: CfgNode, state: Mapping[str, Tensor], *, timm: bool = True) -> nn.Module:
-    """`DetrForObjectDetection` with the weights of a state dict of any layout, in eval mode.
+    """`(Deformable)DetrForObjectDetection` with the weights of a state dict of any layout, in eval mode.
 
     Args:
         cfg: of the model.
@@ -160,10 +160,13 @@ def build_transformers_model(cfg: CfgNode, state: Mapping[str, Tensor], *, timm:
         import transformers
     except ImportError as error:
         raise ModuleNotFoundError('this needs the package transformers: pip install "detr_d2[hf]".') from error
-    weights = convert(state, HUGGINGFACE if timm else HUGGINGFACE_NATIVE, source="the model")
-    config = transformers.DetrConfig(**model_config(cfg, weights, class_names=None, timm=timm))
+    weights = convert(state, "huggingface" if timm else "huggingface-native", source="the model")
+    weights = {name: tensor.clone() for name, tensor in weights.items()}  # or the model would share them
+    keys = model_config(cfg, weights, class_names=None, timm=timm)
+    config = transformers.AutoConfig.for_model(**keys)
+    architecture = getattr(transformers, keys["architectures"][0])
     with _quiet(transformers):
-        return transformers.DetrForObjectDetection.from_pretrained(None, config=config, state_dict=weights).eval()
+        return architecture.from_pretrained(None, config=config, state_dict=weights).eval()
 
 
 @contextmanager
@@ -192,4 +195,4 @@ def transformers_forward(model: nn.Module) -> Forward:
 
 def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of any layout under the authors' names."""
-    return convert(state, OFFICIAL, source="the model")
+    return convert(state, "official", source="the model")

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import Checkpointer, local_file, read_checkpoint
-from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_rows, to_detectron2
+from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_classes, to_detectron2
 from ..data import register_coco, register_datasets
 from .detector_keys import get_num_classes, set_num_classes
 from .prediction import Categories
@@ -74,7 +74,7 @@ def _read(cfg: CfgNode, path: str, given: Categories | None) -> dict[str, Any]:
     if cfg.MODEL.META_ARCHITECTURE != "DETR":
         return content
     content, _ = to_detectron2(content, path)
-    num_ids = num_rows(content["model"]) - 1 if is_by_coco_id(content) else 0
+    num_ids = num_classes(content) if is_by_coco_id(content) else 0
     if num_ids and num_ids not in (len(given.names) if given else 0, cfg.MODEL.DETR.NUM_CLASSES):
         content = keep_coco_classes(content)
     return content

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..checkpoint import local_file, read_checkpoint
 from ..checkpoint.coco_classes import select_classes
 from ..checkpoint.conversion import TARGETS, Converted, convert_checkpoint, write_checkpoint
-from ..checkpoint.layouts import DETECTRON2, HUGGINGFACE, HUGGINGFACE_NATIVE, OFFICIAL, Layout, convert
+from ..checkpoint.layouts import Layout, convert
+from ..checkpoint.model_file import num_rows
 from ..data import read_image
 from ..engine.startup import load_config
 from ..evaluation.prediction import ImagePredictor
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("src", metavar="SRC", help="file, folder of transformers, URL, or hf://ORG/NAME[@REVISION]")
     parser.add_argument("dst", metavar="DST", help="file to write; for huggingface a folder")
-    parser.add_argument("--to", required=True, choices=list(TARGETS), help="library to write for")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="library to write for")
     parser.add_argument(
         "--keep-all-rows",
         action="store_true",
@@ -100,24 +101,43 @@ def _check_destination(path: str, *, folder: bool, overwrite: bool) -> None:
 
 
 def _config(config_file: str | None, converted: Converted) -> CfgNode:
-    """The config given, or the shipped DETR of the backbone's depth."""
-    state = convert(converted.state, DETECTRON2, source="the converted model")
-    depth = _depth(state)
-    name = config_file or f"detr_r{depth}.yaml"
-    if config_file is None and depth not in (50, 101):
-        raise ValueError(f"the backbone is a ResNet-{depth}, for which no config is shipped: pass --config-file.")
+    """The config given, or the shipped one of the family and the backbone's depth."""
+    state = convert(converted.state, "detectron2", source="the converted model")
+    depth, family = _depth(state), converted.layout.family
+    name = config_file or _default_config(state, family)
+    if not name:
+        raise ValueError(f"no config is shipped for a {family} on a ResNet-{depth}: pass --config-file.")
     cfg = load_config(name)
     if cfg.MODEL.META_ARCHITECTURE != "DETR" or depth != cfg.MODEL.RESNETS.DEPTH:
-        raise ValueError(f"{name} is not a config of this model, which is a DETR on a ResNet-{depth}.")
+        raise ValueError(f"{name} is not a config of this model, which is a {family} on a ResNet-{depth}.")
     if config_file is None:
         print(f"What its tensors do not tell (heads, dilation, dropout) is taken from {name}; see --config-file.")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
-    cfg.MODEL.DETR.NUM_CLASSES = len(state["head.class_embed.bias"]) - 1
-    cfg.MODEL.DETR.NUM_QUERIES = len(state["transformer.query_embed.weight"])
+    cfg.MODEL.DETR.NUM_CLASSES = _num_classes(state, cfg)
+    if "transformer.query_embed.weight" in state:
+        cfg.MODEL.DETR.NUM_QUERIES = len(state["transformer.query_embed.weight"])
     return cfg
 
 
-def _depth(state: dict[str, torch.Tensor]) -> int:
+def _default_config(state: Mapping[str, Tensor], family: str) -> str:
+    """Name of the shipped config; "" if there is none."""
+    depth = _depth(state)
+    if family == "DETR":
+        return f"detr_r{depth}.yaml" if depth in (50, 101) else ""
+    single = "neck.input_proj.1.0.weight" not in state
+    variants = {
+        "Deformable DETR": "_single_scale" if single else "",
+        "Deformable DETR with box refinement": "_refine",
+        "two-stage Deformable DETR": "_two_stage",
+    }
+    return f"deformable_detr_r50{variants[family]}.yaml" if depth == 50 else ""
+
+
+def _num_classes(state: Mapping[str, Tensor], cfg: CfgNode) -> int:
+    return num_rows(state) - int(cfg.MODEL.DETR.CRITERION.CLASSIFICATION == "softmax")
+
+
+def _depth(state: Mapping[str, Tensor]) -> int:
     blocks = {name.split(".")[2] for name in state if name.startswith("backbone.res4.")}
     bottleneck = "backbone.res2.0.conv3.weight" in state
     return {2: 18, 6: 50 if bottleneck else 34, 23: 101, 36: 152}.get(len(blocks), 0)
@@ -134,8 +154,8 @@ def _verify(cfg: CfgNode, source: Mapping[str, Tensor], converted: Converted, im
             logits, boxes = (x[-1] for x in forward(images.tensor, mask))
         names.append(name)
         outputs.append((logits, boxes))
-    rows = min(logits.shape[-1] for logits, _ in outputs)
-    (logits, boxes), (other_logits, other_boxes) = [(_common_rows(logits, rows), boxes) for logits, boxes in outputs]
+    count = min(logits.shape[-1] for logits, _ in outputs)
+    (logits, boxes), (other_logits, other_boxes) = [(_common_rows(x, count), boxes) for x, boxes in outputs]
     differences = [float((a - b).abs().max()) for a, b in ((logits, other_logits), (boxes, other_boxes))]
     same = max(differences) <= TOLERANCE
     print(
@@ -145,9 +165,9 @@ def _verify(cfg: CfgNode, source: Mapping[str, Tensor], converted: Converted, im
     return same
 
 
-def _common_rows(logits: Tensor, rows: int) -> Tensor:
+def _common_rows(logits: Tensor, count: int) -> Tensor:
     """The logits of COCO's classes, where the other model has no others."""
-    return logits if logits.shape[-1] == rows else select_classes(logits.movedim(-1, 0)).movedim(0, -1)
+    return logits if logits.shape[-1] == count else select_classes(logits.movedim(-1, 0)).movedim(0, -1)
 
 
 def _images(cfg: CfgNode, image: str | None) -> ImageList:
@@ -161,14 +181,14 @@ def _images(cfg: CfgNode, image: str | None) -> ImageList:
 def _model_of(layout: Layout, state: Mapping[str, Tensor], cfg: CfgNode) -> tuple[str, Forward]:
     """The model of a library; the authors' detectron2 wrapper stands around the authors' own."""
     cfg = cfg.clone()
-    cfg.MODEL.DETR.NUM_CLASSES = len(state[f"{layout.class_head}.bias"]) - 1
-    if layout is DETECTRON2:
+    cfg.MODEL.DETR.NUM_CLASSES = _num_classes(convert(state, "detectron2", source=layout.title), cfg)
+    if layout.name == "detectron2":
         model = build_model(cfg).eval()
         model.load_state_dict(state)
         return layout.title, our_forward(model)
-    if layout in (HUGGINGFACE, HUGGINGFACE_NATIVE):
-        model = build_transformers_model(cfg, state, timm=layout is HUGGINGFACE)
+    if layout.name.startswith("huggingface"):
+        model = build_transformers_model(cfg, state, timm=layout.name == "huggingface")
         return layout.title, transformers_forward(model)
     model, _ = build_authors_model(cfg)
-    model.load_state_dict(convert(state, OFFICIAL, source=layout.title))
-    return OFFICIAL.title, authors_forward(model.eval())
+    model.load_state_dict(convert(state, "official", source=layout.title))
+    return "the authors' code", authors_forward(model.eval())

@@ -12,10 +12,11 @@ import torch
 import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
-from tiny_models import tiny_cfg, tiny_detr
+from foreign_models import foreign_state, small_cfg, small_detr
+from tiny_models import tiny_detr
 
 from detr_d2.checkpoint import Checkpointer, read_checkpoint
-from detr_d2.checkpoint.layouts import DETECTRON2, LAYOUTS, Layout, convert
+from detr_d2.checkpoint.layouts import LAYOUTS, Layout
 from detr_d2.checkpoint.torchvision_resnet import convert_torchvision_resnet, write_backbone_pkl
 
 
@@ -193,12 +194,12 @@ def test_a_missing_file_names_the_key(tmp_path: Path):
         read_checkpoint(str(tmp_path / "list.pth"))
 
 
-@pytest.mark.parametrize("layout", [x for x in LAYOUTS if x is not DETECTRON2], ids=lambda layout: layout.name)
+@pytest.mark.parametrize(
+    "layout", [x for x in LAYOUTS if x.name != "detectron2"], ids=lambda layout: f"{layout.family}: {layout.name}"
+)
 def test_detectron2s_own_checkpointer_names_convert(layout: Layout, tmp_path: Path) -> None:
-    options = ("MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.DETR.IN_FEATURES", ["res5"])
-    model = tiny_detr(*options)
-    state = convert(model.state_dict(), layout, source="x")
+    state = foreign_state(small_detr(family=layout.family), layout)
     torch.save({"model": state, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "theirs.pth")
-    cfg = tiny_cfg(*options, "MODEL.WEIGHTS", str(tmp_path / "theirs.pth"))
+    cfg = small_cfg("MODEL.WEIGHTS", str(tmp_path / "theirs.pth"), family=layout.family)
     with pytest.raises(ValueError, match=r"python -m detr_d2 convert SRC DST --to detectron2"):
         DefaultPredictor(cfg)

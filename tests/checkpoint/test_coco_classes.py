@@ -9,8 +9,8 @@ from detr_d2.checkpoint.coco_classes import (
     COCO_IDS,
     COCO_NAMES,
     NAMES_BY_ID,
-    rows_are_coco_classes,
-    rows_are_coco_ids,
+    are_coco_classes,
+    are_coco_ids,
     select_classes,
     spread_classes,
     unused_ids,
@@ -49,10 +49,17 @@ def test_names_and_ids_are_those_of_detectron2() -> None:
     assert [i for i, name in enumerate(NAMES_BY_ID) if name == "N/A"] == DROPPED
 
 
-def test_a_head_of_92_rows_is_by_id_unless_its_names_say_otherwise() -> None:
-    assert rows_are_coco_ids(92, None)
-    assert rows_are_coco_ids(92, NAMES_BY_ID)
-    assert not rows_are_coco_ids(92, [f"part {i}" for i in range(91)])
-    assert not rows_are_coco_ids(81, None)
-    assert rows_are_coco_classes(81, COCO_NAMES)
-    assert not rows_are_coco_classes(81, ["x"] * 80)
+def test_91_classes_are_ids_unless_their_names_say_otherwise() -> None:
+    assert are_coco_ids(91, None)
+    assert are_coco_ids(91, NAMES_BY_ID)
+    assert not are_coco_ids(91, [f"part {i}" for i in range(91)])
+    assert not are_coco_ids(80, None)
+    assert are_coco_classes(80, COCO_NAMES)
+    assert not are_coco_classes(80, ["x"] * 80)
+
+
+def test_focal_heads_have_no_row_for_no_object() -> None:
+    rows = torch.randn(91, 4)
+    assert torch.equal(select_classes(rows), rows[list(COCO_IDS)])
+    assert torch.equal(select_classes(spread_classes(rows[:80])), rows[:80])
+    assert spread_classes(rows[:80]).shape == (91, 4)

@@ -37,9 +37,9 @@ def load(model: DETR, path: str, class_names: list[str] | None = None, **kwargs:
     return checkpointer
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.family}: {layout.name}")
 def test_every_layout_loads_without_a_separate_step(layout: Layout, tmp_path: Path) -> None:
-    source, model = small_detr(), small_detr()
+    source, model = small_detr(family=layout.family), small_detr(family=layout.family)
     torch.save(foreign_state(source, layout), tmp_path / "model.bin")
     checkpointer = load(model, str(tmp_path / "model.bin"))
     assert_same_state(model.state_dict(), source.state_dict())
@@ -55,7 +55,19 @@ def test_a_head_by_coco_id_becomes_that_of_the_80_classes(tmp_path: Path) -> Non
     rows = [*COCO_IDS, 91]
     for name in CLASS_HEAD:
         assert torch.equal(model.state_dict()[name], source.state_dict()[name][rows])
-    assert "80 classes, out of 92" in str(checkpointer.report)
+    assert "80 classes, out of those by category id" in str(checkpointer.report)
+
+
+@pytest.mark.parametrize("family", ["Deformable DETR", "two-stage Deformable DETR"])
+def test_focal_heads_by_coco_id_become_those_of_the_80_classes(family: str, tmp_path: Path) -> None:
+    source = small_detr("MODEL.DETR.NUM_CLASSES", 91, family=family)
+    model = small_detr("MODEL.DETR.NUM_CLASSES", 80, family=family)
+    torch.save({"model": foreign_state(source, OFFICIAL)}, tmp_path / "detr.pth")
+    load(model, str(tmp_path / "detr.pth"))
+    heads = [name for name in model.state_dict() if name.startswith("head.class_embed")]
+    assert len(heads) == (6 if family.startswith("two") else 2)
+    for name in heads:
+        assert torch.equal(model.state_dict()[name], source.state_dict()[name][list(COCO_IDS)])
 
 
 def test_a_head_by_coco_id_stays_where_the_data_has_91_ids(tmp_path: Path) -> None:

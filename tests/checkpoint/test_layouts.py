@@ -10,7 +10,6 @@ from detr_d2 import model_zoo
 from detr_d2.checkpoint.layouts import (
     DETECTRON2,
     HUGGINGFACE,
-    HUGGINGFACE_NATIVE,
     LAYOUTS,
     OFFICIAL,
     WRAPPER,
@@ -22,18 +21,21 @@ from detr_d2.checkpoint.rules import ConversionError
 from detr_d2.modeling import DETR
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def by_name(layout: Layout) -> str:
+    return f"{layout.family}: {layout.name}"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=by_name)
 def test_a_layout_is_recognised_and_comes_back_unchanged(layout: Layout) -> None:
-    ours = small_detr().state_dict()
+    ours = small_detr(family=layout.family).state_dict()
     theirs = convert(ours, layout, source="x")
     assert identify(theirs) is layout
-    assert [other.name for other in LAYOUTS if other.describes(theirs)] == [layout.name]
     assert_same_state(convert(theirs, DETECTRON2, source="x"), ours)
 
 
-@pytest.mark.parametrize("layout", [HUGGINGFACE, HUGGINGFACE_NATIVE], ids=lambda layout: layout.name)
+@pytest.mark.parametrize("layout", [x for x in LAYOUTS if x.name.startswith("huggingface")], ids=by_name)
 def test_the_authors_files_go_to_huggingface_and_back(layout: Layout) -> None:
-    official = foreign_state(small_detr(), OFFICIAL)
+    official = foreign_state(small_detr(family=layout.family), OFFICIAL)
     there = convert(official, layout, source="x")
     assert len(there) > len(official)  # stacked projections come apart
     assert_same_state(convert(there, OFFICIAL, source="x"), official)
@@ -104,7 +106,9 @@ def test_counters_of_a_flop_counter_are_skipped() -> None:
 
 
 def test_another_model_is_refused_with_its_names() -> None:
-    with pytest.raises(ConversionError, match=r"net\.pth is not a DETR of .*: its tensors are named a\.b, c, \.\.\."):
+    with pytest.raises(
+        ConversionError, match=r"net\.pth is not a DETR or Deformable DETR of .*: its tensors are named a\.b, c, \.\.\."
+    ):
         convert({"a.b": torch.zeros(1), "c": torch.zeros(1)}, DETECTRON2, source="net.pth")
 
 
@@ -113,3 +117,53 @@ def test_an_incomplete_file_names_what_it_lacks() -> None:
     without = {name: x for name, x in state.items() if not name.startswith("bbox_embed")}
     with pytest.raises(ConversionError, match=r"a\.pth \(of the authors' code\): 1 rules find nothing, such as bbox"):
         convert(without, DETECTRON2, source="a.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("deformable_detr_r50_single_scale", 549),
+        ("deformable_detr_r50", 561),
+        ("deformable_detr_r50_refine", 597),
+        ("deformable_detr_r50_two_stage", 630),
+    ],
+)
+def test_deformable_models_have_the_entries_of_the_authors(name: str, entries: int) -> None:
+    cfg = model_zoo.get_config(name)
+    cfg.MODEL.DETR.NUM_CLASSES = 91
+    model = DETR(cfg)
+    official = convert(model.state_dict(), OFFICIAL, source="x")
+    assert len(official) == entries
+    heads = 7 if "two_stage" in name else 6
+    assert sum(name.startswith("class_embed.") for name in official) == 2 * heads
+
+
+def test_heads_that_should_be_one_and_differ_are_an_error() -> None:
+    official = foreign_state(small_detr(family="Deformable DETR"), OFFICIAL)
+    official["class_embed.1.bias"] = official["class_embed.1.bias"] + 1
+    with pytest.raises(ConversionError, match=r"class_embed\.0\.bias and class_embed\.1\.bias must be the same tensor"):
+        convert(official, DETECTRON2, source="x")
+
+
+@pytest.mark.parametrize("kept", ["bbox_embed", "model.decoder.bbox_embed"])
+def test_transformers_saves_only_one_name_of_tied_heads(kept: str) -> None:
+    ours = small_detr(family="Deformable DETR with box refinement").state_dict()
+    state = convert(ours, HUGGINGFACE, source="x")
+    dropped = {"bbox_embed": "model.decoder.bbox_embed", "model.decoder.bbox_embed": "bbox_embed"}[kept]
+    saved = {name: x for name, x in state.items() if not name.startswith(f"{dropped}.")}
+    assert len(saved) == len(state) - 12
+    assert_same_state(convert(saved, DETECTRON2, source="x"), ours)
+
+
+def test_transformers_ties_the_classifiers_of_refining_layers_when_it_saves() -> None:
+    ours = small_detr(family="Deformable DETR with box refinement").state_dict()
+    state = convert(ours, HUGGINGFACE, source="x")
+    saved = {name: x for name, x in state.items() if not name.startswith("class_embed.1.")}
+    read = convert(saved, DETECTRON2, source="x")
+    assert torch.equal(read["head.class_embed.1.weight"], ours["head.class_embed.0.weight"])
+    assert read.keys() == ours.keys()
+
+
+def test_a_library_without_such_models_is_an_error() -> None:
+    with pytest.raises(ConversionError, match="detectron2 wrapper has no Deformable DETR"):
+        convert(small_detr(family="Deformable DETR").state_dict(), WRAPPER, source="x")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from foreign_models import small_cfg, small_detr
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
@@ -120,6 +121,23 @@ def test_transformers_opens_the_folder_and_predicts_the_same(
     assert processor["size"]["shortest_edge"] == 96
 
 
+@pytest.mark.parametrize("family", ["Deformable DETR", "two-stage Deformable DETR"])
+def test_transformers_opens_a_deformable_detr_and_predicts_the_same(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("timm")
+    cfg = small_cfg("INPUT.MIN_SIZE_TEST", 96, family=family)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": small_detr(family=family).state_dict()}, tmp_path / "ours.pth")
+    assert run(tmp_path, tmp_path / "ours.pth", tmp_path / "hf", "huggingface", "--verify") == 0
+    assert "verified, detr_d2 against Hugging Face" in capsys.readouterr().out
+    model = transformers.DeformableDetrForObjectDetection.from_pretrained(tmp_path / "hf")
+    assert model.config.two_stage == (family != "Deformable DETR")
+    assert run(tmp_path, tmp_path / "hf", tmp_path / "back.pth", "detectron2") == 0
+    assert_same(weights(tmp_path / "back.pth"), weights(tmp_path / "ours.pth"))
+
+
 def test_verifying_finds_another_architecture_and_writes_nothing(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +210,7 @@ def test_mistakes_are_one_sentence(root: Path, tmp_path: Path, capsys: pytest.Ca
         assert message.count("\n") == 1
     # without a config: no shipped one has a ResNet-18
     assert main(["convert", str(root / "ours.pth"), str(tmp_path / "y.pth"), "--to", "official"]) == 2
-    assert "ResNet-18, for which no config is shipped: pass --config-file" in capsys.readouterr().err
+    assert "no config is shipped for a DETR on a ResNet-18: pass --config-file" in capsys.readouterr().err
 
 
 class Payload:
