@@ -5,12 +5,15 @@ from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
 from .images import read_image
 from .loader import build_detr_train_loader, uses_detr_augmentation
 from .registration import category_ids, register_coco, register_datasets, resolve_num_classes
+from .resize import build_resize, build_stock_mapper
 
 __all__ = [
     "DatasetReport",
     "DetrDatasetMapper",
     "build_detr_augmentation",
     "build_detr_train_loader",
+    "build_resize",
+    "build_stock_mapper",
     "category_ids",
     "check_datasets",
     "read_image",

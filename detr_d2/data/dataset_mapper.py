@@ -3,7 +3,7 @@
 Paper: End-to-End Object Detection with Transformers (Carion et al. 2020), appendix A.4, "Training hyperparameters".
 
 Differs from the reference implementation in
-* the rounding of resized images, which is detectron2's (at most one pixel),
+* the rounding of resized images, which is detectron2's unless `INPUT.RESIZE_ROUNDING` is "authors",
 * EXIF orientation, which is applied as everywhere in detectron2,
 * polygons, which stay polygons unless `INPUT.MASK_FORMAT` is "bitmask".
 """
@@ -23,6 +23,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
 
 from .images import read_image
+from .resize import build_resize, build_test_augmentation
 
 _MIN_SIDE = 1e-5  # pixels; an augmented box with a shorter side has no area (detectron2's own threshold)
 
@@ -30,20 +31,24 @@ _MIN_SIDE = 1e-5  # pixels; an augmented box with a shorter side has no area (de
 def build_detr_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     """DETR's training augmentation: flip, then in half of the cases a resize and a crop, then the multi-scale resize.
 
-    Sizes come from `INPUT.{RANDOM_FLIP,DETR_MIN_SIZES,CROP,MIN_SIZE_TRAIN,MAX_SIZE_TRAIN}`. The resize before the crop
-    has no limit on the long side; a crop larger than the image takes all of it.
+    Sizes come from `INPUT.{RANDOM_FLIP,DETR_MIN_SIZES,CROP,MIN_SIZE_TRAIN,MAX_SIZE_TRAIN}`, their rounding from
+    `INPUT.RESIZE_ROUNDING`. The resize before the crop has no limit on the long side; a crop larger than the image
+    takes all of it.
+
+    Raises:
+        ValueError: for an unknown rounding.
     """
+    rounding = cfg.INPUT.RESIZE_ROUNDING
     augmentations: list[T.Augmentation] = []
     if cfg.INPUT.RANDOM_FLIP != "none":
         horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
     if cfg.INPUT.CROP.ENABLED:
-        enlarge = T.ResizeShortestEdge(list(cfg.INPUT.DETR_MIN_SIZES), sample_style="choice")
+        enlarge = build_resize(list(cfg.INPUT.DETR_MIN_SIZES), sample_style="choice", rounding=rounding)
         crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
         augmentations.append(T.RandomApply(T.AugmentationList([enlarge, crop]), prob=0.5))
-    augmentations.append(
-        T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
-    )
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    augmentations.append(build_resize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling, rounding=rounding))
     return augmentations
 
 
@@ -102,7 +107,7 @@ class DetrDatasetMapper:
             raise ValueError(
                 'cropping polygons needs shapely: pip install "detr_d2[masks]", or set INPUT.MASK_FORMAT "bitmask"'
             )
-        augmentations = build_detr_augmentation(cfg) if is_train else detection_utils.build_augmentation(cfg, False)
+        augmentations = build_detr_augmentation(cfg) if is_train else build_test_augmentation(cfg)
         return {
             "is_train": is_train,
             "augmentations": augmentations,

@@ -23,6 +23,7 @@ from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.utils import comm
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
+from ..data import build_stock_mapper
 from .random_state import bytes_to_tensor, get_random_state, set_random_state, tensor_to_bytes
 
 Sample = dict[str, Any]
@@ -215,10 +216,12 @@ class StockLoader:
 def build_stock_loader(cfg: CfgNode) -> StockLoader:
     """Builds the resumable twin of `detectron2.data.build_detection_train_loader(cfg)`.
 
+    Its mapper also honours `INPUT.RESIZE_ROUNDING`.
+
     Raises:
         ValueError: if the processes cannot share a batch evenly.
     """
-    parts = build_detection_train_loader.from_config(cfg)
+    parts = build_detection_train_loader.from_config(cfg, mapper=build_stock_mapper(cfg, True))
     dataset, processes = parts["dataset"], comm.get_world_size()
     if parts["total_batch_size"] % processes:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence
 
 from detectron2.config import CfgNode
 from tabulate import tabulate
@@ -11,6 +12,9 @@ from torch.optim import Optimizer
 
 from ..data import DatasetReport
 from ..solver import BACKBONE_PREFIX
+from .recipe import compare, differing_settings, recipe_of
+from .recipe_readers import clipping
+from .recipe_settings import Run
 
 _LARGE_LR_PRETRAINED = 3e-4  # AdamW destroys pretrained weights above it
 _LARGE_LR = 1e-3
@@ -39,7 +43,7 @@ def summarise_run(cfg: CfgNode, model: nn.Module, optimizer: Optimizer, reports:
         ("epochs", f"{cfg.SOLVER.MAX_ITER * batch / images:.1f}" if images else "unknown"),
         ("learning rate", _rates(rates[id(p)] for n, p in trainable.items() if not n.startswith(BACKBONE_PREFIX))),
         ("backbone learning rate", _rates(rates[id(p)] for n, p in trainable.items() if n.startswith(BACKBONE_PREFIX))),
-        ("gradient clipping", _clipping(cfg)),
+        ("gradient clipping", clipping(Run(cfg))),
         ("trainable parameters", f"{sum(p.numel() for p in trainable.values()):,}"),
     ]
     return tabulate(rows, tablefmt="simple", disable_numparse=True)
@@ -58,39 +62,52 @@ def _rates(rates: Iterable[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in sorted(set(rates))) or "none, all frozen"
 
 
-def _clipping(cfg: CfgNode) -> str:
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    if not clip.ENABLED:
-        return "none"
-    if clip.FULL_MODEL:
-        return f"norm of all gradients together at {clip.CLIP_VALUE:g}"
-    return f"{clip.CLIP_TYPE} of each parameter's gradient at {clip.CLIP_VALUE:g}"
+def recipe_line(cfg: CfgNode, reports: Sequence[DatasetReport], *, without_keys: Collection[str] = ()) -> str:
+    """One line on the settings that differ from the paper's; "" if there are none, or no paper to compare with.
+
+    Args:
+        cfg: of the run.
+        reports: of all datasets.
+        without_keys: config keys of which something else has been said.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "DETR":
+        return ""
+    images = sum(report.num_used_images for report in reports if report.split == "train")
+    names = differing_settings(compare(cfg, num_images=images or None), without_keys=without_keys)
+    if not names:
+        return ""
+    return (
+        f"Differs from the recipe of {recipe_of(cfg).title} in: {names}. What each does: "
+        f"python -m detr_d2 check-recipe --config-file {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')}"
+    )
 
 
-def suspicious_settings(cfg: CfgNode) -> list[str]:
-    """Sentences on settings that run, but rarely do what was meant."""
-    found = []
-    if cfg.MODEL.META_ARCHITECTURE == "DETR":
-        found += _suspicious_recipe(cfg)
+def suspicious_settings(cfg: CfgNode) -> dict[str, str]:
+    """Settings that run, but rarely do what was meant: config key -> sentence."""
+    found = _suspicious_recipe(cfg) if cfg.MODEL.META_ARCHITECTURE == "DETR" else {}
     means = list(cfg.MODEL.PIXEL_MEAN)
     if len(means) == 3 and means[0] != means[2] and (means[0] > means[2]) != (cfg.INPUT.FORMAT == "RGB"):
-        found.append(
+        found["MODEL.PIXEL_MEAN"] = (
             f"MODEL.PIXEL_MEAN {means} looks like the other channel order than INPUT.FORMAT {cfg.INPUT.FORMAT}: "
             "natural images are brightest in red."
         )
     return found
 
 
-def _suspicious_recipe(cfg: CfgNode) -> list[str]:
-    found = []
+def _suspicious_recipe(cfg: CfgNode) -> dict[str, str]:
+    found = {}
     limit = _LARGE_LR_PRETRAINED if cfg.MODEL.WEIGHTS else _LARGE_LR
     lr, clip = cfg.SOLVER.BASE_LR, cfg.SOLVER.CLIP_GRADIENTS
     if cfg.SOLVER.OPTIMIZER.upper() != "ADAMW":
-        found.append(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER}: DETR is trained with ADAMW, others rarely work.")
+        found["SOLVER.OPTIMIZER"] = (
+            f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER}: DETR is trained with ADAMW, others rarely work."
+        )
     elif lr > limit:
-        found.append(f"SOLVER.BASE_LR {lr:g} is large: DETR is trained with 1e-4, and rarely learns above {limit:g}.")
+        found["SOLVER.BASE_LR"] = (
+            f"SOLVER.BASE_LR {lr:g} is large: DETR is trained with 1e-4, and rarely learns above {limit:g}."
+        )
     if not (clip.ENABLED and clip.FULL_MODEL):
-        found.append(
+        found["SOLVER.CLIP_GRADIENTS.FULL_MODEL"] = (
             "SOLVER.CLIP_GRADIENTS has no FULL_MODEL: DETR's recipe clips all gradients together to a norm of 0.1."
         )
     return found

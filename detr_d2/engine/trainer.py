@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import solver
 from ..checkpoint import Checkpointer
-from ..data import category_ids, uses_detr_augmentation
+from ..data import build_stock_mapper, category_ids, uses_detr_augmentation
 from .build import build_train_step, distribute, share_buffers
 from .evaluators import build_evaluator
 from .hooks import BestCheckpoint, PeriodicCheckpoint
@@ -77,7 +77,9 @@ class Trainer(DefaultTrainer):
         model = distribute(model)
         self._trainer = build_train_step(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, class_head_from=cfg.MODEL.DETR.CLASS_HEAD_FROM, trainer=weakref.proxy(self)
+        )
         self.checkpointer.metadata.update(class_metadata(cfg))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -227,6 +229,11 @@ class Trainer(DefaultTrainer):
         if not uses_detr_augmentation(cfg):
             return build_stock_loader(cfg)
         return NumberedLoader(cfg, seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """detectron2's, with the image sizes that `INPUT.RESIZE_ROUNDING` asks for."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=build_stock_mapper(cfg, False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

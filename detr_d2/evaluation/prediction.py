@@ -4,6 +4,7 @@ Same as detectron2's `DefaultPredictor` (resize of the short side, the config's 
 the original), so the detections are those of an evaluation. Differs from it in:
 
 * the model is given, so that the weights may come through our own checkpointer;
+* `INPUT.RESIZE_ROUNDING` is honoured;
 * it returns `Instances` on the CPU, above a threshold.
 """
 
@@ -16,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import transforms as T
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from torch import nn
 
-from ..data import category_ids
+from ..data import build_resize, category_ids
 
 
 @dataclass(frozen=True)
@@ -76,19 +76,27 @@ class ImagePredictor:
         image_format: channel order the model wants, "BGR" or "RGB".
         min_size: the short side is resized to this, in pixels; 0: no resize.
         max_size: unless the long side would exceed this.
+        resize_rounding: of the sizes, "detectron2" or "authors"; see `detr_d2.data.resize`.
         score_threshold: detections below are dropped; 0 keeps all.
     """
 
     @configurable
     def __init__(
-        self, *, model: nn.Module, image_format: str, min_size: int, max_size: int, score_threshold: float = 0.0
+        self,
+        *,
+        model: nn.Module,
+        image_format: str,
+        min_size: int,
+        max_size: int,
+        resize_rounding: str = "detectron2",
+        score_threshold: float = 0.0,
     ) -> None:
         if image_format not in ("BGR", "RGB"):
             raise ValueError(f"INPUT.FORMAT is {image_format!r}, expected 'BGR' or 'RGB'")
         self.model = model.eval()
         self.image_format = image_format
         self.score_threshold = score_threshold
-        self.resize = T.ResizeShortestEdge([min_size, min_size], max_size)
+        self.resize = build_resize([min_size, min_size], max_size, rounding=resize_rounding)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module, score_threshold: float = 0.0) -> dict[str, Any]:
@@ -97,6 +105,7 @@ class ImagePredictor:
             "image_format": cfg.INPUT.FORMAT,
             "min_size": cfg.INPUT.MIN_SIZE_TEST,
             "max_size": cfg.INPUT.MAX_SIZE_TEST,
+            "resize_rounding": cfg.INPUT.RESIZE_ROUNDING,
             "score_threshold": score_threshold,
         }
 

@@ -21,7 +21,7 @@ from ..engine import Trainer, launch, setup
 from ..engine.elastic import continues_elastic_run
 from ..engine.launch import started_by_torchrun
 from ..engine.startup import find_config_file, import_user_modules
-from ..engine.summary import summarise_run, suspicious_settings
+from ..engine.summary import recipe_line, summarise_run, suspicious_settings
 from . import cli
 
 logger = logging.getLogger(__name__)
@@ -141,8 +141,11 @@ def train(cfg: CfgNode, reports: Sequence[DatasetReport], *, resume: bool) -> No
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     logger.info("This run:\n" + summarise_run(trainer.cfg, trainer.unwrapped_model, trainer.optimizer, reports))
-    for sentence in suspicious_settings(trainer.cfg):
+    warnings = suspicious_settings(trainer.cfg)
+    for sentence in warnings.values():
         logger.warning(sentence)
+    if line := recipe_line(trainer.cfg, reports, without_keys=warnings):
+        logger.info(line)
     trainer.train()
 
 

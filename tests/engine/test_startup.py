@@ -174,9 +174,9 @@ def test_suspicious_settings(options: list[Any], word: str):
     from detr_d2.model_zoo import get_config
 
     cfg = get_config("detr_r50.yaml")
-    assert suspicious_settings(cfg) == []
+    assert suspicious_settings(cfg) == {}
     cfg.merge_from_list(options)
-    (sentence,) = suspicious_settings(cfg)
+    (sentence,) = suspicious_settings(cfg).values()
     assert word in sentence
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from tiny_models import tiny_cfg
 
+from detr_d2.__main__ import main as detr_d2_command
 from detr_d2.tools import cli, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,6 +272,22 @@ def test_infinite_loss_ends_with_one_line(run: Callable[..., int], tmp_path: Pat
     assert code == 2
     assert ".png" in line
     assert "teration" in line
+
+
+def test_departures_from_the_recipe_are_said_once(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path / "out", "SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0") == 0
+    lines = (tmp_path / "out" / "log.txt").read_text().splitlines()
+    (line,) = [line for line in lines if "Differs from the recipe" in line]
+    assert " hidden width, " in line
+    (warning,) = [line for line in lines if "SOLVER.CLIP_GRADIENTS" in line]
+    assert "WARNING" in warning
+    assert "gradient clipping" not in line  # that is the warning's
+    command = line.partition("python -m detr_d2 ")[2].split()
+    capsys.readouterr()
+    assert detr_d2_command(command) == 0
+    assert "; training images: 3\n" in capsys.readouterr().out
 
 
 def test_help_names_the_options(capsys: pytest.CaptureFixture[str]):
