@@ -1,4 +1,4 @@
-"""`python -m detr_d2 benchmark`: how fast the set criterion is against others, and the latency of models."""
+"""`python -m detr_d2 benchmark`: how fast parts of the package are against others, and the latency of models."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ from tqdm import tqdm
 
 from ..engine.startup import load_config
 from ..evaluation.benchmark import Timing, interleave, machine_info, ratio_of
+from ..evaluation.deformable_attention_cost import (
+    AttentionFunction,
+    attention_differences,
+    package_attention,
+    random_attention_problem,
+    textbook_attention,
+)
 from ..evaluation.detector_keys import count_parameters, set_num_classes
 from ..evaluation.results import write_json
 from ..evaluation.set_losses import (
@@ -27,10 +34,11 @@ from ..evaluation.set_losses import (
     random_problem,
     transformers_loss,
 )
+from ..layers import DEFORMABLE_BACKENDS
 from .quiet import quiet_libraries
 
 TOLERANCE = 1e-4
-"""Two implementations of the same loss may differ by this much, relative above 1; more, and they are not timed."""
+"""Two implementations of the same thing may differ by this much, relative above 1; more, and they are not timed."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +67,22 @@ def build_parser() -> argparse.ArgumentParser:
         criterion.add_argument(f"--{name}", type=int, default=size, metavar="N", help="default: %(default)s")
     criterion.add_argument("--backward", action="store_true", help="time the gradients too")
 
+    attention = commands.add_parser(
+        "deformable-attention",
+        parents=[common],
+        help="multi-scale deformable attention against the usual grid_sample loop",
+        description="The attention function alone, at the sizes of Deformable DETR, against the usual loop of "
+        "grid_sample over the levels. Outputs and gradients are compared first.",
+    )
+    sizes = {"height": 800, "width": 1066, "batch": 1, "heads": 8, "channels": 32, "levels": 4, "points": 4}
+    for name, size in sizes.items():
+        attention.add_argument(f"--{name}", type=int, default=size, metavar="N", help="default: %(default)s")
+    attention.add_argument(
+        "--queries", type=int, default=0, metavar="N", help="default: 0, one for each token, as in the encoder"
+    )
+    attention.add_argument("--backend", choices=DEFORMABLE_BACKENDS, default="auto", help="default: %(default)s")
+    attention.add_argument("--backward", action="store_true", help="time the gradients too")
+
     model = commands.add_parser(
         "model",
         parents=[common],
@@ -81,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    return _criterion(args) if args.what == "criterion" else _model(args)
+    works = {"criterion": _criterion, "deformable-attention": _deformable_attention, "model": _model}
+    return works[args.what](args)
 
 
 def _criterion(args: argparse.Namespace) -> int:
@@ -127,6 +152,48 @@ def _differences(losses: Mapping[str, SetLoss]) -> dict[str, tuple[str, float]]:
 
 def _with_gradients(loss: SetLoss, *leaves: Tensor) -> Callable[[], object]:
     return lambda: torch.autograd.grad(torch.stack(list(loss().values())).sum(), leaves)
+
+
+def _deformable_attention(args: argparse.Namespace) -> int:
+    problem = random_attention_problem(
+        batch=args.batch,
+        height=args.height,
+        width=args.width,
+        queries=args.queries,
+        heads=args.heads,
+        channels=args.channels,
+        levels=args.levels,
+        points=args.points,
+        seed=args.seed,
+        device=args.device,
+    )
+    ours = partial(package_attention, backend=args.backend)
+    functions: dict[str, AttentionFunction] = {"detr_d2": ours, "grid_sample loop": textbook_attention}
+    queries, tokens = problem.attention_weights.shape[1], problem.value.shape[1]
+    print(
+        f"deformable attention of {args.batch} x {queries} queries to {tokens} tokens of {args.levels} levels, "
+        f"{args.heads} heads, {args.channels} channels, {args.points} points; "
+        f"{'forward and backward' if args.backward else 'forward'}"
+    )
+    differences = attention_differences(problem, ours, textbook_attention)
+    for name, difference in differences.items():
+        what = "the output" if name == "output" else f"the gradient of the {name}"
+        print(f"largest difference of {what}: {difference:.1e}")
+    if any(not difference <= TOLERANCE for difference in differences.values()):
+        print(f"error: the results differ by more than {TOLERANCE:g}; times would mean nothing", file=sys.stderr)
+        return 1
+    with torch.set_grad_enabled(args.backward):
+        work = {
+            name: _attention_work(partial(function, problem), problem.leaves, args.backward)
+            for name, function in functions.items()
+        }
+        timings = _measure(work, args.repeat)
+    _report(timings, {"differences": differences}, args)
+    return 0
+
+
+def _attention_work(function: Callable[[], Tensor], leaves: Sequence[Tensor], backward: bool) -> Callable[[], object]:
+    return (lambda: torch.autograd.grad(function().sum(), leaves)) if backward else function
 
 
 def _model(args: argparse.Namespace) -> int:

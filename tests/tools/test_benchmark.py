@@ -58,6 +58,35 @@ def test_nothing_to_compare_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "nothing to compare with" in captured.err
 
 
+ATTENTION = ["--height", "64", "--width", "48", "--channels", "4", "--heads", "2", "--levels", "2", "--repeat", "2"]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("queries", [0, 5])
+def test_deformable_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str], backward: bool, queries: int) -> None:
+    arguments = [*ATTENTION, "--queries", str(queries), "--device", "cpu", *["--backward"] * backward]
+    assert main(["benchmark", "deformable-attention", *arguments, "--output", str(tmp_path / "out.json")]) == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [x["name"] for x in report["timings"]] == ["detr_d2", "grid_sample loop"]
+    assert all(len(x["seconds"]) == 2 for x in report["timings"])
+    assert set(report["differences"]) == {"output", "value", "locations", "weights"}
+    assert max(report["differences"].values()) < 1e-4
+    assert report["settings"]["backend"] == "auto"
+    output = capsys.readouterr().out
+    assert f"1 x {queries or 60} queries to 60 tokens of 2 levels" in output
+    assert ("forward and backward" in output) == backward
+
+
+def test_different_attention_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    right = benchmark.package_attention
+    monkeypatch.setattr(benchmark, "package_attention", lambda problem, backend: 1.01 * right(problem, backend))
+    monkeypatch.setattr(benchmark, "interleave", lambda *_, **__: pytest.fail("timed"))
+    assert main(["benchmark", "deformable-attention", *ATTENTION, "--device", "cpu"]) == 1
+    captured = capsys.readouterr()
+    assert "differ by more than 0.0001" in captured.err
+    assert "the gradient of the locations" in captured.out
+
+
 def test_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text(tiny_cfg("MODEL.DETR.NUM_CLASSES", 0).dump())
     (tmp_path / "b").mkdir()
@@ -82,6 +111,8 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["criterion", "--queries", "0"], "queries is 0"),
         (["criterion", *SMALL, "--repeat", "0"], "repeats is 0"),
+        (["deformable-attention", "--levels", "0"], "levels is 0"),
+        (["deformable-attention", *ATTENTION, "--backend", "triton"], "the tensors are on cpu"),
         (["model", "--config-file", "nowhere.yaml"], "nowhere.yaml"),
     ):
         assert main(["benchmark", *arguments, "--device", "cpu"]) == 2
