@@ -51,6 +51,23 @@ def spread_classes(rows: Tensor) -> Tensor:
     return spread
 
 
+def select_proposal_rows(rows: Tensor) -> Tensor:
+    """As `select_classes` for the head of a two-stage encoder, whose row 0 tells objects from background.
+
+    All objects are of class 0 there, so row 0 stays row 0, and the row of the first class is given up.
+    """
+    selected = select_classes(rows)
+    selected[0] = rows[0]
+    return selected
+
+
+def spread_proposal_rows(rows: Tensor) -> Tensor:
+    """As `spread_classes` for the head of a two-stage encoder; see `select_proposal_rows`."""
+    spread = spread_classes(rows)
+    spread[0], spread[COCO_IDS[0]] = rows[0], spread[0].clone()
+    return spread
+
+
 def unused_ids() -> list[int]:
     """The ids below 91 that no category has."""
     return sorted(set(range(NUM_IDS)) - set(COCO_IDS))

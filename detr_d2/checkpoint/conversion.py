@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from .atomic_write import write_atomically
-from .coco_classes import NAMES_BY_ID, are_coco_classes, spread_classes, unused_ids
+from .coco_classes import NAMES_BY_ID, are_coco_classes, spread_classes, spread_proposal_rows, unused_ids
 from .layouts import Layout, convert, identify, layout_of, unknown_layout
 from .model_file import is_by_coco_id, keep_coco_classes, map_class_rows, num_classes, to_detectron2
 from .rules import ConversionError
@@ -93,7 +93,7 @@ def _is_coco(content: Mapping[str, Any]) -> bool:
 
 
 def _by_coco_id(content: Mapping[str, Any]) -> dict[str, Any]:
-    model = map_class_rows(content["model"], spread_classes)
+    model = map_class_rows(content["model"], spread_classes, spread_proposal_rows)
     ids = list(range(len(NAMES_BY_ID)))
     return {**content, "model": model, "class_names": list(NAMES_BY_ID), "category_ids": ids}
 

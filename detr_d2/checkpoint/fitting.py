@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .model_file import CLASS_HEAD
+from .model_file import CLASS_HEAD, is_of_proposals
 
 StateDict = Mapping[str, Tensor]
 
@@ -101,7 +101,10 @@ def fit(
         if theirs is None:
             fitted[name] = own
         elif not exact and CLASS_HEAD.fullmatch(name):
-            fitted[name] = _fit_class_head(name, theirs, own, report, class_head, namesakes)
+            if is_of_proposals(name, model) and (theirs.shape != own.shape or class_head == "names"):
+                fitted[name] = _fit_proposal_head(name, theirs, own, report)
+            else:
+                fitted[name] = _fit_class_head(name, theirs, own, report, class_head, namesakes)
         elif not exact and name == _QUERIES and theirs.shape[1:] == own.shape[1:] and theirs.shape != own.shape:
             fitted[name] = _fit_queries(name, theirs, own, report)
         elif theirs.shape == own.shape:
@@ -184,6 +187,16 @@ def _take_rows(name: str, theirs: Tensor, own: Tensor, report: LoadReport, names
         report.loaded.append(name)
     else:
         report.reinitialised[name] = f"{len(own) - len(rows)} of {len(own)} rows, whose classes the file does not name"
+    return fitted
+
+
+def _fit_proposal_head(name: str, theirs: Tensor, own: Tensor, report: LoadReport) -> Tensor:
+    """Keeps row 0 of a two-stage encoder's head, which tells objects of any class from background."""
+    if theirs.shape[1:] != own.shape[1:]:
+        raise ValueError(_does_not_fit(report.source, name, theirs, own))
+    fitted = own.clone()
+    fitted[0] = theirs[0].to(own)
+    report.reinitialised[name] = "all but the first row, which tells objects of any class from background"
     return fitted
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .coco_classes import COCO_IDS, COCO_NAMES, NAMES_BY_ID, NUM_IDS, are_coco_ids, select_classes
+from .coco_classes import COCO_IDS, COCO_NAMES, NAMES_BY_ID, NUM_IDS, are_coco_ids, select_classes, select_proposal_rows
 from .layouts import Layout, convert, identify
 
 CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
@@ -60,12 +60,28 @@ def is_by_coco_id(content: Mapping[str, Any]) -> bool:
 def keep_coco_classes(content: Mapping[str, Any]) -> dict[str, Any]:
     """Reduces a class head by category id to the 80 classes of detectron2's COCO; see `is_by_coco_id`."""
     names = {"class_names": list(COCO_NAMES), "category_ids": list(COCO_IDS)}
-    return {**content, "model": map_class_rows(content["model"], select_classes), **names}
+    return {**content, "model": map_class_rows(content["model"], select_classes, select_proposal_rows), **names}
 
 
-def map_class_rows(state: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Applies a function of rows to every class head."""
-    return {name: change(x) if CLASS_HEAD.fullmatch(name) else x for name, x in state.items()}
+def map_class_rows(
+    state: Mapping[str, Tensor],
+    classes: Callable[[Tensor], Tensor],
+    proposals: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Applies one function of rows to every class head, and another to that of a two-stage encoder."""
+    changed = dict(state)
+    for name, tensor in state.items():
+        if CLASS_HEAD.fullmatch(name):
+            changed[name] = proposals(tensor) if is_of_proposals(name, state) else classes(tensor)
+    return changed
+
+
+def is_of_proposals(name: str, state: Container[str]) -> bool:
+    """Whether a tensor belongs to the class head of a two-stage encoder, which is the last one."""
+    match = re.fullmatch(r"head\.class_embed\.(\d+)\.\w+", name)
+    if match is None or "transformer.enc_output.weight" not in state:
+        return False
+    return f"head.class_embed.{int(match[1]) + 1}.weight" not in state
 
 
 def _classes(content: Mapping[str, Any], path: str) -> dict[str, Any]:

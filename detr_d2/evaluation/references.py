@@ -28,6 +28,12 @@ from ..modeling import DETR
 AUTHORS_REPOSITORY = "DETR_REPO"
 """Environment variable with the path of a checkout of https://github.com/facebookresearch/detr."""
 
+# Environment variable of each repository -> its address and a file that is in it.
+REPOSITORIES = {
+    AUTHORS_REPOSITORY: ("https://github.com/facebookresearch/detr", "models/detr.py"),
+    "DEFORMABLE_DETR_REPO": ("https://github.com/fundamentalvision/Deformable-DETR", "models/deformable_detr.py"),
+}
+
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Normalised padded images (B, 3, H, W), padding mask (B, H, W) -> logits (L, B, Q, K + 1), boxes (L, B, Q, 4)."""
 
@@ -45,29 +51,33 @@ def our_forward(model: DETR) -> Forward:
     return forward
 
 
-def authors_repository() -> Path:
-    """The checkout that the environment names.
+def authors_repository(variable: str = AUTHORS_REPOSITORY) -> Path:
+    """The checkout that an environment variable names, one of `REPOSITORIES`.
 
     Raises:
         ValueError: if it names none, or something else.
     """
-    path = os.environ.get(AUTHORS_REPOSITORY, "")
-    if not path or not Path(path, "models", "detr.py").is_file():
+    address, file = REPOSITORIES[variable]
+    path = os.environ.get(variable, "")
+    if not path or not Path(path, file).is_file():
         raise ValueError(
-            f"{AUTHORS_REPOSITORY} is {path!r}, expected the folder of a checkout of the authors' repository "
-            "(https://github.com/facebookresearch/detr), with models/detr.py in it."
+            f"{variable} is {path!r}, expected the folder of a checkout of the authors' repository ({address}), with "
+            f"{file} in it."
         )
     return Path(path)
 
 
 @contextmanager
-def authors_modules() -> Iterator[SimpleNamespace]:
+def authors_modules(variable: str = AUTHORS_REPOSITORY) -> Iterator[SimpleNamespace]:
     """The authors' modules, importable for as long as the context lasts: their top-level names are common ones.
+
+    Args:
+        variable: which of `REPOSITORIES`.
 
     Yields:
         An object with the functions `module(name)`.
     """
-    repository = str(authors_repository())
+    repository = str(authors_repository(variable))
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in _PACKAGES}
     sys.path.insert(0, repository)
     try:
@@ -133,9 +143,8 @@ def build_authors_model(cfg: CfgNode) -> tuple[nn.Module, nn.Module]:
 
 
 def authors_forward(model: nn.Module) -> Forward:
-    """Runs the authors' DETR."""
-    with authors_modules() as authors:
-        nested_tensor = authors.module("util.misc").NestedTensor
+    """Runs a model of the authors of DETR or of Deformable DETR."""
+    nested_tensor = type(model).forward.__globals__["NestedTensor"]  # of the repository that the model is from
 
     def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         outputs = model(nested_tensor(images, padding_mask))

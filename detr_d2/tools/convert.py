@@ -20,6 +20,7 @@ from ..checkpoint.layouts import Layout, convert
 from ..checkpoint.model_file import num_rows
 from ..data import read_image
 from ..engine.startup import load_config
+from ..evaluation.deformable_reference import build_authors_deformable
 from ..evaluation.prediction import ImagePredictor
 from ..evaluation.references import (
     Forward,
@@ -189,6 +190,6 @@ def _model_of(layout: Layout, state: Mapping[str, Tensor], cfg: CfgNode) -> tupl
     if layout.name.startswith("huggingface"):
         model = build_transformers_model(cfg, state, timm=layout.name == "huggingface")
         return layout.title, transformers_forward(model)
-    model, _ = build_authors_model(cfg)
+    model = build_authors_model(cfg)[0] if layout.family == "DETR" else build_authors_deformable(cfg)
     model.load_state_dict(convert(state, "official", source=layout.title))
     return "the authors' code", authors_forward(model.eval())

@@ -12,7 +12,9 @@ from detr_d2.checkpoint.coco_classes import (
     are_coco_classes,
     are_coco_ids,
     select_classes,
+    select_proposal_rows,
     spread_classes,
+    spread_proposal_rows,
     unused_ids,
 )
 
@@ -63,3 +65,13 @@ def test_focal_heads_have_no_row_for_no_object() -> None:
     assert torch.equal(select_classes(rows), rows[list(COCO_IDS)])
     assert torch.equal(select_classes(spread_classes(rows[:80])), rows[:80])
     assert spread_classes(rows[:80]).shape == (91, 4)
+
+
+def test_the_head_of_proposals_keeps_its_first_row() -> None:
+    rows = torch.arange(91.0)
+    assert select_proposal_rows(rows).tolist() == [0, *COCO_IDS[1:]]
+    spread = spread_proposal_rows(torch.arange(80.0))
+    assert spread[:4].tolist() == [0, -1e4, 1, 2]  # no object of any class, person, bicycle, car
+    assert torch.equal(select_proposal_rows(spread), torch.arange(80.0))
+    weight = torch.randn(80, 4)
+    assert torch.equal(select_proposal_rows(spread_proposal_rows(weight)), weight)

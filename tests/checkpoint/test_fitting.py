@@ -67,7 +67,25 @@ def test_focal_heads_by_coco_id_become_those_of_the_80_classes(family: str, tmp_
     heads = [name for name in model.state_dict() if name.startswith("head.class_embed")]
     assert len(heads) == (6 if family.startswith("two") else 2)
     for name in heads:
-        assert torch.equal(model.state_dict()[name], source.state_dict()[name][list(COCO_IDS)])
+        rows = list(COCO_IDS)
+        if name.startswith("head.class_embed.2"):  # of the encoder's proposals: row 0 stands for any object
+            rows[0] = 0
+        assert torch.equal(model.state_dict()[name], source.state_dict()[name][rows])
+
+
+@pytest.mark.parametrize("mode", ["rows", "names"])
+def test_what_tells_objects_from_background_survives_other_classes(mode: str, tmp_path: Path) -> None:
+    source = small_detr("MODEL.DETR.NUM_CLASSES", 3, family="two-stage Deformable DETR")
+    model = small_detr("MODEL.DETR.NUM_CLASSES", 5, family="two-stage Deformable DETR")
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    path = save(tmp_path / "a.pth", source, class_names=["a", "b", "c"])
+    load(model, path, ["c", "d", "e", "f", "g"], class_head_from=mode)
+    after, name = model.state_dict(), "head.class_embed.2.bias"
+    assert torch.equal(after[name][0], source.state_dict()[name][0])
+    assert torch.equal(after[name][1:], before[name][1:])
+    first = "head.class_embed.0.bias"
+    expected = source.state_dict()[first][2] if mode == "names" else before[first][0]
+    assert torch.equal(after[first][0], expected)
 
 
 def test_a_head_by_coco_id_stays_where_the_data_has_91_ids(tmp_path: Path) -> None:
