@@ -32,8 +32,17 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
-    "dev": ["mypy>=1.8", "pytest>=7.4", "ruff>=0.6", "transformers>=4.50", "timm>=1.0"],
-    "report": ["jinja2>=3.0", "matplotlib>=3.5"],
+    "dev": [
+        "jinja2>=3.0",
+        "matplotlib>=3.6",
+        "mypy>=1.8",
+        "pytest>=7.4",
+        "ruff>=0.6",
+        "selenium>=4.11",
+        "timm>=1.0",
+        "transformers>=4.50",
+    ],
+    "report": ["jinja2>=3.0", "matplotlib>=3.6"],
     "export": ["onnx>=1.15", "onnxruntime>=1.17"],
     "hf": ["huggingface_hub>=0.23", "safetensors>=0.4", "timm>=1.0", "transformers>=4.50"],
     "masks": ["shapely>=1.8"],  # detectron2 crops polygons with it
@@ -82,7 +91,11 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["detr_d2", "detr_d2.*"]),
-    package_data={"detr_d2": ["py.typed"]},
+    package_data={
+        "detr_d2": ["py.typed"],
+        "detr_d2.evaluation": ["templates/*.*", "templates/sections/*.html"],
+        "detr_d2.visualization": ["templates/*.html"],
+    },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["detr-d2 = detr_d2.__main__:main"]},

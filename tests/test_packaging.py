@@ -54,8 +54,14 @@ def test_wheel_holds_the_package_and_its_configs_only(wheel: Path) -> None:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "detr_d2").rglob("*.py")}
     configs = {f"detr_d2/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    templates = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "detr_d2").rglob("*")
+        if path.is_file() and "templates" in path.parts
+    }
     assert configs
-    assert names == {*code, *configs, "detr_d2/py.typed"}
+    assert templates
+    assert names == {*code, *configs, *templates, "detr_d2/py.typed"}
 
 
 def test_detectron2_is_not_required_and_extras_are_named(metadata: Message) -> None:

@@ -28,6 +28,7 @@ from .synthetic_scene import DIFFICULTIES, STUFF_CLASSES, THING_CLASSES, Scene, 
 __all__ = ["DIFFICULTIES", "STUFF_CLASSES", "THING_CLASSES", "ShapesConfig", "ShapesPaths", "make_shapes"]
 
 _FORMAT = 1  # raised whenever the same parameters would give other pictures or files
+_ADDED = {"stacking": 0.0}  # parameters that older folders do not name, with the value they were made with
 
 
 class ShapesPaths(NamedTuple):
@@ -111,7 +112,7 @@ def _holds_same(root: Path, made_with: dict[str, Any]) -> bool:
     if not any(root.iterdir()):
         return False
     try:
-        found = dict(json.loads((root / "parameters.json").read_text()))
+        found = {**_ADDED, **json.loads((root / "parameters.json").read_text())}
     except (OSError, ValueError, TypeError):
         raise ValueError(
             f"{root} is not empty and was not made by make-shapes: give another folder, or remove this one"

@@ -31,6 +31,8 @@ DIFFICULTIES: dict[str, dict[str, Any]] = {
         "rotation": 180.0, "max_overlap": 0.5, "crowding": 0.6, "min_visible": 0.4, "contrast": 0.45, "texture": 0.8,
         "noise": 10.0, "translucency": 0.5, "hidden": 0.35, "max_objects": 10,
     },
+    # Objects of one class overlap so much that NMS has to choose between them.
+    "crowded": {"stacking": 0.8, "max_overlap": 0.8, "min_visible": 0.15, "min_objects": 3, "max_objects": 8},
 }  # fmt: skip
 
 
@@ -44,6 +46,8 @@ class ShapesConfig:
         min_size, max_size: longer side of a shape in pixels, before rotation and before parts are hidden.
         max_overlap: largest IoU allowed between the boxes of two whole shapes, 0 to 1.
         crowding: probability that a shape is placed next to an earlier one instead of anywhere, 0 to 1.
+        stacking: probability that a shape repeats the class and about the size of an earlier one and lies over it, a
+            little aside, 0 to 1.
         min_visible: smallest fraction of a shape's pixels that later shapes and hidden bands leave visible, 0 to 1.
         contrast: distance of a shape's colour from the background's mean colour, 1 = full.
         texture: strength of blotches on background and shapes, 0 to 1.
@@ -62,6 +66,7 @@ class ShapesConfig:
     max_size: int = 56
     max_overlap: float = 0.1
     crowding: float = 0.0
+    stacking: float = 0.0
     min_visible: float = 0.8
     contrast: float = 1.0
     texture: float = 0.0
@@ -84,7 +89,9 @@ class ShapesConfig:
                 f"shapes of up to {self.max_size} px (turned: {reach:.0f} px) do not fit into images of "
                 f"{self.width}x{self.height} px: choose larger images or a smaller max_size"
             )
-        for name in ("max_overlap", "crowding", "min_visible", "contrast", "texture", "translucency", "hidden"):
+        for name in (
+            "max_overlap", "crowding", "stacking", "min_visible", "contrast", "texture", "translucency", "hidden"
+        ):  # fmt: skip
             upper = 0.95 if name in ("translucency", "hidden") else 1.0
             if not 0.0 <= getattr(self, name) <= upper:
                 raise ValueError(f"{name} must lie between 0 and {upper}, but is {getattr(self, name)}")
@@ -93,7 +100,7 @@ class ShapesConfig:
 
     @classmethod
     def preset(cls, difficulty: str = "easy", **overrides: Any) -> ShapesConfig:
-        """The config of a difficulty (easy, medium, hard), with single values replaced.
+        """The config of a difficulty (a key of `DIFFICULTIES`), with single values replaced.
 
         Raises:
             ValueError: on an unknown difficulty or key.
@@ -159,9 +166,12 @@ def _place_shapes(config: ShapesConfig, rng: np.random.Generator) -> tuple[list[
     areas = np.zeros(0)  # of the whole shapes
     visible = np.zeros((0, config.height, config.width), dtype=bool)
     for _ in range(wanted):
-        kind = int(rng.integers(len(THING_CLASSES)))
+        kind, below = int(rng.integers(len(THING_CLASSES))), None
+        if config.stacking and classes and rng.uniform() < config.stacking:
+            partner = int(rng.integers(len(classes)))
+            kind, below = classes[partner], boxes[partner]
         for _ in range(_ATTEMPTS):
-            whole = _draw_shape(config, rng, kind, boxes)
+            whole = _draw_shape(config, rng, kind, boxes) if below is None else _draw_over(config, rng, kind, below)
             box = np.array(mask_box(whole), dtype=float)
             seen = _hide_band(config, rng, whole, box)
             remaining = np.concatenate([visible & ~seen, seen[None]])
@@ -179,15 +189,38 @@ def _draw_shape(config: ShapesConfig, rng: np.random.Generator, kind: int, place
     """The (H, W) mask of one whole shape somewhere inside the image."""
     size = rng.uniform(config.min_size, config.max_size)
     short = max(float(config.min_size), size * rng.uniform(0.6, 1.0))
-    corners = _corners(kind, size, short, rng)
-    angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    corners = corners @ turn.T
+    corners = _turned(config, rng, _corners(kind, *_sides(kind, size, short, rng)))
     low, high = corners.min(axis=0), corners.max(axis=0)
     bounds = np.array([config.width, config.height]) - high
     centre = rng.uniform(-low, bounds)
     if len(placed) and rng.uniform() < config.crowding:
         centre = np.clip(_beside(rng, placed, size), -low, bounds)
+    return _fill(config, kind, corners, centre, size)
+
+
+def _draw_over(config: ShapesConfig, rng: np.random.Generator, kind: int, below: np.ndarray) -> np.ndarray:
+    """The (H, W) mask of one whole shape over another: moved by 5 to 20 % of its sides in both directions.
+
+    Moved in one direction only, it would leave a strip of the other whose box hardly overlaps its own.
+    """
+    sides = np.clip((below[2:] - below[:2]) * rng.uniform(0.9, 1.1), config.min_size, config.max_size)
+    sides = np.full(2, sides.mean()) if kind == 0 else sides
+    corners = _turned(config, rng, _corners(kind, *sides))
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    shift = rng.uniform(0.05, 0.2, 2) * sides * rng.choice([-1.0, 1.0], 2)
+    centre = (below[:2] + below[2:]) / 2 + shift
+    centre = np.clip(centre, -low, np.array([config.width, config.height]) - high)
+    return _fill(config, kind, corners, centre, sides[0])
+
+
+def _turned(config: ShapesConfig, rng: np.random.Generator, corners: np.ndarray) -> np.ndarray:
+    angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return corners @ turn.T
+
+
+def _fill(config: ShapesConfig, kind: int, corners: np.ndarray, centre: np.ndarray, size: float) -> np.ndarray:
+    """The (H, W) mask of a shape: corners (N, 2) around its centre (x, y), or the diameter of a circle."""
     x = np.arange(config.width) + 0.5 - centre[0]
     y = np.arange(config.height)[:, None] + 0.5 - centre[1]
     if kind == 0:
@@ -198,11 +231,14 @@ def _draw_shape(config: ShapesConfig, rng: np.random.Generator, kind: int, place
     return inside
 
 
-def _corners(kind: int, size: float, short: float, rng: np.random.Generator) -> np.ndarray:
-    """Corners (N, 2) around (0, 0) in the order that has the inside on one side; a circle's are those of its box."""
+def _sides(kind: int, size: float, short: float, rng: np.random.Generator) -> tuple[float, float]:
+    """Width and height."""
     width, height = (size, short) if rng.uniform() < 0.5 else (short, size)
-    if kind == 0:
-        width = height = size
+    return (size, size) if kind == 0 else (width, height)
+
+
+def _corners(kind: int, width: float, height: float) -> np.ndarray:
+    """Corners (N, 2) around (0, 0) in the order that has the inside on one side; a circle's are those of its box."""
     if kind == 2:
         return np.array([[0.0, -height / 2], [width / 2, height / 2], [-width / 2, height / 2]])
     return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * np.array([width, height]) / 2

@@ -14,6 +14,7 @@ from ..data.synthetic import DIFFICULTIES, ShapesConfig, make_shapes
 _LEVELS = {
     "max_overlap": "largest IoU between the boxes of two shapes (0-1)",
     "crowding": "probability that a shape stands next to an earlier one (0-1)",
+    "stacking": "probability that a shape lies over an earlier one of its class (0-1)",
     "min_visible": "smallest visible fraction of a shape (0-1)",
     "contrast": "contrast of shapes against the background (0-1)",
     "texture": "strength of blotches on background and shapes (0-1)",

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pycocotools.mask
 import pytest
+import torch
 from PIL import Image
+from torchvision.ops import box_iou
 
 from detr_d2.data.synthetic import ShapesConfig, make_shapes
-from detr_d2.data.synthetic_scene import DIFFICULTIES, draw_scene, mask_box
+from detr_d2.data.synthetic_scene import DIFFICULTIES, Scene, draw_scene, mask_box
 
 CROWDED = ShapesConfig.preset("hard")
 
@@ -220,6 +222,54 @@ def test_impossible_parameters(tmp_path: Path, parameters: dict[str, Any], messa
 
 
 def test_presets_are_valid_and_unknown_ones_are_named() -> None:
-    assert [ShapesConfig.preset(name).noise for name in DIFFICULTIES] == [0.0, 4.0, 10.0]
+    assert [ShapesConfig.preset(name).noise for name in DIFFICULTIES] == [0.0, 4.0, 10.0, 0.0]
     with pytest.raises(ValueError, match="unknown difficulty 'extreme': choose one of easy, medium, hard"):
         ShapesConfig.preset("extreme")
+
+
+def _largest_iou_in_class(scene: Scene) -> list[float]:
+    """Of each shape, the largest IoU of its box with that of another shape of its class."""
+    boxes = torch.tensor([mask_box(mask) for mask in scene.masks], dtype=torch.float)
+    classes = torch.tensor(scene.classes)
+    iou = box_iou(boxes, boxes) * (classes[:, None] == classes).fill_diagonal_(False)
+    return iou.amax(1).tolist()
+
+
+def test_crowded_shapes_overlap_within_their_class() -> None:
+    """What NMS at an IoU of 0.5 cannot tell from duplicates: half of all shapes, where the other presets have none."""
+    share, left_out = {}, 0
+    for name in DIFFICULTIES:
+        scenes = [draw_scene(ShapesConfig.preset(name), seed=0, index=index) for index in range(60)]
+        values = np.array([iou for scene in scenes for iou in _largest_iou_in_class(scene)])
+        share[name] = (values > 0.5).mean()
+        left_out += sum(scene.left_out for scene in scenes) if name == "crowded" else 0
+        if name == "crowded":
+            assert 3 <= len(values) / len(scenes) <= 8
+    assert share["crowded"] > 0.4
+    assert max(share["easy"], share["medium"], share["hard"]) < 0.02
+    assert left_out < 60
+
+
+def test_stacked_shapes_can_be_seen_and_repeat_their_class() -> None:
+    config = replace(ShapesConfig.preset("crowded"), stacking=1.0)
+    for index in range(10):
+        scene = draw_scene(config, seed=4, index=index)
+        assert len(set(scene.classes)) == 1
+        assert scene.masks.any(axis=(1, 2)).all()
+
+
+@pytest.mark.parametrize("config", [{"stacking": 1.5}, {"stacking": -0.1}])
+def test_stacking_is_a_probability(config: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="stacking must lie between 0 and 1"):
+        ShapesConfig(**config)  # type: ignore[arg-type]
+
+
+def test_folders_made_before_stacking_are_known(tmp_path: Path) -> None:
+    paths = make_shapes(tmp_path / "shapes", 2, seed=0)
+    file = paths.root / "parameters.json"
+    made_with = json.loads(file.read_text())
+    del made_with["stacking"]
+    file.write_text(json.dumps(made_with))
+    assert make_shapes(tmp_path / "shapes", 2, seed=0).reused
+    with pytest.raises(ValueError, match="stacking"):
+        make_shapes(tmp_path / "shapes", 2, seed=0, stacking=0.5)

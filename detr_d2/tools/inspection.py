@@ -1,0 +1,138 @@
+"""What the commands that look inside a DETR share: their options, the model, the output folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils.logger import setup_logger
+
+from ..data import register_coco, register_datasets
+from ..data.registration import require_registered
+from ..engine.startup import choose_device, load_config
+from ..evaluation.prediction import Categories
+from ..evaluation.trained_model import load_trained_model
+from ..modeling import DETR
+
+
+def add_config_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Adds --config-file and --opts."""
+    parser.add_argument(
+        "--config-file", required=required, metavar="FILE", help="YAML file of a DETR, or name of a shipped config"
+    )
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --output and --overwrite."""
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of an earlier run in that folder")
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Adds --dataset or --coco, and --limit."""
+    data = parser.add_mutually_exclusive_group(required=required)
+    data.add_argument("--dataset", metavar="NAME", help="a registered dataset, or one of the config's DATASETS.COCO")
+    data.add_argument("--coco", metavar="NAME=annotations.json:image_root", help="an annotation file and its images")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+
+
+def read_detr_config(config_file: str, opts: Sequence[str]) -> CfgNode:
+    """Reads the config of a DETR, and settles the device.
+
+    Raises:
+        ValueError: the config is of another architecture.
+    """
+    cfg = load_config(config_file, opts)
+    setup_logger(name="detr_d2")
+    if cfg.MODEL.META_ARCHITECTURE != "DETR":
+        raise ValueError(
+            f"{config_file} is a {cfg.MODEL.META_ARCHITECTURE}, which has no object queries and no attention to look "
+            "at; give a config whose MODEL.META_ARCHITECTURE is DETR"
+        )
+    choose_device(cfg)
+    return cfg
+
+
+def load_detr(cfg: CfgNode, weights: str, given: Categories | None = None) -> tuple[DETR, Categories]:
+    """A trained DETR and its classes; see `load_trained_model`."""
+    model, categories = load_trained_model(cfg, weights, given)
+    assert isinstance(model, DETR)
+    return model, categories
+
+
+def find_dataset(cfg: CfgNode, dataset: str | None, coco: str | None) -> tuple[str, Categories | None]:
+    """Registers what --dataset or --coco names.
+
+    Args:
+        cfg: whose `DATASETS.COCO` a dataset may stand in.
+        dataset, coco: the options; one of them is given.
+
+    Returns:
+        The dataset's name, and its classes where it knows them.
+
+    Raises:
+        ValueError: there is no such dataset.
+    """
+    if coco is not None:
+        name = register_coco(coco)
+    else:
+        assert dataset is not None
+        name = dataset
+        own = cfg.clone()
+        own.defrost()
+        own.DATASETS.TRAIN, own.DATASETS.TEST = (), (name,)
+        register_datasets(own)
+        require_registered([name])
+    return name, Categories.from_metadata(MetadataCatalog.get(name))
+
+
+def prepare_outputs(folder: str, names: Sequence[str], *, overwrite: bool) -> list[Path]:
+    """Makes the output folder before the work starts.
+
+    Args:
+        folder: to make.
+        names: of the files that will be written.
+        overwrite: whether they may exist already.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ValueError: a file exists.
+        OSError: the folder cannot be written to.
+    """
+    paths = [Path(folder, name) for name in names]
+    there = [path for path in paths if path.exists()]
+    if there and not overwrite:
+        raise ValueError(f"{there[0]} exists already; choose another --output, or pass --overwrite")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        probe = Path(folder, ".detr_d2_probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write into {folder} ({error.strerror}); choose another --output") from error
+    return paths
+
+
+def take_images(dataset: str, records: Sequence[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
+    """The first images of a dataset.
+
+    Args:
+        dataset: its name.
+        records: in detectron2's format.
+        limit: how many; None for all.
+
+    Raises:
+        ValueError: it has none, or fewer than one is asked for.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit is {limit}, expected 1 or more")
+    if not records:
+        raise ValueError(f"the dataset {dataset} holds no images")
+    return list(records[:limit])
