@@ -17,6 +17,7 @@ COMMANDS = {
     "benchmark": "measure the set criterion against other implementations, or the latency of a model",
     "check-env": "show versions, the GPU and which optional parts are present",
     "check-recipe": "compare a config with the recipe of the paper, setting by setting",
+    "compare": "compare detectors on the same images, with and without NMS: one page",
     "convert": "convert checkpoints between the authors' code, detectron2 and Hugging Face",
     "make-shapes": "make a dataset of coloured shapes with COCO annotations",
     "matching": "show how stable the assignment of queries is over checkpoints, and loss curves of runs",

@@ -91,14 +91,15 @@ def interleave(
 
 
 def _timed(work: Callable[[], object]) -> float:
-    _wait_for_gpu()
+    wait_for_gpu()
     start = time.perf_counter()
     work()
-    _wait_for_gpu()
+    wait_for_gpu()
     return time.perf_counter() - start
 
 
-def _wait_for_gpu() -> None:
+def wait_for_gpu() -> None:
+    """Lets a GPU finish what it was given, so that a clock read afterwards means something."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 

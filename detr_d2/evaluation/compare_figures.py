@@ -1,0 +1,308 @@
+"""The figures that `compare` finds for one model, as records; units are those of `compare_results`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % confidence interval (percentiles of a bootstrap over images).
+
+    Args:
+        value: on the images as they are.
+        low: 2.5th percentile over the resamples.
+        high: 97.5th percentile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class, as shipped.
+
+    Args:
+        name: of the class.
+        num_objects: crowd regions not counted.
+        ap: mean over IoU 0.50:0.95.
+        ap50: at IoU 0.50.
+        ar: average recall at the largest number of detections.
+    """
+
+    name: str
+    num_objects: int
+    ap: float
+    ap50: float
+    ar: float
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """COCO's figures of the detections as shipped.
+
+    Args:
+        ap, ap50, ap75: average precision.
+        ap_small, ap_medium, ap_large: by the object's area, below 32^2, to 96^2, above, in pixels.
+        ar_1, ar_10, ar_max: average recall with 1, 10, `max_detections` detections per image and class.
+        ar_small, ar_medium, ar_large: with `max_detections`, by area.
+        max_detections: COCO's limit per image and class: 100, or the model's own where that is higher.
+        per_class: K entries.
+        evaluator: "pycocotools" or "faster-coco-eval", with its version.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar_1: float
+    ar_10: float
+    ar_max: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+    max_detections: int
+    per_class: list[ClassMetrics]
+    evaluator: str
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Precision over recall, the mean of the classes, as shipped.
+
+    Args:
+        iou: required overlap; None for the mean over 0.50:0.95.
+        recall: 101 values, 0 to 100.
+        precision: as many, 0 to 100.
+    """
+
+    iou: float | None
+    recall: list[float]
+    precision: list[float]
+
+
+@dataclass(frozen=True)
+class NmsPoint:
+    """What one way of removing duplicates leaves of one decoder layer's detections.
+
+    Args:
+        layer: decoder layer, from 1; the last one is what the model ships. Always 1 for models without decoder.
+        nms_threshold: IoU of class-wise NMS; None: no NMS at all.
+        shipped: whether this is what the model does when used (its own NMS or none, on its last layer).
+        ap, ap50: of what is left, after the model's own limit on detections.
+        kept_per_image: mean number that NMS leaves, before that limit.
+        detections_per_image: mean number after it.
+    """
+
+    layer: int
+    nms_threshold: float | None
+    shipped: bool
+    ap: float
+    ap50: float
+    kept_per_image: float
+    detections_per_image: float
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Same-class detections on top of each other, among those scored at least `score_threshold`.
+
+    Args:
+        setting: "shipped", "without NMS", or "with NMS" (IoU `nms_threshold`).
+        nms_threshold: of that NMS, None where there is none.
+        score_threshold: of the detections that count.
+        detections: how many there are.
+        pairs_50, pairs_70: same-class pairs per image with IoU > 0.5 and > 0.7, mean over images.
+        images_with_pairs: images with a pair of IoU > 0.5.
+        covered: objects that a detection of their class overlaps with IoU >= 0.5.
+        covered_twice: objects so overlapped by two or more.
+        true_positives: objects found at IoU 0.5, one detection each (COCO's matching).
+        removed_true_positives: objects found without NMS and lost in this setting; 0 without NMS.
+    """
+
+    setting: str
+    nms_threshold: float | None
+    score_threshold: float
+    detections: int
+    pairs_50: float
+    pairs_70: float
+    images_with_pairs: int
+    covered: int
+    covered_twice: int
+    true_positives: int
+    removed_true_positives: int
+
+
+@dataclass(frozen=True)
+class CrowdingBin:
+    """Objects whose largest IoU with another object of their class is in [low, high).
+
+    Args:
+        low, high: of the bin; a first bin of 0 and 0 holds the objects that touch no other.
+        num_objects: in it.
+        recall: share of them found at IoU 0.5 by the detections as shipped with score >= `score_threshold`.
+        recall_without_nms: the same without NMS.
+        ap50: AP at IoU 0.50 of those objects, mean over classes; detections matched to others are ignored.
+        score_threshold: of the two recalls.
+    """
+
+    low: float
+    high: float
+    num_objects: int
+    recall: float
+    recall_without_nms: float
+    ap50: float
+    score_threshold: float
+
+
+@dataclass(frozen=True)
+class CountGroup:
+    """Images with `low` to `high` objects, both included.
+
+    Args:
+        low, high: objects of an image.
+        num_images: such images.
+        true_mean: mean number of objects.
+        predicted_mean: mean number of detections.
+        mean_absolute_error: of the number of detections.
+    """
+
+    low: int
+    high: int
+    num_images: int
+    true_mean: float
+    predicted_mean: float
+    mean_absolute_error: float
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Number of detections, as shipped and scored at least `score_threshold`, against the number of objects.
+
+    Args:
+        score_threshold: of the detections that count.
+        mean_error: mean over images of detections minus objects.
+        mean_absolute_error: mean of its size.
+        exact_share: images with the right number, 0-100.
+        groups: by the number of objects, ascending.
+    """
+
+    score_threshold: float
+    mean_error: float
+    mean_absolute_error: float
+    exact_share: float
+    groups: list[CountGroup]
+
+
+@dataclass(frozen=True)
+class QueryGroup:
+    """Images with `low` to `high` objects, both included.
+
+    Args:
+        low, high: objects of an image.
+        num_images: such images.
+        num_objects: in them.
+        missed: those that no detection of their class overlaps with IoU >= 0.5, at any score, one detection each.
+    """
+
+    low: int
+    high: int
+    num_images: int
+    num_objects: int
+    missed: int
+
+
+@dataclass(frozen=True)
+class QueryLimit:
+    """A DETR of N queries can find N objects at most.
+
+    Args:
+        num_queries: N.
+        max_objects: most objects of an image.
+        images_over: images with more than N.
+        objects_over: objects beyond N in them, which cannot be found.
+        groups: by the number of objects, ascending.
+    """
+
+    num_queries: int
+    max_objects: int
+    images_over: int
+    objects_over: int
+    groups: list[QueryGroup]
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """One kind of error in the manner of TIDE (Bolya et al. 2020).
+
+    Args:
+        kind: "classification", "localisation", "both", "duplicate", "background" or "missed".
+        count: detections (for "missed": objects) with it.
+        delta_ap50: AP50 that would be gained if an oracle repaired this kind alone.
+    """
+
+    kind: str
+    count: int
+    delta_ap50: float
+
+
+@dataclass(frozen=True)
+class StageLatency:
+    """Time of one part of the model for one image.
+
+    Args:
+        stage: "total", "backbone", "transformer", "proposals" (RPN), "heads", "post-processing" (decoding, NMS, and
+            all else); stages other than "total" sum up to about the total.
+        p50_ms, p95_ms: median and 95th percentile.
+    """
+
+    stage: str
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Images per second when several images go in together.
+
+    Args:
+        batch_size: images at once.
+        images_per_second: median; NaN where it did not fit into memory.
+    """
+
+    batch_size: int
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the model costs. Times were taken with all models in turn.
+
+    Args:
+        parameters: all of them.
+        gflops: multiply-adds of one image, in 10^9, mean over `flops_images`, the NMS and element-wise work excluded.
+        flops_images: images that were counted.
+        flops_uncounted: operators that the count left out -> how often they ran.
+        image_size: (height, width) that enters the network, in pixels, median of the timed images.
+        latency: per stage; the first is "total".
+        throughput: per batch size.
+        peak_memory_mb: of a fresh process that runs the model on one image at a time: on a GPU what torch allocated,
+            on a CPU the resident size of the process, libraries included.
+        repeat: timed rounds.
+        device: "cpu" or "cuda".
+    """
+
+    parameters: int
+    gflops: float
+    flops_images: int
+    flops_uncounted: dict[str, int]
+    image_size: list[int]
+    latency: list[StageLatency]
+    throughput: list[Throughput]
+    peak_memory_mb: float
+    repeat: int
+    device: str

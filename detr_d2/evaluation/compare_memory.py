@@ -1,0 +1,85 @@
+"""Peak memory of a model, in a process of its own: `python -m detr_d2.evaluation.compare_memory TASK.json`.
+
+What a process has once held is not given back, and libraries keep what they allocate, so only a fresh one can tell.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from ..data import read_image
+from .prediction import ImagePredictor
+
+_MARK = "peak memory in bytes:"
+
+
+def peak_memory_mb(cfg: CfgNode, file_names: Sequence[str]) -> float:
+    """Runs the model of a config, with random weights, on images one at a time, in a fresh process.
+
+    Memory depends on sizes and not on values, but for the number of detections, which the config limits.
+
+    Args:
+        cfg: with its number of classes.
+        file_names: of the images.
+
+    Returns:
+        On a GPU what torch allocated at most, on a CPU the largest resident size of the process, in MB of 10^6 bytes.
+
+    Raises:
+        RuntimeError: the process failed; the message is its last line.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""
+    with tempfile.TemporaryDirectory() as folder:
+        task = Path(folder, "task.json")
+        task.write_text(json.dumps({"config": cfg.dump(), "files": list(file_names)}), encoding="utf-8")
+        command = [sys.executable, "-W", "ignore", "-m", __name__, str(task)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(lines[-1])
+    line = next(x for x in done.stdout.splitlines() if x.startswith(_MARK))
+    return int(line.removeprefix(_MARK)) / 1e6
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the task and prints the peak in bytes."""
+    task: dict[str, Any] = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    cfg = CfgNode.load_cfg(task["config"])
+    predictor = ImagePredictor(cfg, model=build_model(cfg).eval())
+    for file_name in task["files"]:
+        predictor(read_image(file_name, "BGR"))
+    print(_MARK, _peak(cfg.MODEL.DEVICE))
+    return 0
+
+
+def _peak(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resident_peak()
+
+
+def resident_peak() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where getrusage() would tell of the process that started this one, if it was larger
+        line = next(x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

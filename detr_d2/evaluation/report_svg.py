@@ -1,0 +1,158 @@
+"""Figures of matplotlib as SVG that lives inside a page: coloured by its style sheet, without ids of its own."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from xml.etree import ElementTree
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# matplotlib writes these colours, `_variables` puts the variables of the style sheet in their place.
+INK = "#010000"
+MUTED = "#010001"
+PAPER = "#010002"
+_NAMED = {INK: "--ink", MUTED: "--muted", PAPER: "--paper"}
+_COLOURS = 8
+_DASHES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+SIZE = (4.7, 3.3)  # inches; about as wide as a phone, so that text is never shrunk much
+_FONTSIZE = 9.5
+_SVG = "{http://www.w3.org/2000/svg}"
+_HREF = "{http://www.w3.org/1999/xlink}href"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "detr_d2",  # the same ids every time
+    "text.parse_math": False,  # a $ in a name is a $
+    "font.size": _FONTSIZE,
+    "font.family": "DejaVu Sans",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": _FONTSIZE + 1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": MUTED,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+}
+
+
+def colour(index: int) -> str:
+    """Of the series `index`; after eight they begin again, with other dashes."""
+    return f"#0200{index % _COLOURS:02x}"
+
+
+def shade(index: int) -> str:
+    """Of the part `index` of a bar, 0 to 5."""
+    return f"#0300{index:02x}"
+
+
+def series_style(index: int) -> dict[str, Any]:
+    """Colour, dashes and marker of a series, told apart without colours as well."""
+    return {
+        "color": colour(index),
+        "linestyle": _DASHES[(index + index // _COLOURS) % len(_DASHES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+    }
+
+
+def draw(draw_on: Callable[[Axes], object], prefix: str, *, size: tuple[float, float] = SIZE) -> str:
+    """An `<svg>` element.
+
+    Args:
+        draw_on: is given empty axes.
+        prefix: of the ids, unique in the page.
+        size: width and height in inches.
+    """
+    with _style():
+        figure = Figure(figsize=size, layout="constrained")
+        draw_on(figure.add_subplot())
+        return _inline(figure, prefix)
+
+
+def swatch(prefix: str, **style: Any) -> str:
+    """A short line with its marker, or with `facecolor` a filled box, for a legend."""
+    with _style():
+        figure = Figure(figsize=(0.42, 0.17))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        if "facecolor" in style:
+            axes.fill_between([0.25, 0.75], 0, 1, **style)
+        else:
+            axes.plot([0, 0.5, 1], [0.5, 0.5, 0.5], markevery=[1], clip_on=False, **style)
+        return _inline(figure, prefix)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has other fonts
+        yield
+
+
+def _inline(figure: Figure, prefix: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in [x for x in parent if x.tag.removeprefix(_SVG) in ("metadata", "style")]:  # of the whole page
+            parent.remove(child)
+    references = set(re.findall(r"(?:url\(|href=\")#([\w-]+)", ElementTree.tostring(root, encoding="unicode")))
+    for element in root.iter():
+        _clean(element, references, prefix)
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("aria-hidden", "true")  # what is around it says what it shows
+    root.set("focusable", "false")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _clean(element: ElementTree.Element, references: set[str], prefix: str) -> None:
+    """Names without namespaces, as HTML wants them; only ids that something refers to; two decimals are enough."""
+    element.tag = element.tag.removeprefix(_SVG)
+    attributes = {"href" if key == _HREF else key: value for key, value in element.attrib.items()}
+    if attributes.get("id") not in references:
+        attributes.pop("id", None)
+    for key, value in attributes.items():
+        if key == "id":
+            value = f"{prefix}-{value}"
+        elif key == "href":
+            value = value.replace("#", f"#{prefix}-", 1)
+        elif key == "clip-path":
+            value = value.replace("url(#", f"url(#{prefix}-", 1)
+        elif key == "style":
+            value = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", value)  # matplotlib before 3.9
+            value = _variables(re.sub(r"font-family: [^;]*;? ?", "", value))
+        else:
+            value = re.sub(r"(\.\d\d)\d+", r"\1", value).strip()
+        attributes[key] = value
+    if attributes.get("transform", "").startswith("rotate(-0 "):
+        del attributes["transform"]
+    element.attrib.clear()
+    element.attrib.update(attributes)
+    element.text, element.tail = ((x if x and x.strip() else None) for x in (element.text, element.tail))
+
+
+def _variables(style: str) -> str:
+    for code, name in _NAMED.items():
+        style = style.replace(code, f"var({name})")
+    style = re.sub("#0200(0[0-7])", lambda match: f"var(--c{int(match[1])})", style)
+    return re.sub("#0300(0[0-5])", lambda match: f"var(--s{int(match[1])})", style)

@@ -1,0 +1,252 @@
+"""A comparison with something in every field, for tests of what is made from it: not measured, but plausible."""
+
+from __future__ import annotations
+
+from detr_d2.evaluation.compare_results import (
+    Boxes,
+    ClassMetrics,
+    CocoMetrics,
+    Comparison,
+    Cost,
+    CountGroup,
+    Counting,
+    CrashedImage,
+    CrowdingBin,
+    DatasetSummary,
+    Difference,
+    Duplicates,
+    ErrorKind,
+    GalleryImage,
+    Interval,
+    ModelComparison,
+    NmsPoint,
+    PrecisionRecall,
+    QueryGroup,
+    QueryLimit,
+    ShippedSettings,
+    StageLatency,
+    Throughput,
+)
+from detr_d2.evaluation.results import RunResult
+
+CLASSES = ["circle", "square", "triangle <b>"]
+_NAN = float("nan")
+_SWEEP = [None, *(x / 100 for x in range(30, 100, 5))]
+
+
+def example_comparison(image_files: tuple[str, str] = ("images/000.png", "images/001.png")) -> Comparison:
+    """DETR, Faster R-CNN and a model that could not be loaded, on 40 images.
+
+    Args:
+        image_files: of the gallery, 128 x 96 pixels.
+    """
+    dataset = DatasetSummary(
+        name="shapes_val",
+        annotations="data/annotations.json",
+        image_root="data/images",
+        num_images=40,
+        limited=True,
+        num_objects=100,
+        num_crowd=1,
+        class_names=CLASSES,
+        objects_per_class=[60, 40, 0],
+        max_objects=6,
+        fingerprint="3f" * 16,
+    )
+    settings = {"limit": 40, "repeat": 10, "resamples": 200, "score_threshold": 0.5}
+    return Comparison(
+        dataset=dataset,
+        models=[_detr(), _faster_rcnn(), _failed()],
+        differences=[
+            Difference("DETR", "Faster R-CNN", metric, Interval(value, value - 3, value + 3))
+            for metric, value in (("ap", -5.0), ("ap50", 0.5), ("ap75", -7.0))
+        ],
+        gallery=[_gallery_image(file, image_id) for image_id, file in enumerate(image_files, start=1)],
+        machine={
+            "system": "Linux x86_64",
+            "processor": "a processor",
+            "threads": 2,
+            "torch": "2.15.0",
+            "device": "cpu",
+        },
+        versions={"detr_d2": "0.1.0", "detectron2": "0.6", "torch": "2.15.0", "pycocotools": "2.0.11"},
+        command="python -m detr_d2 compare --dataset shapes_val --model 'DETR=detr.yaml,detr.pth' --output out",
+        created="2026-01-31T12:00:00+00:00",
+        settings=settings,
+    )
+
+
+def _detr() -> ModelComparison:
+    nms = [
+        NmsPoint(
+            layer, threshold, layer == 3 and threshold is None, 50.0 + 5 * layer + gain, 80.0 + 3 * layer, 20.0, 20.0
+        )
+        for layer in (1, 2, 3)
+        for threshold, gain in ((x, 0.0 if x is None else (2 - layer) * (1.1 - x)) for x in _SWEEP)
+    ]
+    groups = [QueryGroup(1, 2, 22, 33, 1), QueryGroup(3, 6, 18, 67, 6)]
+    return _model(
+        "DETR",
+        "DETR",
+        ap=65.0,
+        shipped=ShippedSettings(None, 0.0, 100, 20, True),
+        nms=nms,
+        num_layers=3,
+        query_limit=QueryLimit(20, 6, 0, 0, groups),
+        stages={"total": 21.0, "backbone": 12.0, "transformer": 7.5, "post-processing": 1.5},
+    )
+
+
+def _faster_rcnn() -> ModelComparison:
+    nms = [
+        NmsPoint(
+            1,
+            x,
+            x == 0.5,
+            30.0 if x is None else 70.0 - 40 * abs(x - 0.5),
+            90.0 if x == 0.5 else 70.0,
+            300.0 if x is None else 400 * x,
+            100.0,
+        )
+        for x in _SWEEP
+    ]
+    return _model(
+        "Faster R-CNN",
+        "R-CNN",
+        ap=70.0,
+        shipped=ShippedSettings(0.5, 0.05, 100, None, True),
+        nms=nms,
+        notes=["it does not know the class 'triangle <b>'"],
+        crashed=[CrashedImage("images/007.png", "RuntimeError: out of memory")],
+        stages={"total": 25.0, "backbone": 14.0, "proposals": 4.0, "heads": 5.0, "post-processing": 2.0},
+    )
+
+
+def _failed() -> ModelComparison:
+    run = RunResult("RetinaNet", "retinanet.yaml", "shapes_val", _NAN, _NAN, _NAN)
+    return ModelComparison("RetinaNet", "dense", run, "no.pth", "", "", failed="no.pth does not fit the config")
+
+
+def _model(
+    label: str,
+    family: str,
+    *,
+    ap: float,
+    shipped: ShippedSettings,
+    nms: list[NmsPoint],
+    stages: dict[str, float],
+    num_layers: int = 1,
+    notes: list[str] | None = None,
+    crashed: list[CrashedImage] | None = None,
+    query_limit: QueryLimit | None = None,
+) -> ModelComparison:
+    per_class = [
+        ClassMetrics(CLASSES[0], 60, ap + 2, ap + 22, ap + 5),
+        ClassMetrics(CLASSES[1], 40, ap - 2, ap + 18, ap + 1),
+        ClassMetrics(CLASSES[2], 0, _NAN, _NAN, _NAN),
+    ]
+    coco = CocoMetrics(
+        ap, ap + 20, ap + 8, ap - 20, ap, ap + 10, ap - 25, ap + 2, ap + 3, ap - 18, ap + 2, ap + 12,
+        100, per_class, "pycocotools 2.0.11",
+    )  # fmt: skip
+    recall = [float(x) for x in range(101)]
+    curves = [
+        PrecisionRecall(iou, recall, [max(0.0, 100 - slope * x**2 / 100) for x in recall])
+        for iou, slope in ((0.5, 0.4), (0.75, 0.7), (None, 0.8))
+    ]
+    run = RunResult(
+        model=label,
+        config_file=f"{label}.yaml",
+        dataset="shapes_val",
+        ap=coco.ap,
+        ap50=coco.ap50,
+        ap75=coco.ap75,
+        per_class={x.name: x.ap for x in per_class},
+        parameters=12_345_678,
+        inference_ms=stages["total"],
+    )
+    return ModelComparison(
+        label=label,
+        family=family,
+        run=run,
+        weights=f"{label}.pth",
+        weights_sha256="ab" * 32,
+        config_sha256="cd" * 32,
+        notes=notes or [],
+        crashed_images=crashed or [],
+        shipped=shipped,
+        coco=coco,
+        confidence={
+            "ap": Interval(ap, ap - 3.1, ap + 2.9),
+            "ap50": Interval(ap + 20, ap + 16, ap + 23),
+            "ap75": Interval(ap + 8, ap + 4, ap + 12),
+        },
+        curves=curves,
+        num_layers=num_layers,
+        nms=nms,
+        duplicates=[
+            Duplicates("shipped", shipped.nms_threshold, 0.5, 110, 0.05, 0.0, 2, 95, 2, 93, 0),
+            Duplicates("without NMS", None, 0.5, 400, 6.5, 3.25, 38, 97, 90, 97, 0),
+            Duplicates("with NMS", 0.5, 0.5, 108, 0.0, 0.0, 0, 94, 0, 92, 5),
+        ],
+        crowding=[
+            CrowdingBin(0.0, 0.0, 55, 98.0, 98.0, 96.0, 0.5),
+            CrowdingBin(0.0, 0.3, 30, 92.0, 95.0, 88.0, 0.5),
+            CrowdingBin(0.3, 0.5, 15, 70.0, 90.0, 61.0, 0.5),
+            CrowdingBin(0.5, 1.0, 0, _NAN, _NAN, _NAN, 0.5),
+        ],
+        counting=Counting(
+            0.5, 0.25, 0.5, 60.0, [CountGroup(1, 2, 22, 1.5, 1.6, 0.25), CountGroup(3, 6, 18, 3.75, 4.0, 0.75)]
+        ),
+        query_limit=query_limit,
+        errors=[
+            ErrorKind(kind, count, gain)
+            for kind, count, gain in (
+                ("classification", 4, 1.5),
+                ("localisation", 9, 3.25),
+                ("both", 1, 0.1),
+                ("duplicate", 3, 0.4),
+                ("background", 12, 2.0),
+                ("missed", 5, 4.5),
+            )
+        ],
+        cost=Cost(
+            parameters=12_345_678,
+            gflops=3.21,
+            flops_images=10,
+            flops_uncounted={"aten::grid_sampler": 2},
+            image_size=[128, 171],
+            latency=[StageLatency(stage, x, 1.3 * x) for stage, x in stages.items()],
+            throughput=[Throughput(1, 45.0), Throughput(4, 60.0), Throughput(16, _NAN)],
+            peak_memory_mb=812.5,
+            repeat=10,
+            device="cpu",
+        ),
+    )
+
+
+def _gallery_image(file: str, image_id: int) -> GalleryImage:
+    objects = Boxes(
+        [[10.0, 10.0, 50.0, 50.0], [30.0, 20.0, 70.0, 60.0], [80.0, 40.0, 120.0, 90.0]],
+        [0, 0, 1],
+        crowd=[False, False, False],
+    )
+    detr = Boxes(
+        [[11.0, 9.0, 50.0, 51.0], [31.0, 21.0, 69.0, 60.0], [82.0, 41.0, 118.0, 90.0]],
+        [0, 0, 1],
+        [0.98, 0.91, 0.4],
+        [True, True, True],
+    )
+    faster_rcnn = Boxes(
+        [
+            [10.0, 11.0, 49.0, 50.0],
+            [12.0, 10.0, 51.0, 52.0],
+            [31.0, 20.0, 70.0, 61.0],
+            [80.0, 40.0, 121.0, 91.0],
+            [78.0, 42.0, 119.0, 88.0],
+        ],
+        [0, 0, 0, 1, 1],
+        [0.99, 0.95, 0.85, 0.8, 0.3],
+        [True, False, True, True, False],
+    )
+    return GalleryImage(file, image_id, 128, 96, 0.5 / image_id, objects, {"DETR": detr, "Faster R-CNN": faster_rcnn})
