@@ -112,7 +112,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     """Builds the model of a config and loads weights, as `detectron2.model_zoo.get` does.
 
     Args:
-        name: as for `get_config_file`.
+        name: as for `get_config_file`; of a config whose number of classes is that of COCO, or of registered data.
         trained: load the authors' weights, downloaded once; otherwise those that training starts from.
         device: "cpu", "cuda" or the like; default: a GPU where there is one.
 

@@ -99,7 +99,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 
 def test_a_trained_model_is_ready_to_use(published: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     digits = hashlib.sha256(published["path"].read_bytes()).hexdigest()[:8]
-    url = f"https://example.org/detr-r50-{digits}.pth"
+    url = f"https://dl.fbaipublicfiles.com/detr/detr-r50-{digits}.pth"
     monkeypatch.setitem(model_zoo.TRAINED, "detr_r50.yaml", model_zoo.TrainedModel(url, 42.0))
     ours, theirs = model_zoo.get("detr_r50", trained=True, device="cpu").state_dict(), published["state"]
     assert torch.equal(ours["head.class_embed.bias"], theirs["class_embed.bias"][[*model_rows()]])

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 
+from .architecture import check_architecture
 from .atomic_write import write_atomically
 from .coco_classes import COCO_IDS, NUM_IDS
+from .contents import read_model_file
 from .fitting import LoadReport, check_class_head_mode, fit, is_detr
 from .locations import local_file
 from .model_file import is_by_coco_id, keep_coco_classes, num_rows, to_detectron2
-from .safe_read import read_checkpoint
 from .torchvision_resnet import backbone_checkpoint, convert_torchvision_resnet, is_torchvision_resnet
+
+_HEURISTICS = "?matching_heuristics=True"  # detectron2's way to ask for matching by the ends of names
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -39,6 +43,7 @@ class Checkpointer(DetectionCheckpointer):
         self.metadata: dict[str, Any] = {}
         self.report: LoadReport | None = None
         self._exact = False
+        self._by_suffix = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes `name`.pth under a temporary name, renames it, and then points `last_checkpoint` to it.
@@ -103,19 +108,17 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load(self, path: str, checkpointables: list[str] | None, *, exact: bool) -> dict[str, Any]:
         self.report, self._exact = None, exact
+        self._by_suffix = path.endswith(_HEURISTICS)
         if path:
-            weights, question, query = path.partition("?")
-            path = local_file(weights) + question + query
-        try:
-            return dict(super().load(path, checkpointables))
-        finally:
-            self._parsed_url_during_load = None  # detectron2 forgets it when a file cannot be loaded
+            path = local_file(path.removesuffix(_HEURISTICS))
+        # fvcore's: what detectron2 puts before it reads the query off the path, which is done above.
+        return dict(FvcoreCheckpointer.load(self, path, checkpointables))
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """Reads the file after checking that it is data; fvcore's documented place for other formats."""
-        if filename.endswith(".pkl"):
-            read_checkpoint(filename)
-        content = super()._load_file(filename)
+        """Reads any kind of file as data, and renames what other libraries have written."""
+        content = read_model_file(filename)
+        if self._by_suffix:
+            content["matching_heuristics"] = True
         self.report = LoadReport(source=filename, layout=str(content.get("__author__", "detectron2")))
         if is_torchvision_resnet(content["model"]):
             self.report.layout = "torchvision"
@@ -123,6 +126,7 @@ class Checkpointer(DetectionCheckpointer):
         if is_detr(self.model.state_dict()):
             content, layout = to_detectron2(content, filename)
             self.report.layout = layout.title if layout is not None else self.report.layout
+            check_architecture(content, self.model, filename)
             if is_by_coco_id(content) and _has_coco_classes(self.model.state_dict(), content["model"]):
                 content = keep_coco_classes(content)
                 self.report.notes.append("class head: the rows of the 80 classes, out of those by category id")
@@ -160,9 +164,6 @@ class Checkpointer(DetectionCheckpointer):
         self.logger.info(str(self.report))
         return None
 
-    def _torch_load(self, f: str) -> dict[str, Any]:
-        return read_checkpoint(f)
-
 
 def _has_coco_classes(model: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:
     """Whether a model has a row for each of the 80 classes, given a state dict with one for each category id."""
@@ -170,5 +171,5 @@ def _has_coco_classes(model: dict[str, torch.Tensor], state: dict[str, torch.Ten
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Without the prefix that DistributedDataParallel leaves; arrays as tensors."""
-    return {name.removeprefix("module."): torch.as_tensor(value) for name, value in state.items()}
+    """Arrays as tensors."""
+    return {name: torch.as_tensor(value) for name, value in state.items()}

@@ -16,7 +16,10 @@ _THINGS = [category for category in COCO_CATEGORIES if category["isthing"]]
 COCO_IDS: tuple[int, ...] = tuple(category["id"] for category in _THINGS)
 COCO_NAMES: tuple[str, ...] = tuple(category["name"] for category in _THINGS)
 NUM_IDS = COCO_IDS[-1] + 1  # 91: ids 0 to 90
-NAMES_BY_ID: tuple[str, ...] = tuple(dict(zip(COCO_IDS, COCO_NAMES, strict=True)).get(i, "N/A") for i in range(NUM_IDS))
+UNNAMED = "N/A"  # as the authors and transformers call an id without a category
+NAMES_BY_ID: tuple[str, ...] = tuple(
+    dict(zip(COCO_IDS, COCO_NAMES, strict=True)).get(i, UNNAMED) for i in range(NUM_IDS)
+)
 
 # Logit of rows that no class stands for, far enough down for a probability of exactly 0, and within float16.
 UNUSED_LOGIT = -1e4

@@ -17,9 +17,12 @@ from torch import Tensor
 from .atomic_write import write_atomically
 from .coco_classes import NAMES_BY_ID, are_coco_classes, spread_classes, spread_proposal_rows, unused_ids
 from .layouts import Layout, convert, identify, layout_of, unknown_layout
-from .model_file import is_by_coco_id, keep_coco_classes, map_class_rows, num_classes, to_detectron2
+from .model_file import is_by_coco_id, keep_coco_classes, map_class_rows, num_classes, num_rows, to_detectron2
 from .rules import ConversionError
 from .transformers_config import model_config, preprocessor_config
+
+FOLDER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin")
+"""What may stand in a folder of `transformers` that is replaced."""
 
 TARGETS = ("detectron2", "official", "huggingface")
 
@@ -35,6 +38,7 @@ class Converted:
         class_names: of all rows of the class head but the last, where known.
         category_ids: of the same.
         notes: sentences on what happened to the class head.
+        architecture: what the file says beside its tensors; see `stated_architecture`.
     """
 
     state: dict[str, Tensor]
@@ -43,6 +47,7 @@ class Converted:
     class_names: Sequence[str] | None
     category_ids: Sequence[int] | None
     notes: list[str] = field(default_factory=list)
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
 
 def convert_checkpoint(
@@ -63,11 +68,12 @@ def convert_checkpoint(
     Raises:
         ConversionError: if the file is not a DETR in a known layout, is incomplete, or has tensors left over.
     """
-    content = content if "model" in content else {"model": dict(content)}
     source_layout = identify(content["model"])
     if source_layout is None:
         raise ConversionError(unknown_layout(content["model"], path))
     content, _ = to_detectron2(content, path)
+    content_names = content.get("class_names")
+    _check_classification(content, target, path)
     library = "huggingface-native" if target == "huggingface" and not timm else target
     layout = layout_of(library, source_layout.family)
     notes = []
@@ -77,6 +83,8 @@ def convert_checkpoint(
     elif target != "detectron2" and not keep_all_rows and _is_coco(content):
         content = _by_coco_id(content)
         ids = ", ".join(map(str, unused_ids()))
+        if content_names is None:
+            notes.append("The file does not name its 80 classes: they are taken for COCO's (--keep-all-rows does not).")
         notes.append(f"The class head has a row for each category id; these have no class and bias -1e4: {ids}.")
     return Converted(
         state=convert(content["model"], layout, source=path),
@@ -85,7 +93,16 @@ def convert_checkpoint(
         class_names=content.get("class_names"),
         category_ids=content.get("category_ids"),
         notes=notes,
+        architecture=content.get("architecture", {}),
     )
+
+
+def _check_classification(content: Mapping[str, Any], target: str, path: str) -> None:
+    plain = "head.class_embed.weight" in content["model"]
+    if target != "detectron2" and plain and num_rows(content["model"]) == len(content.get("class_names") or ()):
+        raise ConversionError(
+            f'{path} is a DETR with focal loss (its class head has no row for "no object"), which no other library has.'
+        )
 
 
 def _is_coco(content: Mapping[str, Any]) -> bool:
@@ -98,15 +115,16 @@ def _by_coco_id(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "model": model, "class_names": list(NAMES_BY_ID), "category_ids": ids}
 
 
-def write_checkpoint(converted: Converted, path: str, cfg: CfgNode) -> None:
+def write_checkpoint(converted: Converted, path: str, cfg: CfgNode | None) -> None:
     """Writes a converted checkpoint, whole or not at all.
 
     Args:
         converted: the checkpoint.
         path: a file, or for "huggingface" a folder, which is replaced if it exists.
-        cfg: of the model; gives `transformers` what the tensors do not tell.
+        cfg: of the model; needed for "huggingface", which asks for what the tensors do not tell.
     """
     if converted.layout.name.startswith("huggingface"):
+        assert cfg is not None
         _write_folder(converted, path, cfg)
         return
     data: dict[str, Any] = {"model": converted.state}
@@ -123,6 +141,7 @@ def _write_folder(converted: Converted, path: str, cfg: CfgNode) -> None:
         raise ModuleNotFoundError('writing safetensors needs safetensors: pip install "detr_d2[hf]".') from error
     timm = converted.layout.name == "huggingface"
     config = model_config(cfg, converted.state, class_names=converted.class_names, timm=timm)
+    path = os.path.realpath(path)
     folder = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(os.path.abspath(path)))
     try:
         for name, value in (("config.json", config), ("preprocessor_config.json", preprocessor_config(cfg))):
@@ -131,10 +150,21 @@ def _write_folder(converted: Converted, path: str, cfg: CfgNode) -> None:
         state = {name: tensor.contiguous() for name, tensor in converted.state.items()}
         save_file(state, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
         os.chmod(folder, 0o755)  # mkdtemp lets nobody else in
-        old = f"{folder}.old"
-        if os.path.isdir(path):
-            os.replace(path, old)
-        os.replace(folder, path)
-        shutil.rmtree(old, ignore_errors=True)
+        _put_in_place(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(folder: str, path: str) -> None:
+    """Renames a finished folder; if that fails, the folder that was there is there again."""
+    old = f"{folder}.old"
+    there = os.path.isdir(path)
+    if there:
+        os.replace(path, old)
+    try:
+        os.replace(folder, path)
+    except OSError:
+        if there:
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -29,7 +29,8 @@ def _transformer() -> list[Rule]:
         f"{_ENCODER}.self_attn.{_SAMPLING}",
         f"{_ENCODER}.linear{{J}}.{{p}}",
         f"{_ENCODER}.norm{{J}}.{{p}}",
-        f"{_DECODER}.self_attn.{{p}}",
+        f"{_DECODER}.self_attn.in_proj_weight",
+        f"{_DECODER}.self_attn.in_proj_bias",
         f"{_DECODER}.self_attn.out_proj.{{p}}",
         f"{_DECODER}.cross_attn.{_SAMPLING}",
         f"{_DECODER}.linear{{J}}.{{p}}",
@@ -40,7 +41,7 @@ def _transformer() -> list[Rule]:
 
 _ONE_STAGE: list[Rule] = [
     *same_names("transformer.reference_points.{p}"),
-    Rename("query_embed.{p}", "transformer.query_embed.{p}"),
+    Rename("query_embed.weight", "transformer.query_embed.weight"),
 ]
 _TWO_STAGE: list[Rule] = same_names(
     "transformer.enc_output.{p}",
@@ -98,7 +99,7 @@ def _huggingface_transformer() -> list[Rule]:
 
 _HF_ONE_STAGE: list[Rule] = [
     Rename("transformer.reference_points.{p}", "model.reference_points.{p}"),
-    Rename("query_embed.{p}", "model.query_position_embeddings.{p}"),
+    Rename("query_embed.weight", "model.query_position_embeddings.weight"),
 ]
 _HF_TWO_STAGE: list[Rule] = [
     Rename(f"transformer.{part}.{{p}}", f"model.{part}.{{p}}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .coco_classes import UNNAMED
 from .model_file import CLASS_HEAD, is_of_proposals
 
 StateDict = Mapping[str, Tensor]
@@ -220,7 +221,7 @@ def _namesakes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[s
         raise ValueError(
             f"MODEL.DETR.CLASS_HEAD_FROM is names, but {where} does not name its classes: set it to rows or none."
         )
-    row_in_file = {_plain(name): row for row, name in reversed(list(enumerate(theirs)))}
+    row_in_file = {_plain(name): row for row, name in reversed(list(enumerate(theirs))) if name != UNNAMED}
     rows = [(row, row_in_file[_plain(name)]) for row, name in enumerate(own) if _plain(name) in row_in_file]
     found = [own[row] for row, _ in rows]
     report.notes.append(f"class head: rows of {len(rows)} of {len(own)} classes by name: {_some(found, 10) or 'none'}")

@@ -52,7 +52,7 @@ _HUGGINGFACE_HEADS: list[Rule] = [
         for left, right in (("row_embed", "row_embeddings"), ("col_embed", "column_embeddings"))
     ),
     Rename("input_proj.{p}", "model.input_projection.{p}"),
-    Rename("query_embed.{p}", "model.query_position_embeddings.{p}"),
+    Rename("query_embed.weight", "model.query_position_embeddings.weight"),
     Rename("class_embed.{p}", "class_labels_classifier.{p}"),
     Rename("bbox_embed.layers.{N}.{p}", "bbox_predictor.layers.{N}.{p}"),
 ]

@@ -207,6 +207,6 @@ def unknown_layout(names: Iterable[str], source: str) -> str:
     """A sentence on a file whose names no layout has."""
     first = sorted(names)[:3]
     return (
-        f"{source} is not a DETR or Deformable DETR of {', '.join(_TITLES.values())}: its tensors are named "
+        f"{source} is not a DETR or Deformable DETR of {', '.join(list(_TITLES.values())[:-1])}: its tensors are named "
         f"{', '.join(first) or 'nothing at all'}, ..."
     )

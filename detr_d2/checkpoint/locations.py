@@ -17,16 +17,19 @@ HUGGINGFACE_PREFIX = "hf://"
 # The names that `save_pretrained` gives to weights, the preferred first.
 HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
-# torch.hub's convention, which the authors and torchvision keep: the name ends in the start of the file's SHA-256.
+# torch.hub's convention, which these keep: the name ends in the start of the file's SHA-256.
+_HASHED = ("https://dl.fbaipublicfiles.com/detr/", "https://download.pytorch.org/models/")
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
 
 
-def local_file(weights: str) -> str:
+def local_file(weights: str, *, force: bool = False) -> str:
     """Finds weights, downloading them when they are elsewhere.
 
     Args:
         weights: path of a file; folder written by `save_pretrained`; URL; `hf://ORG/NAME[@REVISION]`; or another
             name that detectron2's `PathManager` knows, such as `detectron2://...` and `torchvision://...`.
+
+        force: download again what is in the cache.
 
     Returns:
         Path of the file. Downloads are kept in the cache of `PathManager` or of `huggingface_hub`.
@@ -38,7 +41,7 @@ def local_file(weights: str) -> str:
     if "://" not in weights:
         return _in_folder(weights) if os.path.isdir(weights) else _existing(weights)
     try:
-        path = PathManager.get_local_path(weights)
+        path = PathManager.get_local_path(weights, force=force)
     except (URLError, OSError) as error:
         raise ValueError(_offline(weights, error)) from error
     _check_hash(weights, path)
@@ -81,7 +84,7 @@ def cache_path(url: str) -> str:
 
 def _check_hash(url: str, path: str) -> None:
     match = _HASH_IN_NAME.search(urlparse(url).path)
-    if not (match and url.startswith(("http://", "https://"))):
+    if not (match and url.startswith(_HASHED)):
         return
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
@@ -127,8 +130,9 @@ def _download(hub: Any, repository: str, revision: str | None, *, force: bool) -
 
     def fetch(file: str) -> str | None:
         nonlocal offline
+        options = {"local_files_only": True} if offline else {"force_download": force}
         try:
-            return str(hub.hf_hub_download(repository, file, revision=revision, force_download=force))
+            return str(hub.hf_hub_download(repository, file, revision=revision, **options))
         except hub.utils.LocalEntryNotFoundError:  # not in the cache, and whether the hub has it cannot be known
             offline = True
         except hub.utils.EntryNotFoundError:

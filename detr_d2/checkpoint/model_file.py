@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .architecture import stated_architecture
 from .coco_classes import COCO_IDS, COCO_NAMES, NAMES_BY_ID, NUM_IDS, are_coco_ids, select_classes, select_proposal_rows
 from .layouts import Layout, convert, identify
 
@@ -34,7 +35,12 @@ def to_detectron2(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any]
     layout = identify(content["model"])
     if layout is None or layout.name == "detectron2":
         return dict(content), layout
-    content = {"model": convert(content["model"], "detectron2", source=path), **_classes(content, path)}
+    config = _transformers_config(path) if layout.name.startswith("huggingface") else None
+    content = {
+        "model": convert(content["model"], "detectron2", source=path),
+        "architecture": stated_architecture(content, config),
+        **_classes(content, config),
+    }
     if are_coco_ids(num_classes(content), content.get("class_names")):
         content.update(class_names=list(NAMES_BY_ID), category_ids=list(range(NUM_IDS)))
     return content, layout
@@ -84,14 +90,23 @@ def is_of_proposals(name: str, state: Container[str]) -> bool:
     return f"head.class_embed.{int(match[1]) + 1}.weight" not in state
 
 
-def _classes(content: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Class names in the checkpoint, else in the config of `transformers` beside it."""
+def _classes(content: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Class names in the checkpoint, else in the config of `transformers`."""
     known = {key: content[key] for key in ("class_names", "category_ids") if key in content}
-    config = Path(path).with_name("config.json")
-    if known or not config.is_file():
-        return known
+    names = (config or {}).get("id2label") or {}
+    return known or ({"class_names": [names[str(i)] for i in range(len(names))]} if names else {})
+
+
+def _transformers_config(path: str) -> dict[str, Any] | None:
+    """The config.json beside the weights of a model of `transformers`, if it is there."""
+    file = Path(path).with_name("config.json")
+    if not file.is_file():
+        return None
     try:
-        names = json.loads(config.read_text(encoding="utf-8")).get("id2label") or {}
-        return {"class_names": [names[str(i)] for i in range(len(names))]} if names else {}
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{config} is not a config of transformers ({error}): restore or remove it.") from error
+        config = json.loads(file.read_text(encoding="utf-8"))
+        names = config.get("id2label") or {}
+        if set(names) != {str(i) for i in range(len(names))}:
+            raise ValueError("id2label does not count from 0")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is not a config of transformers ({error}): restore or remove it.") from error
+    return dict(config)

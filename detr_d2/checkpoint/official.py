@@ -15,8 +15,9 @@ def same_names(*templates: str, optional: bool = False, prefix: str = "") -> lis
 def _transformer(prefix: str = "") -> list[Rule]:
     """Encoder and decoder under the authors' own names. The encoder may be empty; its last norm is pre-norm's."""
     encoder, decoder = "transformer.encoder.layers.{L}", "transformer.decoder.layers.{L}"
-    parts = ("self_attn.{p}", "self_attn.out_proj.{p}", "linear{J}.{p}", "norm{J}.{p}")
-    cross = ("multihead_attn.{p}", "multihead_attn.out_proj.{p}")
+    stacked = ("in_proj_weight", "in_proj_bias", "out_proj.{p}")
+    parts = (*(f"self_attn.{x}" for x in stacked), "linear{J}.{p}", "norm{J}.{p}")
+    cross = [f"multihead_attn.{x}" for x in stacked]
     return [
         *same_names(*(f"{encoder}.{part}" for part in parts), optional=True, prefix=prefix),
         *same_names(*(f"{decoder}.{part}" for part in (*parts, *cross)), prefix=prefix),
@@ -30,7 +31,7 @@ DETECTRON2: list[Rule] = [
     *_transformer(),
     Rename("backbone.1.{e}.weight", "position_encoding.{e}.weight", optional=True),  # learned rows and columns
     Rename("input_proj.{p}", "neck.input_proj.{p}"),
-    Rename("query_embed.{p}", "transformer.query_embed.{p}"),
+    Rename("query_embed.weight", "transformer.query_embed.weight"),
     Rename("class_embed.{p}", "head.class_embed.{p}"),
     Rename("bbox_embed.layers.{N}.{p}", "head.bbox_embed.layers.{N}.{p}"),
 ]
@@ -39,6 +40,6 @@ DETECTRON2: list[Rule] = [
 WRAPPER: list[Rule] = [
     *resnet_rules(BODY, "detr.backbone.0.backbone."),
     *_transformer("detr."),
-    *same_names("input_proj.{p}", "query_embed.{p}", "class_embed.{p}", "bbox_embed.layers.{N}.{p}", prefix="detr."),
+    *same_names("input_proj.{p}", "query_embed.weight", "class_embed.{p}", "bbox_embed.layers.{N}.{p}", prefix="detr."),
     Drop("criterion.empty_weight", on_right=True),
 ]

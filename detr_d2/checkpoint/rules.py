@@ -1,17 +1,19 @@
 """Renaming checkpoints by tables of rules that read in both directions and let nothing slip through.
 
 A table lists how every tensor of one layout ("left") is called in another ("right"). Applying it is strict: a rule that
-finds nothing, a name that is made twice and a tensor that no rule mentions are errors.
+finds nothing, a layer that lacks a tensor that others have, a name that is made twice and a tensor that no rule
+mentions are errors.
 
-Names in rules are templates: `{L}` (upper case) stands for a number, `{p}` (lower case) for one part of a name without
-dots, such as `weight`.
+Names in rules are templates. Placeholders in capitals stand for numbers: `{L}`, `{B}`, `{C}` and `{N}` count from 0,
+`{J}` from anywhere. `{p}` stands for the parts of a module (`weight`, `bias`), others for one part of a name without
+dots.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -20,6 +22,11 @@ from torch import Tensor
 StateDict = Mapping[str, Tensor]
 Conversion = tuple[Sequence[str], Sequence[str], Sequence[Tensor]]
 """Names read, names made, and their tensors."""
+
+WEIGHT = ("weight",)
+WEIGHT_AND_BIAS = ("weight", "bias")
+NORM = ("weight", "bias", "running_mean", "running_var")
+COUNTER = "num_batches_tracked"  # of batch norms that are trained
 
 
 class ConversionError(ValueError):
@@ -38,6 +45,10 @@ class Rule(Protocol):
         """Yields what the rule makes of a left state dict, or with `reverse` of a right one."""
         ...
 
+    def counted(self, *, reverse: bool) -> str | None:
+        """The template whose first number has the same values in all rules that begin alike; None for any values."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rename:
@@ -47,19 +58,32 @@ class Rename:
         left, right: templates with the same placeholders.
         optional: no error if there is no such tensor.
         reverse_only: an older name on the right, which is read but not written.
+        parts: what `{p}` stands for, all of it wherever there is some; a `COUNTER` may be there as well.
+        some_layers: only some of the layers or blocks have it.
     """
 
     left: str
     right: str
     optional: bool = False
     reverse_only: bool = False
+    parts: tuple[str, ...] = WEIGHT_AND_BIAS
+    some_layers: bool = False
 
     def __call__(self, state: StateDict, *, reverse: bool) -> Iterator[Conversion]:
         if self.reverse_only and not reverse:
             return
         source, target = (self.right, self.left) if reverse else (self.left, self.right)
-        for name, values in matches(source, state):
+        found = {name: values for name, values in matches(source, state) if self._has(values)}
+        if found:
+            _check_complete(source, list(found.values()), self.parts)
+        for name, values in found.items():
             yield [name], [target.format(**values)], [state[name]]
+
+    def _has(self, values: Mapping[str, str]) -> bool:
+        return "p" not in values or values["p"] in (*self.parts, COUNTER)
+
+    def counted(self, *, reverse: bool) -> str | None:
+        return None if self.some_layers or self.reverse_only else (self.right if reverse else self.left)
 
     def __str__(self) -> str:
         return f"{self.left} <-> {self.right}"
@@ -87,6 +111,9 @@ class Stack:
             elif all(part in state for part in parts):
                 yield parts, [self.left.format(**values)], [torch.cat([state[part] for part in parts])]
 
+    def counted(self, *, reverse: bool) -> str | None:
+        return self.right[0] if reverse else self.left
+
     def __str__(self) -> str:
         return f"{self.left} <-> {', '.join(self.right)}"
 
@@ -108,6 +135,9 @@ class Drop:
         if reverse == self.on_right:
             for name, _ in matches(self.template, state):
                 yield [name], [], []
+
+    def counted(self, *, reverse: bool) -> str | None:  # noqa: ARG002
+        return None
 
     def __str__(self) -> str:
         return f"{self.template} -> nothing"
@@ -138,17 +168,33 @@ class Shared:
             for name, values in matches(template, state):
                 key = tuple(sorted((x, value) for x, value in values.items() if x != "C"))
                 groups.setdefault(key, []).append(name)
+        if groups:
+            _check_complete(source[0], [dict(key) for key in groups], WEIGHT_AND_BIAS)
         numbers = sorted({int(values["C"]) for _, values in matches(self.copies[reverse], state)})
         for key, names in groups.items():
             different = [name for name in names if not torch.equal(state[name], state[names[0]])]
             if different:
-                raise ConversionError(f"{names[0]} and {different[0]} must be the same tensor, but differ.")
+                raise ConversionError(f"{names[0]} and {different[0]} must be the same tensor, but differ")
             places = [(x, n) for x in target for n in (numbers if "{C}" in x else [0])]
             made = list(dict.fromkeys(template.format(**dict(key), C=number) for template, number in places))
             yield names, made, [state[names[0]].clone() for _ in made]
 
+    def counted(self, *, reverse: bool) -> str | None:  # noqa: ARG002
+        return None
+
     def __str__(self) -> str:
         return f"{', '.join(self.left)} <-> {', '.join(self.right)}"
+
+
+@dataclass
+class _Table:
+    """What applying a table has found so far."""
+
+    read: set[str] = field(default_factory=set)
+    made: dict[str, Tensor] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
+    # Beginning of a template up to its first number -> template -> values of that number.
+    counts: dict[str, dict[str, set[int]]] = field(default_factory=dict)
 
 
 def apply_rules(state: StateDict, rules: Iterable[Rule], *, source: str, reverse: bool = False) -> dict[str, Tensor]:
@@ -161,34 +207,63 @@ def apply_rules(state: StateDict, rules: Iterable[Rule], *, source: str, reverse
         reverse: read the table from right to left.
 
     Raises:
-        ConversionError: if a rule that is not optional finds nothing, a name is read or made twice, or tensors are left
-            over.
+        ConversionError: if a rule that is not optional finds nothing, tensors are missing or left over, or a name is
+            read or made twice.
     """
-    read: set[str] = set()
-    made: dict[str, Tensor] = {}
-    idle: list[str] = []
-    for rule in rules:
-        found = False
-        for names, targets, tensors in _conversions(rule, state, source, reverse=reverse):
-            found = True
-            twice = [name for name in names if name in read] + [name for name in targets if name in made]
-            if twice:
-                raise ConversionError(f"{source}: the rule {rule} meets {twice[0]}, which another rule has dealt with.")
-            read.update(names)
-            made.update(zip(targets, tensors, strict=True))
-        if not found and not rule.optional:
-            idle.append(str(rule))
-    left_over = [name for name in state if name not in read]
-    if idle or left_over:
-        raise ConversionError(f"{source}: {_describe(idle, left_over)}.")
-    return made
-
-
-def _conversions(rule: Rule, state: StateDict, source: str, *, reverse: bool) -> Iterator[Conversion]:
+    table = _Table()
     try:
-        yield from rule(state, reverse=reverse)
+        for rule in rules:
+            _apply(rule, state, table, reverse=reverse)
+        _check_counts(table)
     except ConversionError as error:
-        raise ConversionError(f"{source}: {error}") from error
+        raise ConversionError(f"{source}: {error}.") from error
+    left_over = [name for name in state if name not in table.read]
+    if table.idle or left_over:
+        raise ConversionError(f"{source}: {_describe(table.idle, left_over)}.")
+    return table.made
+
+
+def _apply(rule: Rule, state: StateDict, table: _Table, *, reverse: bool) -> None:
+    found = False
+    for names, targets, tensors in rule(state, reverse=reverse):
+        found = True
+        twice = [name for name in names if name in table.read] + [name for name in targets if name in table.made]
+        if twice:
+            raise ConversionError(f"the rule {rule} meets {twice[0]}, which another rule has dealt with")
+        table.read.update(names)
+        table.made.update(zip(targets, tensors, strict=True))
+    if not found:
+        table.idle += [] if rule.optional else [str(rule)]
+        return
+    template = rule.counted(reverse=reverse)
+    number = re.search(r"\{([A-Z])\}", template) if template else None
+    if template and number and number[1] != "J":
+        values = {int(values[number[1]]) for _, values in matches(template, state)}
+        table.counts.setdefault(template[: number.start()], {})[template] = values
+
+
+def _check_counts(table: _Table) -> None:
+    """Whatever counts something has a tensor for each number from 0 to the last."""
+    for templates in table.counts.values():
+        expected = set(range(max(set().union(*templates.values())) + 1))
+        for template, values in templates.items():
+            if values != expected:
+                number = min(expected - values)
+                raise ConversionError(f"there is no {re.sub('{[A-Z]}', str(number), template, count=1)}")
+
+
+def _check_complete(template: str, found: Sequence[Mapping[str, str]], parts: Sequence[str]) -> None:
+    """Every combination of the placeholders' values must be there, and every part of a module."""
+    names = [name for name in found[0] if name not in ("p", "C")]
+    axes = [sorted({values[name] for values in found}) for name in names]
+    there = {(*(values[name] for name in names), values.get("p", "")) for values in found}
+    combinations: list[tuple[str, ...]] = [()]
+    for axis in [*axes, list(parts) if "p" in found[0] else [""]]:
+        combinations = [(*head, value) for head in combinations for value in axis]
+    for combination in combinations:
+        if combination not in there:
+            values = {**dict(zip(names, combination, strict=False)), "p": combination[-1]}
+            raise ConversionError(f"there is no {template.replace('{C}', '0').format(**values)}")
 
 
 def _describe(idle: Sequence[str], left_over: Sequence[str]) -> str:

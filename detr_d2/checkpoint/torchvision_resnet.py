@@ -6,13 +6,13 @@ import os
 import pickle
 from collections.abc import Iterable, Mapping
 from typing import IO, Any
-from urllib.error import URLError
 
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torch import Tensor
 
 from .atomic_write import write_atomically
+from .locations import local_file
 from .resnet import resnet_rules
 from .rules import apply_rules
 from .safe_read import read_checkpoint
@@ -59,14 +59,7 @@ class TorchvisionHandler(PathHandler):
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
-        url = _weights_url(path)
-        try:
-            source = PathManager.get_local_path(url, force=force)
-        except (URLError, OSError) as error:
-            raise ValueError(
-                f"{path} could not be downloaded ({error}): fetch {url} on a machine with network, and set "
-                "MODEL.WEIGHTS to the file."
-            ) from error
+        source = local_file(_weights_url(path), force=force)
         converted = os.path.splitext(source)[0] + ".detectron2.pkl"
         if force or not os.path.isfile(converted):
             write_backbone_pkl(convert_torchvision_resnet(read_checkpoint(source)), converted)

@@ -41,15 +41,16 @@ def model_config(
 
 def _common_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
     detr, transformer = cfg.MODEL.DETR, cfg.MODEL.DETR.TRANSFORMER
+    width, feedforward = state["model.decoder.layers.0.fc2.weight"].shape
     return {
         "num_channels": 3,
-        "d_model": transformer.HIDDEN_DIM,
+        "d_model": width,
         "encoder_layers": _count(state, "model.encoder.layers."),
         "decoder_layers": _count(state, "model.decoder.layers."),
         "encoder_attention_heads": transformer.NUM_HEADS,
         "decoder_attention_heads": transformer.NUM_HEADS,
-        "encoder_ffn_dim": transformer.FEEDFORWARD_DIM,
-        "decoder_ffn_dim": transformer.FEEDFORWARD_DIM,
+        "encoder_ffn_dim": feedforward,
+        "decoder_ffn_dim": feedforward,
         "activation_function": transformer.ACTIVATION,
         "dropout": transformer.DROPOUT,
         "attention_dropout": transformer.DROPOUT,
@@ -81,14 +82,15 @@ def _detr_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _deformable_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
     if cfg.MODEL.DETR.CRITERION.CLASSIFICATION != "focal":
         raise ValueError("transformers has no Deformable DETR with MODEL.DETR.CRITERION.CLASSIFICATION softmax.")
-    points = cfg.MODEL.DETR.TRANSFORMER.NUM_POINTS
+    levels, heads = len(state["model.level_embed"]), cfg.MODEL.DETR.TRANSFORMER.NUM_HEADS
+    points = len(state["model.decoder.layers.0.encoder_attn.attention_weights.bias"]) // (levels * heads)
     two_stage = "model.enc_output.weight" in state
     return {
         "model_type": "deformable_detr",
         "architectures": ["DeformableDetrForObjectDetection"],
         "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
         "two_stage_num_proposals": cfg.MODEL.DETR.NUM_QUERIES,
-        "num_feature_levels": len(state["model.level_embed"]),
+        "num_feature_levels": levels,
         "encoder_n_points": points,
         "decoder_n_points": points,
         "with_box_refine": two_stage or "model.decoder.bbox_embed.0.layers.0.weight" in state,
@@ -121,10 +123,20 @@ def _backbone_keys(cfg: CfgNode, *, timm: bool, deformable: bool) -> dict[str, A
 def _check(cfg: CfgNode, *, timm: bool, deformable: bool) -> None:
     if cfg.MODEL.RESNETS.RES5_DILATION == 2 and not timm:
         raise ValueError("DC5 (MODEL.RESNETS.RES5_DILATION: 2) needs timm's backbone in transformers.")
-    wanted = "DeformableTransformer" if deformable else "DETRTransformer"
-    name = cfg.MODEL.DETR.TRANSFORMER.NAME
-    if name != wanted:
-        raise ValueError(f"MODEL.DETR.TRANSFORMER.NAME is {name}, but the tensors are of {wanted}.")
+    encoding = cfg.MODEL.DETR.POSITION_ENCODING
+    needed = {
+        "MODEL.DETR.TRANSFORMER.NAME": (
+            cfg.MODEL.DETR.TRANSFORMER.NAME,
+            "DeformableTransformer" if deformable else "DETRTransformer",
+        ),
+        "MODEL.DETR.POSITION_ENCODING.TEMPERATURE": (encoding.TEMPERATURE, 10000.0),
+        "MODEL.DETR.POSITION_ENCODING.OFFSET": (encoding.OFFSET, -0.5 if deformable else 0.0),
+        "MODEL.RESNETS.STRIDE_IN_1X1": (cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH >= 50, False),
+        "INPUT.FORMAT": (cfg.INPUT.FORMAT, "RGB"),
+    }
+    for key, (value, only) in needed.items():
+        if value != only:
+            raise ValueError(f"{key} is {value!r}, but transformers has such models with {only!r} only.")
     if cfg.MODEL.RESNETS.DEPTH not in _DEPTHS:
         raise ValueError(f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}, expected one of {sorted(_DEPTHS)}.")
 

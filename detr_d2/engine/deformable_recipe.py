@@ -91,8 +91,16 @@ _NEW = [
 def _settings() -> list[Setting]:
     unknown = _CHANGES.keys() - {setting.name for setting in DETR_RECIPE.settings}
     assert not unknown, unknown
-    changed = [replace(setting, **_CHANGES.get(setting.name, {})) for setting in DETR_RECIPE.settings]
-    return [*changed, *_NEW]
+    return [*(_inherited(setting, _CHANGES.get(setting.name, {})) for setting in DETR_RECIPE.settings), *_NEW]
+
+
+def _inherited(setting: Setting, changes: dict[str, Any]) -> Setting:
+    """A setting of DETR, whose source and effect are called DETR's where the paper of Deformable DETR has none."""
+    if "source" not in changes:
+        changes = {"source": f"as DETR: {setting.source}", **changes}
+    if "effect" not in changes and isinstance(setting.effect, str):
+        changes = {"effect": setting.effect.replace("the paper", "DETR's paper"), **changes}
+    return replace(setting, **changes)
 
 
 DEFORMABLE_RECIPE = Recipe("Deformable DETR (Zhu et al. 2021)", _settings())

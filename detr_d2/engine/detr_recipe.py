@@ -18,7 +18,8 @@ _OTHER_BATCH = 16  # of the command in the authors' README, with the same learni
 def _weights_mark(run: Run) -> str:
     """A checkpoint to fine-tune is no departure; another ImageNet network is."""
     name = run.cfg.MODEL.WEIGHTS
-    return DIFFERS if not name or "ImageNet" in name or name.startswith("torchvision://") else NOTE
+    other = "ImageNet" in name or name.startswith("torchvision://") or name.rpartition("/")[2].startswith("resnet")
+    return DIFFERS if not name or other else NOTE
 
 
 def _learning_rate(run: Run) -> str:
@@ -29,7 +30,7 @@ def _learning_rate(run: Run) -> str:
             "for 64 and for 16 images."
         )
     if lr > _LR:
-        return "AdamW with a larger rate may spoil pretrained weights or never begin to learn."
+        return "a larger rate may spoil pretrained weights or never begin to learn."
     return "it learns more slowly, and the drop comes before it has converged."
 
 

@@ -24,15 +24,21 @@ def backbone(run: Run) -> str:
     return resnet(run, f"ResNet-{run.cfg.MODEL.RESNETS.DEPTH}") or run.cfg.MODEL.BACKBONE.NAME
 
 
-def weights(run: Run) -> str:
-    """The weights that training starts from; equal ones under one name."""
+# torch.hub's file names of the weights that the authors start from: torchvision's IMAGENET1K_V1.
+_V1_FILES = {50: "resnet50-0676ba61.pth", 101: "resnet101-63fe2227.pth"}
+
+
+def weights(run: Run) -> str | None:
+    """The weights that training starts from; equal ones under one name. timm loads its own."""
     name, depth = run.cfg.MODEL.WEIGHTS, run.cfg.MODEL.RESNETS.DEPTH
+    if run.cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
+        return None
     if not name:
         return "none: from scratch"
     if name in (
         f"torchvision://ResNet{depth}_Weights.IMAGENET1K_V1",
         f"detectron2://ImageNetPretrained/torchvision/R-{depth}.pkl",
-    ):
+    ) or name.rpartition("/")[2] == _V1_FILES.get(depth):
         return "torchvision, ImageNet V1"
     return name
 

@@ -11,7 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..checkpoint import Checkpointer, local_file, read_checkpoint
+from ..checkpoint import Checkpointer, local_file
+from ..checkpoint.contents import read_model_file
 from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_classes, to_detectron2
 from ..data import register_coco, register_datasets
 from .detector_keys import get_num_classes, set_num_classes
@@ -61,7 +62,7 @@ def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = No
     _settle_num_classes(cfg, content, categories, weights)
     cfg.MODEL.WEIGHTS = weights
     model = build_model(cfg).eval()
-    if not content.get("matching_heuristics", False):
+    if cfg.MODEL.META_ARCHITECTURE != "DETR" and not content.get("matching_heuristics", False):
         _check_fit(model.state_dict(), content["model"], weights)
     Checkpointer(model).load_trained(path)
     return model, categories or Categories.numbered([f"class {i}" for i in range(get_num_classes(cfg))])
@@ -69,8 +70,7 @@ def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = No
 
 def _read(cfg: CfgNode, path: str, given: Categories | None) -> dict[str, Any]:
     """The checkpoint under this package's names; of a class head by COCO's ids, the rows that the model will have."""
-    content = read_checkpoint(path)
-    content = content if "model" in content else {"model": content}
+    content = read_model_file(path)
     if cfg.MODEL.META_ARCHITECTURE != "DETR":
         return content
     content, _ = to_detectron2(content, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -13,9 +14,11 @@ from detectron2.structures import ImageList
 from detectron2.utils.logger import setup_logger
 from torch import Tensor
 
-from ..checkpoint import local_file, read_checkpoint
+from ..checkpoint import local_file
+from ..checkpoint.architecture import DILATED, HEADS
 from ..checkpoint.coco_classes import select_classes
-from ..checkpoint.conversion import TARGETS, Converted, convert_checkpoint, write_checkpoint
+from ..checkpoint.contents import read_model_file
+from ..checkpoint.conversion import FOLDER_FILES, TARGETS, Converted, convert_checkpoint, write_checkpoint
 from ..checkpoint.layouts import Layout, convert
 from ..checkpoint.model_file import num_rows
 from ..data import read_image
@@ -69,17 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logger(name="detr_d2")
     _check_destination(args.dst, folder=args.to == "huggingface", overwrite=args.overwrite)
     path = local_file(args.src)
-    content = read_checkpoint(path)
+    content = read_model_file(path)
     converted = convert_checkpoint(content, path, args.to, keep_all_rows=args.keep_all_rows, timm=not args.without_timm)
-    cfg = _config(args.config_file, converted)
-    read = len(content.get("model", content))
-    print(
-        f"{args.src}: {read} tensors of {converted.source_layout.title} become {len(converted.state)} of "
-        f"{converted.layout.title}"
-    )
+    if args.verify and converted.source_layout.name == "wrapper":
+        raise ValueError("--verify cannot run the authors' detectron2 wrapper: leave it out.")
+    needs_config = args.verify or args.to == "huggingface" or args.config_file
+    cfg = _config(args.config_file, converted) if needs_config else None
+    before, after = converted.source_layout.title, converted.layout.title
+    print(f"{args.src}: {len(content['model'])} tensors of {before} become {len(converted.state)} of {after}")
     for note in converted.notes:
         print(note)
-    if args.verify and not _verify(cfg, content.get("model", content), converted, args.image):
+    if cfg is not None and args.verify and not _verify(cfg, content["model"], converted, args.image):
         return 1
     write_checkpoint(converted, args.dst, cfg)
     print(f"{args.dst}: written")
@@ -87,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_destination(path: str, *, folder: bool, overwrite: bool) -> None:
+    if path.endswith(os.sep) and not folder:
+        raise ValueError(f"DST {path} must be a file, but is named like a folder.")
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
         raise ValueError(f"the folder {parent} does not exist: make it, or choose another DST.")
@@ -95,22 +100,29 @@ def _check_destination(path: str, *, folder: bool, overwrite: bool) -> None:
     if os.path.isdir(path) != folder:
         kinds = ("a folder", "a file") if folder else ("a file", "a folder")
         raise ValueError(f"DST {path} must be {kinds[0]}, but is {kinds[1]}.")
-    if folder and not os.path.isfile(os.path.join(path, "config.json")) and os.listdir(path):
+    if folder and not set(os.listdir(path)) <= set(FOLDER_FILES):
         raise ValueError(f"DST {path} is a folder with other things in it: choose another DST.")
     if not overwrite:
         raise ValueError(f"DST {path} exists already: choose another one, or pass --overwrite.")
 
 
 def _config(config_file: str | None, converted: Converted) -> CfgNode:
-    """The config given, or the shipped one of the family and the backbone's depth."""
+    """The config given, or the shipped one of the family, the backbone's depth and, where the file tells, DC5."""
     state = convert(converted.state, "detectron2", source="the converted model")
     depth, family = _depth(state), converted.layout.family
-    name = config_file or _default_config(state, family)
+    stated = converted.architecture
+    name = config_file or _default_config(state, family, dilated=bool(stated.get(DILATED)))
     if not name:
         raise ValueError(f"no config is shipped for a {family} on a ResNet-{depth}: pass --config-file.")
     cfg = load_config(name)
-    if cfg.MODEL.META_ARCHITECTURE != "DETR" or depth != cfg.MODEL.RESNETS.DEPTH:
+    wanted = "DETRTransformer" if family == "DETR" else "DeformableTransformer"
+    if (
+        cfg.MODEL.META_ARCHITECTURE != "DETR"
+        or depth != cfg.MODEL.RESNETS.DEPTH
+        or wanted != cfg.MODEL.DETR.TRANSFORMER.NAME
+    ):
         raise ValueError(f"{name} is not a config of this model, which is a {family} on a ResNet-{depth}.")
+    _check_stated(name, cfg, stated)
     if config_file is None:
         print(f"What its tensors do not tell (heads, dilation, dropout) is taken from {name}; see --config-file.")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
@@ -120,14 +132,21 @@ def _config(config_file: str | None, converted: Converted) -> CfgNode:
     return cfg
 
 
-def _default_config(state: Mapping[str, Tensor], family: str) -> str:
+def _check_stated(name: str, cfg: CfgNode, stated: Mapping[str, Any]) -> None:
+    """Raises ValueError if a file says of its model what the config does not."""
+    dilated, heads = cfg.MODEL.RESNETS.RES5_DILATION == 2, cfg.MODEL.DETR.TRANSFORMER.NUM_HEADS
+    if stated.get(DILATED, dilated) != dilated or stated.get(HEADS, heads) != heads:
+        raise ValueError(f"{name} is not a config of this model, of which its file says: {dict(stated)}.")
+
+
+def _default_config(state: Mapping[str, Tensor], family: str, *, dilated: bool) -> str:
     """Name of the shipped config; "" if there is none."""
     depth = _depth(state)
     if family == "DETR":
-        return f"detr_r{depth}.yaml" if depth in (50, 101) else ""
+        return f"detr_r{depth}{'_dc5' if dilated else ''}.yaml" if depth in (50, 101) else ""
     single = "neck.input_proj.1.0.weight" not in state
     variants = {
-        "Deformable DETR": "_single_scale" if single else "",
+        "Deformable DETR": ("_single_scale_dc5" if dilated else "_single_scale") if single else "",
         "Deformable DETR with box refinement": "_refine",
         "two-stage Deformable DETR": "_two_stage",
     }

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import pickle
 from pathlib import Path
@@ -15,9 +17,13 @@ from detectron2.engine import DefaultPredictor
 from foreign_models import foreign_state, small_cfg, small_detr
 from tiny_models import tiny_detr
 
-from detr_d2.checkpoint import Checkpointer, read_checkpoint
+from detr_d2.checkpoint import Checkpointer, read_checkpoint, torchvision_resnet
+from detr_d2.checkpoint.contents import read_model_file
 from detr_d2.checkpoint.layouts import LAYOUTS, Layout
 from detr_d2.checkpoint.torchvision_resnet import convert_torchvision_resnet, write_backbone_pkl
+
+V1 = "torchvision://ResNet18_Weights.IMAGENET1K_V1"
+weights_url = torchvision_resnet._weights_url
 
 
 class Payload:
@@ -89,6 +95,10 @@ def test_torchvision_names_resolve_to_a_file_any_checkpointer_reads(tmp_path: Pa
 
     source = torchvision.models.resnet18(weights=None)
     torch.save(source.state_dict(), tmp_path / "downloaded.pth")
+    digest = hashlib.sha256((tmp_path / "downloaded.pth").read_bytes()).hexdigest()
+    url = torchvision.models.get_weight("ResNet18_Weights.IMAGENET1K_V1").url
+    hashed = f"{url.rpartition('-')[0]}-{digest[:8]}.pth"
+    monkeypatch.setattr(torchvision_resnet, "_weights_url", lambda name: {V1: hashed}.get(name) or weights_url(name))
     real = PathManager.get_local_path
 
     def offline(path: str, force: bool = False, **kwargs: Any) -> str:
@@ -100,7 +110,7 @@ def test_torchvision_names_resolve_to_a_file_any_checkpointer_reads(tmp_path: Pa
 
     monkeypatch.setattr(PathManager, "get_local_path", offline)
     model = tiny_detr()
-    DetectionCheckpointer(model).load("torchvision://ResNet18_Weights.IMAGENET1K_V1")
+    DetectionCheckpointer(model).load(V1)
     torch.testing.assert_close(model.backbone.stem.conv1.weight, source.conv1.weight)
     with pytest.raises(ValueError, match=r"names no weights of torchvision; expected for example"):
         PathManager.get_local_path("torchvision://ResNet18_Weights.NONE")
@@ -119,7 +129,7 @@ def test_no_network_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch):
         return real(path, force, **kwargs)
 
     monkeypatch.setattr(PathManager, "get_local_path", offline)
-    with pytest.raises(ValueError, match=r"fetch http.*resnet101.* and set MODEL.WEIGHTS to the file"):
+    with pytest.raises(ValueError, match=r"resnet101.* could not be downloaded .*: fetch it .* put it at .*resnet101"):
         Checkpointer(tiny_detr()).load("torchvision://ResNet101_Weights.IMAGENET1K_V1")
 
 
@@ -131,10 +141,11 @@ def test_detectron2_pkl_is_read_as_arrays(tmp_path: Path):
     assert np.array_equal(content["model"]["stem.conv1.weight"], np.ones((2, 3), np.float32))
 
 
-@pytest.mark.parametrize("name", ["bad.pkl", "bad.pth"])
-def test_a_pickle_with_code_is_refused_unrun(tmp_path: Path, name: str):
+@pytest.mark.parametrize("name", ["bad.pkl", "bad.pth", "bad.bin", "bad.pyth", "bad"])
+def test_a_pickle_with_code_is_refused_unrun(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # what older versions of torch do unasked
     victim, path = tmp_path / "created", tmp_path / name
-    content = {"model": {"weight": Payload(victim)}}
+    content = {"model": {"weight": Payload(victim)}, "model_state": {}}
     if name.endswith(".pkl"):
         path.write_bytes(pickle.dumps(content))
     else:
@@ -203,3 +214,78 @@ def test_detectron2s_own_checkpointer_names_convert(layout: Layout, tmp_path: Pa
     cfg = small_cfg("MODEL.WEIGHTS", str(tmp_path / "theirs.pth"), family=layout.family)
     with pytest.raises(ValueError, match=r"python -m detr_d2 convert SRC DST --to detectron2"):
         DefaultPredictor(cfg)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"model": None}, "expected names and tensors under 'model', got nothing"),
+        ({"model": {}}, "got an empty dictionary"),
+        ({"model": torch.zeros(3)}, "got a Tensor"),
+        ({"state_dict": {"a": torch.zeros(1)}, "epoch": 3}, "got 'state_dict': another dictionary; the keys are"),
+        ({"a": "text"}, "got 'a': a str"),
+        ({1: torch.zeros(1), "a": torch.zeros(1)}, "got 1: a Tensor"),
+    ],
+)
+def test_a_file_without_weights_says_what_it_holds(content: dict[Any, Any], words: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"a.pth holds no weights: .*{words}"):
+        Checkpointer(tiny_detr()).load(str(tmp_path / "a.pth"))
+
+
+def test_names_of_a_distributed_model_lose_their_prefix(tmp_path: Path) -> None:
+    source, model = small_detr(), small_detr()
+    state = foreign_state(source, LAYOUTS[1])
+    torch.save({"model": {f"module.{name}": x for name, x in state.items()}}, tmp_path / "ddp.pth")
+    Checkpointer(model).load(str(tmp_path / "ddp.pth"))
+    assert torch.equal(model.state_dict()["neck.input_proj.weight"], source.state_dict()["neck.input_proj.weight"])
+
+
+def test_files_of_caffe2_and_pycls_are_read_as_detectron2_reads_them(tmp_path: Path) -> None:
+    arrays = {"conv1_w": np.ones((1,), np.float32), "conv1_w_momentum": np.ones((1,), np.float32)}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"blobs": arrays}))
+    content = read_model_file(str(tmp_path / "a.pkl"))
+    assert list(content["model"]) == ["conv1_w"]
+    assert content["__author__"] == "Caffe2"
+    weights = {"stem.conv.weight": torch.ones(1), "stem.bn.num_batches_tracked": torch.tensor(1)}
+    torch.save({"model_state": weights}, tmp_path / "a.pyth")
+    content = read_model_file(str(tmp_path / "a.pyth"))
+    assert list(content["model"]) == ["stem.conv.weight"]
+    assert content["matching_heuristics"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"nheads": 8, "dilation": False}, "8 attention heads, but MODEL.DETR.TRANSFORMER.NUM_HEADS is 4"),
+        ({"nheads": 4, "dilation": True}, r"with a dilated backbone \(DC5\): set MODEL.RESNETS.RES5_DILATION to 2"),
+    ],
+)
+def test_what_a_file_says_of_its_model_must_be_so(args: dict[str, Any], words: str, tmp_path: Path) -> None:
+    state = foreign_state(small_detr(), LAYOUTS[1])
+    torch.save({"model": state, "args": argparse.Namespace(**args)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=words):
+        Checkpointer(small_detr()).load(str(tmp_path / "a.pth"))
+
+
+def test_a_config_of_transformers_tells_heads_and_dilation(tmp_path: Path) -> None:
+    (theirs,) = [x for x in LAYOUTS if (x.name, x.family) == ("huggingface", "DETR")]
+    torch.save(foreign_state(small_detr(), theirs), tmp_path / "pytorch_model.bin")
+    for config, words in (
+        ({"encoder_attention_heads": 2}, "2 attention heads"),
+        ({"encoder_attention_heads": 4, "dilation": True}, "with a dilated backbone"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=words):
+            Checkpointer(small_detr()).load(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"encoder_attention_heads": 4, "dilation": False}))
+    Checkpointer(small_detr()).load(str(tmp_path))
+
+
+def test_names_can_be_matched_by_their_ends(tmp_path: Path) -> None:
+    source, model = tiny_detr(), tiny_detr()
+    weights = {name.removeprefix("backbone."): x for name, x in source.state_dict().items() if "backbone." in name}
+    torch.save({"model": weights}, tmp_path / "what?.pth")
+    Checkpointer(model).load(f"{tmp_path / 'what?.pth'}?matching_heuristics=True")
+    name = "backbone.stem.conv1.weight"
+    assert torch.equal(model.state_dict()[name], source.state_dict()[name])

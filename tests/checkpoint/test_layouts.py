@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from foreign_models import assert_same_state, foreign_state, small_detr
@@ -110,6 +112,18 @@ def test_another_model_is_refused_with_its_names() -> None:
         ConversionError, match=r"net\.pth is not a DETR or Deformable DETR of .*: its tensors are named a\.b, c, \.\.\."
     ):
         convert({"a.b": torch.zeros(1), "c": torch.zeros(1)}, DETECTRON2, source="net.pth")
+
+
+@pytest.mark.parametrize("layout", [x for x in LAYOUTS if x.name != "detectron2"], ids=by_name)
+def test_no_tensor_can_be_missing(layout: Layout) -> None:
+    """Left out one at a time: all of a block, a layer and the heads, and some at random."""
+    state = foreign_state(small_detr(family=layout.family), layout)
+    replaceable = ("_embed", "bbox_predictor")  # of heads with several names, another one will do
+    for name in random.sample(sorted(state), 30) + [x for x in state if "input_proj" in x or ".layers.1." in x]:
+        if any(part in name for part in replaceable) and layout.family != "DETR":
+            continue
+        with pytest.raises(ConversionError):
+            convert({x: tensor for x, tensor in state.items() if x != name}, DETECTRON2, source=f"without {name}")
 
 
 def test_an_incomplete_file_names_what_it_lacks() -> None:

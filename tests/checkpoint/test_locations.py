@@ -37,12 +37,14 @@ def test_a_download_must_be_what_its_name_promises(tmp_path: Path, monkeypatch: 
     file.write_bytes(b"weights")
     monkeypatch.setattr(PathManager, "get_local_path", lambda *_args, **_kwargs: str(file))
     digest = hashlib.sha256(b"weights").hexdigest()
-    url = f"https://example.org/detr-{digest[:8]}.pth"
-    assert local_file(url) == str(file)
-    assert local_file(f"{url}?download=1") == str(file)
-    with pytest.raises(ValueError, match=rf"starts with {digest[:8]}, expected 00000000; delete it"):
-        local_file("https://example.org/detr-00000000.pth")
-    assert local_file("https://example.org/model-final.pth") == str(file)  # promises nothing
+    authors = "https://dl.fbaipublicfiles.com/detr"
+    assert local_file(f"{authors}/detr-{digest[:8]}.pth") == str(file)
+    assert local_file(f"{authors}/detr-{digest[:8]}.pth?download=1") == str(file)
+    for place in (authors, "https://download.pytorch.org/models"):
+        with pytest.raises(ValueError, match=rf"starts with {digest[:8]}, expected 00000000; delete it"):
+            local_file(f"{place}/detr-00000000.pth")
+    assert local_file(f"{authors}/model-final.pth") == str(file)  # promises nothing
+    assert local_file("https://example.org/detr-20240101.pth") == str(file)  # a date
 
 
 def test_without_network_a_sentence_says_what_to_fetch_and_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:

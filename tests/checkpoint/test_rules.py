@@ -5,30 +5,33 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detr_d2.checkpoint.rules import ConversionError, Drop, Rename, Rule, Stack, apply_rules
+from detr_d2.checkpoint.rules import NORM, ConversionError, Drop, Rename, Rule, Stack, apply_rules
 
 RULES: list[Rule] = [
     Rename("block.{L}.conv{J}.{p}", "stage.{L}.layer.{J}.{p}"),
-    Stack("attn.{L}.w", ("attn.{L}.q", "attn.{L}.k", "attn.{L}.v")),
-    Rename("extra.{p}", "more.{p}", optional=True),
-    Rename("extra.{p}", "old.{p}", optional=True, reverse_only=True),
+    Stack("block.{L}.attn.w", ("stage.{L}.q", "stage.{L}.k", "stage.{L}.v")),
+    Rename("extra.{x}", "more.{x}", optional=True),
+    Rename("extra.{x}", "old.{x}", optional=True, reverse_only=True),
     Drop("junk"),
 ]
 
 
 def left() -> dict[str, torch.Tensor]:
-    return {
-        "block.0.conv1.weight": torch.tensor([1.0]),
-        "block.12.conv2.bias": torch.tensor([2.0]),
-        "attn.3.w": torch.arange(6.0).view(6, 1),
-    }
+    """Two blocks of a projection and two convolutions."""
+    state = {}
+    for block in (0, 1):
+        state[f"block.{block}.attn.w"] = torch.arange(6.0).view(6, 1) + 10 * block
+        for conv in (1, 2):
+            state[f"block.{block}.conv{conv}.weight"] = torch.tensor([100.0 * block + conv])
+            state[f"block.{block}.conv{conv}.bias"] = torch.tensor([-100.0 * block - conv])
+    return state
 
 
 def test_names_and_stacks_go_there_and_back() -> None:
     right = apply_rules(left(), RULES, source="x")
-    assert set(right) == {"stage.0.layer.1.weight", "stage.12.layer.2.bias", "attn.3.q", "attn.3.k", "attn.3.v"}
-    assert right["attn.3.k"].tolist() == [[2.0], [3.0]]
-    assert right["stage.12.layer.2.bias"].tolist() == [2.0]
+    assert len(right) == 14
+    assert right["stage.0.k"].tolist() == [[2.0], [3.0]]
+    assert right["stage.1.layer.2.bias"].tolist() == [-102.0]
     back = apply_rules(right, RULES, source="x", reverse=True)
     assert back.keys() == left().keys()
     assert all(torch.equal(back[name], value) for name, value in left().items())
@@ -37,8 +40,8 @@ def test_names_and_stacks_go_there_and_back() -> None:
 def test_parts_of_a_stack_do_not_share_memory_with_it() -> None:
     state = left()
     right = apply_rules(state, RULES, source="x")
-    right["attn.3.q"].zero_()
-    assert state["attn.3.w"][1].item() == 1.0
+    right["stage.0.q"].zero_()
+    assert state["block.0.attn.w"][1].item() == 1.0
 
 
 def test_an_old_name_is_read_and_not_written() -> None:
@@ -58,9 +61,32 @@ def test_what_one_side_has_no_use_for_is_dropped_on_that_side_only() -> None:
 
 
 def test_a_rule_that_finds_nothing_is_an_error() -> None:
-    state = {name: value for name, value in left().items() if not name.startswith("block")}
+    state = {name: value for name, value in left().items() if "conv" not in name}
     with pytest.raises(ConversionError, match=r"my file: 1 rules find nothing, such as block\.\{L\}\.conv"):
         apply_rules(state, RULES, source="my file")
+
+
+@pytest.mark.parametrize("missing", sorted(left()))
+def test_a_tensor_that_its_like_have_is_missed_by_name(missing: str) -> None:
+    state = {name: value for name, value in left().items() if name != missing}
+    with pytest.raises(ConversionError, match=f"x: there is no {missing}"):
+        apply_rules(state, RULES, source="x")
+
+
+def test_numbers_begin_at_0_and_leave_none_out() -> None:
+    state = {name.replace("block.1.", "block.2."): value for name, value in left().items()}
+    with pytest.raises(ConversionError, match=r"there is no block\.1\."):
+        apply_rules(state, RULES, source="x")
+
+
+def test_a_trained_norm_may_count_its_batches() -> None:
+    rules: list[Rule] = [Rename("bn.{p}", "norm.{p}", parts=NORM)]
+    state = {f"bn.{part}": torch.zeros(1) for part in NORM}
+    assert len(apply_rules(state, rules, source="x")) == 4
+    counted = apply_rules({**state, "bn.num_batches_tracked": torch.tensor(7)}, rules, source="x")
+    assert counted["norm.num_batches_tracked"].item() == 7
+    with pytest.raises(ConversionError, match=r"1 tensors are unknown, such as bn\.extra"):
+        apply_rules({**state, "bn.extra": torch.zeros(1)}, rules, source="x")
 
 
 def test_a_left_over_tensor_is_an_error() -> None:
@@ -69,10 +95,11 @@ def test_a_left_over_tensor_is_an_error() -> None:
         apply_rules(state, RULES, source="x")
 
 
-def test_a_stack_without_one_of_its_parts_is_an_error() -> None:
+@pytest.mark.parametrize("missing", ["stage.1.q", "stage.1.v"])
+def test_a_stack_without_one_of_its_parts_is_an_error(missing: str) -> None:
     right = apply_rules(left(), RULES, source="x")
-    del right["attn.3.v"]
-    with pytest.raises(ConversionError, match=r"find nothing, such as attn.*2 tensors are unknown"):
+    del right[missing]
+    with pytest.raises(ConversionError, match=r"there is no stage\.1\.q|2 tensors are unknown, such as stage\.1\.q"):
         apply_rules(right, RULES, source="x", reverse=True)
 
 

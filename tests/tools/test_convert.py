@@ -208,8 +208,9 @@ def test_mistakes_are_one_sentence(root: Path, tmp_path: Path, capsys: pytest.Ca
         message = capsys.readouterr().err
         assert words in message
         assert message.count("\n") == 1
-    # without a config: no shipped one has a ResNet-18
-    assert main(["convert", str(root / "ours.pth"), str(tmp_path / "y.pth"), "--to", "official"]) == 2
+    # without a config: no shipped one has a ResNet-18, but only transformers needs one
+    assert main(["convert", str(root / "ours.pth"), str(tmp_path / "y.pth"), "--to", "official"]) == 0
+    assert main(["convert", str(root / "ours.pth"), str(tmp_path / "y"), "--to", "huggingface"]) == 2
     assert "no config is shipped for a DETR on a ResNet-18: pass --config-file" in capsys.readouterr().err
 
 
@@ -259,3 +260,78 @@ def test_a_file_with_code_in_it_is_refused_by_every_command(
     assert "holds more than tensors and plain data" in message
     assert "Traceback" not in message
     assert not (tmp_path / "made").exists()
+
+
+def test_a_folder_with_other_things_in_it_is_not_replaced(root: Path, tmp_path: Path) -> None:
+    assert run(root, root / "ours.pth", tmp_path / "hf", "huggingface") == 0
+    (tmp_path / "hf" / "precious.txt").write_text("mine")
+    assert run(root, root / "official.pth", tmp_path / "hf", "huggingface", "--overwrite") == 2
+    assert (tmp_path / "hf" / "precious.txt").read_text() == "mine"
+
+
+def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(root, root / "ours.pth", tmp_path / "hf", "huggingface") == 0
+    before = (tmp_path / "hf" / "model.safetensors").read_bytes()
+    replace, calls = os.replace, []
+
+    def fail_once(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError("no")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    assert run(root, root / "official.pth", tmp_path / "hf", "huggingface", "--overwrite") == 2
+    assert (tmp_path / "hf" / "model.safetensors").read_bytes() == before
+    assert os.listdir(tmp_path) == ["hf"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.DETR.POSITION_ENCODING.TEMPERATURE", 20.0),
+        ("INPUT.FORMAT", "BGR"),
+        ("MODEL.DETR.CRITERION.CLASSIFICATION", "focal"),
+    ],
+)
+def test_what_transformers_has_not_is_refused_by_its_key(
+    root: Path, tmp_path: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = tiny_cfg(*TINY, key, value)
+    (tmp_path / "other.yaml").write_text(cfg.dump())
+    arguments = ["convert", str(root / "ours.pth"), str(tmp_path / "hf"), "--to", "huggingface"]
+    assert main([*arguments, "--config-file", str(tmp_path / "other.yaml")]) == 2
+    assert key in capsys.readouterr().err
+
+
+def test_sizes_come_from_the_tensors_and_not_from_the_config(root: Path, tmp_path: Path) -> None:
+    cfg = tiny_cfg(*TINY, "MODEL.DETR.TRANSFORMER.FEEDFORWARD_DIM", 999, "MODEL.DETR.TRANSFORMER.HIDDEN_DIM", 128)
+    (tmp_path / "other.yaml").write_text(cfg.dump())
+    arguments = ["convert", str(root / "ours.pth"), str(tmp_path / "hf"), "--to", "huggingface"]
+    assert main([*arguments, "--config-file", str(tmp_path / "other.yaml")]) == 0
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["d_model"], config["decoder_ffn_dim"], config["encoder_layers"]) == (32, 64, 2)
+
+
+def test_a_focal_detr_has_no_place_in_the_authors_code(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = tiny_cfg(*TINY, "MODEL.DETR.CRITERION.CLASSIFICATION", "focal", "MODEL.DETR.NUM_CLASSES", 2)
+    torch.save({"model": DETR(cfg).state_dict(), "class_names": ["a", "b"]}, tmp_path / "focal.pth")
+    assert run(root, tmp_path / "focal.pth", tmp_path / "x.pth", "official") == 2
+    assert "is a DETR with focal loss" in capsys.readouterr().err
+
+
+def test_dc5_is_known_from_what_the_file_says(root: Path, tmp_path: Path) -> None:
+    from detr_d2.checkpoint.contents import read_model_file
+    from detr_d2.checkpoint.conversion import convert_checkpoint
+
+    content = torch.load(root / "official.pth", weights_only=True)
+    content["args"] = argparse.Namespace(nheads=4, dilation=True)
+    torch.save(content, tmp_path / "dc5.pth")
+    path = str(tmp_path / "dc5.pth")
+    converted = convert_checkpoint(read_model_file(path), path, "detectron2")
+    assert converted.architecture == {"num_heads": 4, "dilated": True}
+    assert run(root, path, tmp_path / "hf", "huggingface") == 2  # the config has no dilation

@@ -292,7 +292,7 @@ def test_mistakes_are_said_before_the_work(data: Path, tmp_path: Path, capsys: p
         "NUM_CLASSES is 3": [image, "--opts", "MODEL.DETR.NUM_CLASSES", "3"],
         "MODEL.NO_SUCH_KEY": [image, "--opts", "MODEL.NO_SUCH_KEY", "3"],
         "has shape": [image, "--opts", "MODEL.DETR.NUM_QUERIES", "13"],
-        "it is not a trained model of this config": [image, "--opts", "MODEL.DETR.TRANSFORMER.NUM_DECODER_LAYERS", "4"],
+        "it is a model of another config": [image, "--opts", "MODEL.DETR.TRANSFORMER.NUM_DECODER_LAYERS", "4"],
         "no such config": [image, "--config-file", "no.yaml"],
     }
     for message, extra in arguments.items():
