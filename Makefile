@@ -18,7 +18,7 @@ export PIP_ARGS DETECTRON2_SOURCE
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | while IFS='|' read -r name text; do printf '%-20s%s\n' "$$name" "$$text"; done
 
-quickstart: $(READY) ## train DETR and Faster R-CNN on shapes and compare them (about 15 minutes on two CPU cores)
+quickstart: $(READY) ## train DETR and Faster R-CNN on shapes and compare them on one page (about 15 minutes on two CPU cores)
 	@$(RUN) -m detr_d2 quickstart $(ARGS)
 
 test: $(READY_DEV) ## run the tests
@@ -49,7 +49,7 @@ endef
 
 $(READY): $(SETUP)
 	$(python_3_10)
-	@$(PYTHON) detr_d2/tools/bootstrap.py
+	@$(PYTHON) detr_d2/tools/bootstrap.py --extra report
 	@touch $(READY)
 
 $(READY_DEV): $(SETUP)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,16 @@ from tqdm import tqdm
 
 from ..data import read_image, register_coco
 from ..data.synthetic import ShapesPaths, make_shapes
-from ..engine.startup import choose_device, load_config
-from ..evaluation.benchmark import interleave, machine_info
+from ..engine.startup import load_config
+from ..evaluation.benchmark import machine_info
+from ..evaluation.compare_all import REPORT, Plan, compare_all, write_all
+from ..evaluation.compare_cost import CostSettings
+from ..evaluation.compare_models import Contestant, ModelSpec
+from ..evaluation.compare_results import Comparison
+from ..evaluation.compare_run import Settings
 from ..evaluation.comparison import draw_detections, grid, ground_truth, side_by_side
 from ..evaluation.prediction import ImagePredictor
 from ..evaluation.results import RunResult, minutes, results_table, write_json
-from ..evaluation.trained_model import load_trained_model
 from .quiet import quiet_libraries
 from .timed_training import TrainingError, TrainingJob, run_training
 from .training_progress import TrainingProgress
@@ -36,7 +40,7 @@ VAL_SEED_OFFSET = 10_000  # training and validation pictures come from different
 SHOWN_SCORE = 0.5
 SHOWN_IMAGES = 6
 SHOWN_SCALE = 2.5
-TIMED_IMAGES = 60
+COST = CostSettings(repeat=20, batch_sizes=(1, 8))  # seconds
 STEPS = 5
 
 
@@ -44,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of quickstart."""
     parser = argparse.ArgumentParser(
         prog="python -m detr_d2 quickstart",
-        description="Makes a dataset of shapes, trains DETR and, for the same time, Faster R-CNN, and compares them: "
-        "about 15 minutes on two CPU cores. Run again, it continues where it was stopped.",
+        description="Makes a dataset of shapes, trains DETR and, for the same time, Faster R-CNN, and compares them "
+        "on one page: about 15 minutes on two CPU cores. Run again, it continues where it was stopped.",
     )
     parser.add_argument("--output", default="output/quickstart", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of data, initialisation and training (default: 0)")
@@ -57,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs all of it; returns 1 when a training fails."""
+    """Runs all of it; returns 1 when a training or a model's comparison fails."""
     args = build_parser().parse_args(argv)
     for name in ("train_images", "val_images"):
         if getattr(args, name) < 1:
@@ -67,22 +71,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}, expected at least 0")
     quiet_libraries()
-    started = time.perf_counter()
-    output = Path(args.output)
     try:
-        results = _compare(args, output)
+        return _run(args, Path(args.output), sys.argv[1:] if argv is None else argv)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         raise
+
+
+def _run(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> int:
+    started = time.perf_counter()
+    jobs, results = _train_both(args, output)
+    print(f"[4/{STEPS}] comparison: with and without NMS, kinds of error, cost")
+    dataset = register_coco(jobs[0].coco[1])
+    contestants = [_contestant(job, dataset) for job in jobs]
+    comparison = _compare(contestants, dataset, args, output, argv)
+    milliseconds = {x.label: x.run.inference_ms for x in comparison.models}
+    results = [replace(x, inference_ms=milliseconds[x.model]) for x in results]
+    print(f"[5/{STEPS}] pictures and page")
+    class_names = comparison.dataset.class_names
+    usable = [x for x, model in zip(contestants, comparison.models, strict=True) if not model.failed]
+    predictors = {x.spec.label: x.load(nms=True, class_names=class_names)[0] for x in usable}
+    _draw(DatasetCatalog.get(dataset)[:SHOWN_IMAGES], predictors, class_names, output / "pictures")
     _save_and_show(results, output)
-    print(f"all of it took {minutes(time.perf_counter() - started)}")
-    return 0
+    try:
+        write_all(comparison, output / "compare")
+    finally:  # where no page can be made, all else is there
+        print(f"all of it took {minutes(time.perf_counter() - started)}")
+    print(f"report: {output / 'compare' / REPORT}")
+    return 1 if any(x.failed for x in comparison.models) else 0
 
 
-def _compare(args: argparse.Namespace, output: Path) -> list[RunResult]:
+def _train_both(args: argparse.Namespace, output: Path) -> tuple[list[TrainingJob], list[RunResult]]:
     print(f"[1/{STEPS}] data: {args.train_images:,} training and {args.val_images:,} validation images of shapes")
     data = output / "data"
     train = _make_data(data / f"train-seed-{args.seed}-{args.train_images}", args.train_images, args.seed)
@@ -106,17 +128,7 @@ def _compare(args: argparse.Namespace, output: Path) -> list[RunResult]:
     print(f"Faster R-CNN was trained for {share:.0f} % of DETR's time")
     if not 80 <= share <= 120:
         print("note: that is more than 20 % off, so the machine was unsteady; --fresh repeats the comparison")
-
-    jobs, results = [detr, faster_rcnn], [detr_result, faster_rcnn_result]
-    dataset = DatasetCatalog.get(register_coco(detr.coco[1]))
-    predictors = {job.title: _predictor(job) for job in jobs}
-    class_names = list(results[0].per_class)
-    print(f"[4/{STEPS}] pictures")
-    files = [Path(x["file_name"]) for x in dataset]
-    _draw(dataset[:SHOWN_IMAGES], predictors, class_names, output / "pictures")
-    print(f"[5/{STEPS}] time of one image, the models in turn")
-    milliseconds = _measure_inference(files[:TIMED_IMAGES], predictors)
-    return [replace(x, inference_ms=milliseconds[x.model]) for x in results]
+    return [detr, faster_rcnn], [detr_result, faster_rcnn_result]
 
 
 def _make_data(folder: Path, num_images: int, seed: int) -> ShapesPaths:
@@ -137,12 +149,40 @@ def _train(job: TrainingJob, *, fresh: bool) -> RunResult:
     return result
 
 
-def _predictor(job: TrainingJob) -> ImagePredictor:
+def _contestant(job: TrainingJob, dataset: str) -> Contestant:
     cfg = load_config(job.config_file, job.opts)
-    cfg.DATASETS.COCO = list(job.coco)
-    choose_device(cfg)
-    model, _ = load_trained_model(cfg, str(Path(job.output_dir) / "model_final.pth"))
-    return ImagePredictor(cfg, model=model)
+    cfg.MODEL.DEVICE = _device()
+    spec = ModelSpec(job.title, job.config_file, str(Path(job.output_dir) / "model_final.pth"))
+    return Contestant.prepare(spec, cfg, dataset=dataset, seed=cfg.SEED)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _compare(
+    contestants: Sequence[Contestant], dataset: str, args: argparse.Namespace, output: Path, argv: Sequence[str]
+) -> Comparison:
+    settings = Settings(cost=COST)
+    plan = Plan(
+        dataset=dataset,
+        output=output / "compare",
+        settings=settings,
+        device=_device(),
+        command=shlex.join(["python", "-m", "detr_d2", "quickstart", *argv]),
+        fresh=args.fresh,
+        options={
+            "score_threshold": settings.score_threshold,
+            "resamples": settings.resamples,
+            "repeat": COST.repeat,
+            "seed": args.seed,
+        },
+    )
+    comparison = compare_all(contestants, plan)
+    for model in comparison.models:
+        if model.failed:
+            print(f"error: {model.label} cannot be compared: {model.failed}", file=sys.stderr)
+    return comparison
 
 
 def _draw(
@@ -171,23 +211,11 @@ def _write_png(path: Path, image_rgb: np.ndarray) -> None:
         raise OSError(f"cannot write {path}")
 
 
-def _measure_inference(files: Sequence[Path], predictors: Mapping[str, ImagePredictor]) -> dict[str, float]:
-    """Median milliseconds for one image, resize included, file reading not."""
-    images = [read_image(path, "BGR") for path in files]
-
-    def work_of(predictor: ImagePredictor) -> Callable[[], object]:
-        turns = itertools.cycle(images)
-        return lambda: predictor(next(turns))
-
-    contestants = {title: work_of(predictor) for title, predictor in predictors.items()}
-    return {timing.name: timing.median_ms for timing in interleave(contestants, repeat=len(images), warmup=5)}
-
-
 def _save_and_show(results: Sequence[RunResult], output: Path) -> None:
     for result in results:
         result.save(output / f"{result.model.lower().replace(' ', '_').replace('-', '')}.json")
     (output / "results.md").write_text(results_table(results, markdown=True) + "\n", encoding="utf-8")
-    machine = machine_info("cuda" if torch.cuda.is_available() else "cpu")
+    machine = machine_info(_device())
     write_json(output / "machine.json", machine)
     print()
     print(results_table(results))

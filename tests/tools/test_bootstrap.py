@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,21 @@ def test_make_sets_up_once(tmp_path: Path) -> None:
     os.utime(tmp_path / "setup.py", (later, later))
     assert make(tmp_path, "setup", f"PYTHON={fake}").returncode == 0
     assert (tmp_path / "calls").read_text() == 2 * call
+
+
+def test_quickstart_is_set_up_with_what_its_page_needs(tmp_path: Path) -> None:
+    fake = tmp_path / "fake"
+    fake.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p .venv/bin\n'
+        '[ -e .venv/bin/python ] || cp "$0" .venv/bin/python\necho "$@" >> calls\n'
+    )
+    fake.chmod(0o755)
+    for _ in range(2):
+        assert make(tmp_path, "quickstart", f"PYTHON={fake}", "ARGS=--seed 1").returncode == 0
+    used = ["-m detr_d2 quickstart --seed 1"] * 2
+    assert (tmp_path / "calls").read_text().splitlines() == ["detr_d2/tools/bootstrap.py --extra report", *used]
+    extras = (MAKEFILE.parent / "setup.py").read_text()
+    assert re.search(r'"report": \[.*jinja2.*matplotlib.*\]', extras)
 
 
 def test_make_without_a_target_shows_help(tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from coco_files import CocoFiles
@@ -14,6 +18,10 @@ from tiny_models import tiny_cfg
 from detr_d2.__main__ import main
 from detr_d2.config import get_cfg
 from detr_d2.data import read_image
+from detr_d2.evaluation import collect, compare_run
+from detr_d2.evaluation.compare_cost import CostSettings
+from detr_d2.evaluation.compare_json import load_comparison
+from detr_d2.evaluation.compare_models import Contestant
 from detr_d2.evaluation.results import RunResult
 from detr_d2.tools import quickstart, timed_training
 from detr_d2.tools.timed_training import (
@@ -76,19 +84,21 @@ class Reports(list[dict[str, Any]]):
         return [news["iteration"] for news in self if "iteration" in news]
 
 
-def test_quickstart(
-    tmp_path: Path,
-    detr_config: str,
-    faster_rcnn_config: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def command(tmp_path: Path, detr_config: str, faster_rcnn_config: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A small quickstart that writes into `tmp_path / "out"`."""
     monkeypatch.setattr(quickstart, "DETR_CONFIG", detr_config)
     monkeypatch.setattr(quickstart, "FASTER_RCNN_CONFIG", faster_rcnn_config)
-    monkeypatch.setattr(quickstart, "TIMED_IMAGES", 2)
-    output = tmp_path / "out"
+    monkeypatch.setattr(quickstart, "COST", CostSettings(repeat=2, batch_sizes=(1,), images=2, flops_images=1))
+    monkeypatch.setattr("detr_d2.evaluation.compare_cost.peak_memory_mb", lambda _cfg, _files: 123.0)
     sizes = ["--max-iter", "3", "--train-images", "4", "--val-images", "3", "--seed", "5"]
-    command = ["quickstart", "--output", str(output), *sizes]
+    return ["quickstart", "--output", str(tmp_path / "out"), *sizes]
+
+
+def test_quickstart(
+    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
     assert main(command) == 0
 
     printed = capsys.readouterr().out
@@ -115,10 +125,84 @@ def test_quickstart(
     assert [len(x["images"]) for x in annotations] == [4, 3]
     assert annotations[0]["annotations"][:3] != annotations[1]["annotations"][:3]  # other seeds
 
-    monkeypatch.setattr(timed_training, "_train_in_a_process", lambda *_: pytest.fail("trained again"))
+    report, comparison = output / "compare" / "report.html", load_comparison(output / "compare" / "results.json")
+    *_, before_last, last = printed.splitlines()
+    assert before_last.startswith("all of it took")
+    assert last == f"report: {report}"
+    assert comparison.dataset.num_images == 3
+    assert comparison.command == shlex.join(["python", "-m", "detr_d2", *command])
+    for model, result in zip(comparison.models, (detr, faster_rcnn), strict=True):
+        assert model.label == result.model
+        assert model.coco is not None
+        assert model.coco.ap == pytest.approx(result.ap)  # of the evaluation after the training
+        assert model.cost is not None
+        assert {x.stage: x.p50_ms for x in model.cost.latency}["total"] == result.inference_ms
+        assert model.weights_sha256
+    page = report.read_text(encoding="utf-8")
+    assert all(f">{label}</th>" in page for label in ("DETR", "Faster R-CNN"))
+    assert not re.findall(r"""(?:src|href)=["']?(?!data:|#)[^"'>]+|@import|url\((?!data:|#)""", page)
+
+    never = {
+        "trained again": (timed_training, "_train_in_a_process"),
+        "run again": (collect, "raw_outputs"),
+        "timed again": (compare_run, "measure_costs"),
+    }
+    for message, (module, name) in never.items():
+        monkeypatch.setattr(module, name, lambda *_, message=message, **__: pytest.fail(message))
     assert main(command) == 0
-    assert capsys.readouterr().out.count("trained already with these settings") == 2
-    assert RunResult.load(output / "detr.json").train_seconds == detr.train_seconds
+    printed = capsys.readouterr().out
+    assert printed.count("trained already with these settings") == 2
+    assert printed.splitlines()[-1] == last
+    assert RunResult.load(output / "detr.json") == detr
+    assert load_comparison(output / "compare" / "results.json").models == comparison.models
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training without a process of its own, which takes seconds to start."""
+    monkeypatch.setattr(timed_training, "_train_in_a_process", lambda job, report: train(job, report).save(job.result))
+
+
+@pytest.mark.usefixtures("train_here")
+def test_without_jinja2_only_the_page_is_missing(
+    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "jinja2", None)
+        assert main(command) == 2
+    printed, error = capsys.readouterr()
+    assert error.splitlines()[-1] == 'error: the report needs jinja2: pip install "detr_d2[report]".'
+    assert printed.splitlines()[-1].startswith("all of it took")
+    output = tmp_path / "out"
+    names = ["results.md", "detr.json", "faster_rcnn.json", "pictures/side_by_side.png"]
+    names += ["compare/results.json", "compare/table.md"]
+    assert [name for name in names if not (output / name).is_file()] == []
+    assert not (output / "compare" / "report.html").exists()
+
+    assert main(command) == 0
+    assert (output / "compare" / "report.html").is_file()
+
+
+@pytest.mark.usefixtures("train_here")
+def test_a_model_that_cannot_be_compared_loses_nothing(
+    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = Contestant.load
+
+    def only_detr(contestant: Contestant, **how: Any) -> Any:
+        if contestant.spec.label != "DETR":
+            raise ValueError("out of luck")
+        return original(contestant, **how)
+
+    monkeypatch.setattr(Contestant, "load", only_detr)
+    assert main(command) == 1
+    printed, error = capsys.readouterr()
+    assert "error: Faster R-CNN cannot be compared: out of luck" in error
+    assert printed.splitlines()[-1].startswith("report: ")
+    detr, faster_rcnn = (RunResult.load(tmp_path / "out" / name) for name in ("detr.json", "faster_rcnn.json"))
+    assert detr.inference_ms > 0
+    assert np.isnan(faster_rcnn.inference_ms)
+    assert faster_rcnn.train_seconds > 0
 
 
 def test_a_failed_training_is_told(
