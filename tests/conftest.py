@@ -5,6 +5,7 @@ Each run has a seed of its own, which stands in its header; DETR_D2_TEST_SEED se
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
@@ -61,6 +62,16 @@ def _seeded() -> None:
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002
     torch.manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def _no_closed_log_streams() -> None:
+    """Forgets log handlers that write to the console of a test before this one, which is closed."""
+    for name in ("detectron2", "detr_d2", "fvcore"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
+                logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
