@@ -139,7 +139,7 @@ def _check_names(state: StateDict, model: StateDict, report: LoadReport) -> None
 def _does_not_fit(source: str, name: str, theirs: Tensor, own: Tensor) -> str:
     hint = "the config file"
     if CLASS_HEAD.fullmatch(name):
-        hint = "the number of classes"
+        hint = "the number of classes (MODEL.DETR.NUM_CLASSES)"
     elif name == _QUERIES:
         hint = "MODEL.DETR.NUM_QUERIES"
     return (
