@@ -33,6 +33,7 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "dev": [
+        "faster-coco-eval>=1.6",
         "jinja2>=3.0",
         "matplotlib>=3.6",
         "mypy>=1.8",
@@ -42,6 +43,7 @@ EXTRAS = {
         "timm>=1.0",
         "transformers>=4.50",
     ],
+    "eval": ["faster-coco-eval>=1.6"],
     "report": ["jinja2>=3.0", "matplotlib>=3.6"],
     "export": ["onnx>=1.15", "onnxruntime>=1.17"],
     "hf": ["huggingface_hub>=0.23", "safetensors>=0.4", "timm>=1.0", "transformers>=4.50"],

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .detr_recipe import DETR_RECIPE
-from .recipe_settings import DIFFERS, NOTE, Recipe, Run, Setting
+from .detr_recipe import DETR_RECIPE, schedule_mark
+from .recipe_settings import DIFFERS, Recipe, Run, Setting
 
 _LR, _BATCH = 2e-4, 32
 _PAPER, _APPENDIX, _MAIN = "paper, Sec. 5", "paper, appendix A.4", "main.py"
@@ -22,14 +22,6 @@ def _learning_rate(run: Run) -> str:
     if run.batch != _BATCH and abs(lr * _BATCH / (_LR * run.batch) - 1) < 0.01:
         return f"it is the paper's {_LR:g} scaled linearly from {_BATCH} to {run.batch} images."
     return "another rate than the published models were trained with."
-
-
-def _schedule_mark(run: Run) -> str:
-    """Without the number of images only the shape of the schedule can be compared."""
-    keys = run.cfg.SOLVER
-    one_drop = sum(step < keys.MAX_ITER for step in keys.STEPS) == 1 and abs(keys.GAMMA - 0.1) < 1e-6
-    same_shape = keys.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and one_drop
-    return NOTE if run.num_images is None and same_shape else DIFFERS
 
 
 def _softmax_only(key: str) -> Any:
@@ -76,7 +68,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "paper": ("50.0 epochs, x 0.1 after 40.0 epochs",),
         "source": _PAPER,
         "effect": "the published AP is of 50 epochs with one drop after 40.",
-        "mark": _schedule_mark,
+        "mark": schedule_mark,
     },
 }
 

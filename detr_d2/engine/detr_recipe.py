@@ -63,7 +63,7 @@ def _schedule_effect(run: Run) -> str:
     return "DETR converges slowly: the paper's 300 epochs cost 1.5 AP against 500; fewer cost more."
 
 
-def _schedule_mark(run: Run) -> str:
+def schedule_mark(run: Run) -> str:
     """Without the number of images only the shape of the schedule can be compared."""
     keys = run.cfg.SOLVER
     one_drop = sum(step < keys.MAX_ITER for step in keys.STEPS) == 1 and abs(keys.GAMMA - 0.1) < 1e-6
@@ -174,7 +174,7 @@ _OPTIMIZER = [
             "the first steps are smaller; harmless where it is short.", read.warm_up),
     Setting("schedule", "SOLVER.MAX_ITER SOLVER.STEPS SOLVER.GAMMA SOLVER.LR_SCHEDULER_NAME",
             ("500 epochs, x 0.1 after 400 epochs", "300 epochs, x 0.1 after 200 epochs"), _PAPER, _schedule_effect,
-            read.schedule, _schedule_mark),
+            read.schedule, schedule_mark),
 ]  # fmt: skip
 
 _TRAINING_DATA = [

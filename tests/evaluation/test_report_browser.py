@@ -5,9 +5,6 @@ Skipped where Chromium, its driver or selenium is missing; DETR_D2_REQUIRE_BROWS
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,51 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 from comparison_example import example_comparison
+from headless_chromium import headless_chromium
 from PIL import Image
 
 from detr_d2.evaluation.compare_results import Boxes, ClassMetrics, Comparison, ModelComparison
 from detr_d2.evaluation.report import write_report
 
-_REQUIRED = "DETR_D2_REQUIRE_BROWSER"
 _LONG = "a_name_without_any_space_that_is_far_wider_than_the_screen_of_a_phone_" * 2
-
-
-def _missing() -> str:
-    if importlib.util.find_spec("selenium") is None:
-        return "selenium is missing (pip install selenium)"
-    absent = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    return f"there is no {' and no '.join(absent)} (Debian: apt-get install chromium chromium-driver)" if absent else ""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """One Chromium for all tests, offline."""
-    missing = _missing()
-    if missing and os.environ.get(_REQUIRED, "") not in ("", "0"):
-        pytest.fail(f"{_REQUIRED} is set, but {missing}")
-    if missing:
-        pytest.skip(f"the page is not tested in a browser: {missing}")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--force-prefers-reduced-motion",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "localhost,127.0.0.1")  # the driver listens here
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-        driver.execute_cdp_cmd("Network.enable", {})
-        conditions = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        driver.execute_cdp_cmd("Network.emulateNetworkConditions", conditions)
+    with headless_chromium() as driver:
         yield driver
-        driver.quit()
 
 
 @pytest.fixture(scope="module")
