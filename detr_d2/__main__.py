@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in _STANDALONE and detr_d2.import_problem is not None:
         return cli.fail(
             f"{name!r} needs torch and detectron2, which cannot be imported here ({detr_d2.import_problem}); "
-            "`python -m detr_d2 check-env` says what is missing."
+            "use the Python of .venv (`. .venv/bin/activate`), or see `python -m detr_d2 check-env`."
         )
     module = importlib.import_module(f"detr_d2.tools.{name.replace('-', '_')}")
     return cli.run(module.main, arguments[1:])

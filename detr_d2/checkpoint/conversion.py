@@ -73,7 +73,7 @@ def convert_checkpoint(
         raise ConversionError(unknown_layout(content["model"], path))
     content, _ = to_detectron2(content, path)
     content_names = content.get("class_names")
-    _check_classification(content, target, path)
+    _check_exists_elsewhere(content, target, path)
     library = "huggingface-native" if target == "huggingface" and not timm else target
     layout = layout_of(library, source_layout.family)
     notes = []
@@ -97,7 +97,12 @@ def convert_checkpoint(
     )
 
 
-def _check_classification(content: Mapping[str, Any], target: str, path: str) -> None:
+def _check_exists_elsewhere(content: Mapping[str, Any], target: str, path: str) -> None:
+    if target != "detectron2" and not any(name.startswith("backbone.res5.") for name in content["model"]):
+        raise ConversionError(
+            f"{path} is a model whose backbone ends before res5 (MODEL.RESNETS.OUT_FEATURES), as the small ones of the "
+            "quickstart do; no other library has such a DETR."
+        )
     plain = "head.class_embed.weight" in content["model"]
     if target != "detectron2" and plain and num_rows(content["model"]) == len(content.get("class_names") or ()):
         raise ConversionError(

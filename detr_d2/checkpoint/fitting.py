@@ -113,7 +113,9 @@ def fit(
             report.loaded.append(name)
         else:
             raise ValueError(_does_not_fit(report.source, name, theirs, own))
-    if not exact and class_head == "rows":
+    if exact:
+        _check_same_classes(report, *class_names)
+    elif class_head == "rows":
         _note_other_classes(report, *class_names)
     return fitted
 
@@ -230,6 +232,14 @@ def _namesakes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[s
 
 def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _check_same_classes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[str] | None) -> None:
+    if theirs and own and list(map(_plain, theirs)) != list(map(_plain, own)):
+        raise ValueError(
+            f"{report.source} was trained on the classes {_some(theirs, 10)}, but the data have {_some(own, 10)}: "
+            "evaluate it on data with its classes, or train it on these."
+        )
 
 
 def _note_other_classes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[str] | None) -> None:

@@ -50,7 +50,7 @@ def local_file(weights: str, *, force: bool = False) -> str:
 
 def _existing(path: str) -> str:
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"The checkpoint {path} does not exist: check MODEL.WEIGHTS.")
+        raise FileNotFoundError(f"The checkpoint {path} does not exist: check its path.")
     return path
 
 

@@ -48,7 +48,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"The checkpoint {path} does not exist: check MODEL.WEIGHTS.")
+        raise FileNotFoundError(f"The checkpoint {path} does not exist: check its path.")
     try:
         checkpoint = _read(path)
     except (OSError, ModuleNotFoundError):

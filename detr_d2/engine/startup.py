@@ -117,6 +117,9 @@ def load_config(config_file: str, opts: Sequence[str] = (), modules: Sequence[Mo
     except (KeyError, ValueError, AssertionError, AttributeError, YAMLError) as error:
         raise ValueError(f"{path} is not a config of detectron2 or detr_d2: {_text(error)}") from error
     opts = [x for x in opts if x != "--"]
+    late = next((x for x in opts if x.startswith("--")), None)
+    if late is not None:
+        raise ValueError(f"{late} stands behind the overrides KEY VALUE ...: options come first, overrides last.")
     if len(opts) % 2:
         raise ValueError(f"the overrides {list(opts)} are not pairs of KEY VALUE.")
     try:

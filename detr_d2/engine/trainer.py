@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -80,7 +81,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = Checkpointer(
             model, cfg.OUTPUT_DIR, class_head_from=cfg.MODEL.DETR.CLASS_HEAD_FROM, trainer=weakref.proxy(self)
         )
-        self.checkpointer.metadata.update(class_metadata(cfg))
+        self.checkpointer.metadata.update(class_metadata(cfg.DATASETS.TRAIN))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -241,10 +242,10 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
 
-def class_metadata(cfg: CfgNode) -> dict[str, Any]:
-    """Names and category ids of the classes that are trained, for the checkpoint; empty where the data has none."""
-    if not cfg.DATASETS.TRAIN:
+def class_metadata(datasets: Sequence[str]) -> dict[str, Any]:
+    """Names and category ids of the classes of the first dataset, for checkpoints; empty where it has none."""
+    if not datasets:
         return {}
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    metadata = MetadataCatalog.get(datasets[0])
     names = metadata.get("thing_classes")
     return {"class_names": list(names), "category_ids": category_ids(metadata)} if names else {}

@@ -159,8 +159,9 @@ class DETR(nn.Module):
         """As `nn.Module.load_state_dict`, but refuses checkpoints of other models and libraries.
 
         Raises:
-            ValueError: if no key is known, or some are those of another layout, such as the authors'; detectron2's
-                checkpointer would only warn, and go on with random weights.
+            ValueError: if no key is known, some are those of another layout, such as the authors', or in evaluation
+                mode a trained model is not complete; detectron2's checkpointer would only warn, and go on with random
+                weights.
         """
         foreign = [key for key in state_dict if key.startswith(FOREIGN_PREFIXES)]
         if not foreign and not state_dict.keys() & self.state_dict().keys():
@@ -171,6 +172,12 @@ class DETR(nn.Module):
                 "as in this DETR: it comes from another library or model. Convert the file first, by "
                 "`python -m detr_d2 convert SRC DST --to detectron2`, or load it by train_net.py or a command of "
                 "detr_d2, which convert it themselves."
+            )
+        absent = [name for name, _ in self.named_parameters() if name not in state_dict]
+        if absent and not self.training and any(key.startswith("transformer.") for key in state_dict):
+            raise ValueError(
+                f"the checkpoint has no fitting values for {len(absent)} parameters of this DETR, such as {absent[0]}, "
+                "and nothing would be predicted without them: check MODEL.DETR.NUM_CLASSES and the config."
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
 

@@ -124,7 +124,9 @@ def _config(config_file: str | None, converted: Converted) -> CfgNode:
         raise ValueError(f"{name} is not a config of this model, which is a {family} on a ResNet-{depth}.")
     _check_stated(name, cfg, stated)
     if config_file is None:
-        print(f"What its tensors do not tell (heads, dilation, dropout) is taken from {name}; see --config-file.")
+        dc5 = "DC5" if cfg.MODEL.RESNETS.RES5_DILATION == 2 else "no DC5"
+        heads = cfg.MODEL.DETR.TRANSFORMER.NUM_HEADS
+        print(f"What the file does not tell is taken from {name} ({heads} heads, {dc5}); see --config-file.")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     cfg.MODEL.DETR.NUM_CLASSES = _num_classes(state, cfg)
     if "transformer.query_embed.weight" in state:

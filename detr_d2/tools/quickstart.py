@@ -222,4 +222,4 @@ def _save_and_show(results: Sequence[RunResult], output: Path) -> None:
     print()
     print(f"validation data: {results[0].dataset}; machine: " + ", ".join(f"{k} {v}" for k, v in machine.items()))
     print(f"pictures: {output / 'pictures' / 'side_by_side.png'}")
-    print(f"results:  {output / 'results.md'}; the same as JSON beside it")
+    print(f"results:  {output / 'results.md'}; as JSON: detr.json, faster_rcnn.json")

@@ -22,6 +22,7 @@ from ..engine.elastic import continues_elastic_run
 from ..engine.launch import started_by_torchrun
 from ..engine.startup import find_config_file, import_user_modules
 from ..engine.summary import recipe_line, summarise_run, suspicious_settings
+from ..engine.trainer import class_metadata
 from . import cli
 
 logger = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer.metadata.update(class_metadata(cfg.DATASETS.TEST))
     last = checkpointer.get_checkpoint_file() if resume else ""
     checkpointer.load_trained(last or cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)

@@ -198,7 +198,7 @@ def test_damaged_files_name_themselves(tmp_path: Path, name: str):
 
 
 def test_a_missing_file_names_the_key(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"nothing.pth does not exist: check MODEL.WEIGHTS"):
+    with pytest.raises(FileNotFoundError, match=r"nothing.pth does not exist: check its path"):
         read_checkpoint(str(tmp_path / "nothing.pth"))
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds a list, expected a dictionary"):
@@ -289,3 +289,10 @@ def test_names_can_be_matched_by_their_ends(tmp_path: Path) -> None:
     Checkpointer(model).load(f"{tmp_path / 'what?.pth'}?matching_heuristics=True")
     name = "backbone.stem.conv1.weight"
     assert torch.equal(model.state_dict()[name], source.state_dict()[name])
+
+
+def test_detectron2s_predictor_does_not_predict_with_a_random_class_head(tmp_path: Path) -> None:
+    torch.save({"model": small_detr().state_dict()}, tmp_path / "a.pth")
+    cfg = small_cfg("MODEL.WEIGHTS", str(tmp_path / "a.pth"), "MODEL.DETR.NUM_CLASSES", 5)
+    with pytest.raises(ValueError, match=r"no fitting values for 2 parameters .* head.*check MODEL.DETR.NUM_CLASSES"):
+        DefaultPredictor(cfg)

@@ -236,3 +236,13 @@ def test_a_backbone_of_another_depth_is_an_error(tmp_path: Path) -> None:
     assert report is not None
     assert "re-initialised, as the file holds a backbone" in str(report)
     assert not [name for name in report.reinitialised if name.startswith("backbone")]
+
+
+def test_a_model_of_other_classes_is_not_evaluated(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pth", detr(2), class_names=["circle", "square"])
+    checkpointer = Checkpointer(detr(2))
+    checkpointer.metadata["class_names"] = ["RBC", "WBC"]
+    with pytest.raises(ValueError, match="was trained on the classes circle, square, but the data have RBC, WBC"):
+        checkpointer.load_trained(path)
+    checkpointer.metadata["class_names"] = ["Circle", "square"]
+    checkpointer.load_trained(path)

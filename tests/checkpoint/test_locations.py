@@ -26,7 +26,7 @@ def test_a_file_is_itself_and_a_folder_holds_one(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist: check MODEL\.WEIGHTS"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist: check its path"):
         local_file(str(tmp_path / "nothing.pth"))
     with pytest.raises(FileNotFoundError, match=r"folder without model\.safetensors or pytorch_model\.bin"):
         local_file(str(tmp_path))

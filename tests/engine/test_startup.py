@@ -184,3 +184,8 @@ def test_shipped_configs_are_not_suspicious():
     from detr_d2.model_zoo import get_config, list_configs
 
     assert {name: found for name in list_configs() if (found := suspicious_settings(get_config(name)))} == {}
+
+
+def test_options_behind_the_overrides_are_called_so():
+    with pytest.raises(ValueError, match=r"--eval-only stands behind the overrides .*: options come first"):
+        startup.load_config("detr_r50.yaml", ["MODEL.WEIGHTS", "x", "--eval-only"])

@@ -335,3 +335,11 @@ def test_dc5_is_known_from_what_the_file_says(root: Path, tmp_path: Path) -> Non
     converted = convert_checkpoint(read_model_file(path), path, "detectron2")
     assert converted.architecture == {"num_heads": 4, "dilated": True}
     assert run(root, path, tmp_path / "hf", "huggingface") == 2  # the config has no dilation
+
+
+def test_a_backbone_without_res5_has_no_place_elsewhere(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": DETR(tiny_cfg()).state_dict()}, tmp_path / "short.pth")
+    assert run(root, tmp_path / "short.pth", tmp_path / "x.pth", "official") == 2
+    assert "ends before res5" in capsys.readouterr().err
