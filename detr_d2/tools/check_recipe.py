@@ -16,6 +16,7 @@ from ..engine.recipe import Row, compare, known_training_images, recipe_of, sent
 from ..engine.recipe_settings import DIFFERS, NOTE
 from ..engine.startup import add_coco_datasets, import_user_modules, load_config
 from ..evaluation.results import write_json
+from .data_options import add_coco_and_import
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,21 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML file, or name of a shipped config")
     parser.add_argument("--num-images", type=int, metavar="N", help="training images (default: those of the data)")
-    parser.add_argument(
-        "--coco",
-        action="append",
-        default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register COCO-format data under a name for DATASETS.TRAIN (may be repeated)",
-    )
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="module or .py file to import first, as for train (may be repeated)",
-    )
+    add_coco_and_import(parser, datasets="DATASETS.TRAIN", import_help="as for train")
     parser.add_argument("--json", metavar="FILE", help="also write the comparison to this file")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
     return parser

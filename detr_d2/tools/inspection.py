@@ -17,6 +17,7 @@ from ..engine.startup import choose_device, load_config
 from ..evaluation.prediction import Categories
 from ..evaluation.trained_model import load_trained_model
 from ..modeling import DETR
+from .outputs import claim_files
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -107,16 +108,7 @@ def prepare_outputs(folder: str, names: Sequence[str], *, overwrite: bool) -> li
         OSError: the folder cannot be written to.
     """
     paths = [Path(folder, name) for name in names]
-    there = [path for path in paths if path.exists()]
-    if there and not overwrite:
-        raise ValueError(f"{there[0]} exists already; choose another --output, or pass --overwrite")
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        probe = Path(folder, ".detr_d2_probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write into {folder} ({error.strerror}); choose another --output") from error
+    claim_files(paths, output=Path(folder), overwrite=overwrite)
     return paths
 
 

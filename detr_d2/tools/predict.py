@@ -23,6 +23,7 @@ from ..evaluation.media import Media, VideoReader, VideoWriter, find_media, vide
 from ..evaluation.prediction import Categories, ImagePredictor, coco_results
 from ..evaluation.results import write_json
 from ..evaluation.trained_model import class_names_option, coco_option, load_trained_model
+from .outputs import claim_files
 from .quiet import quiet_libraries
 
 _KEPT_SUFFIXES = {".jpg", ".jpeg", ".png"}  # others become PNG
@@ -92,17 +93,8 @@ def _plan_outputs(media: Sequence[Media], folder: Path, *, overwrite: bool) -> l
     for path in outputs:
         if path.resolve() in sources:
             raise ValueError(f"{path} is an input and would be overwritten; choose another --output")
-    there = [path for path in [*outputs, folder / "predictions.json", folder / "images.json"] if path.exists()]
-    if there and not overwrite:
-        raise ValueError(f"{there[0]} exists already; choose another --output, or pass --overwrite")
-    try:
-        for parent in {path.parent for path in [*outputs, folder / "predictions.json"]}:
-            parent.mkdir(parents=True, exist_ok=True)
-            probe = parent / ".detr_d2_probe"
-            probe.touch()
-            probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write into {folder} ({error.strerror}); choose another --output") from error
+    files = [*outputs, folder / "predictions.json", folder / "images.json"]
+    claim_files(files, output=folder, overwrite=overwrite)
     return outputs
 
 

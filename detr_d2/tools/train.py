@@ -24,6 +24,7 @@ from ..engine.startup import find_config_file, import_user_modules
 from ..engine.summary import recipe_line, summarise_run, suspicious_settings
 from ..engine.trainer import class_metadata
 from . import cli
+from .data_options import add_coco_and_import
 
 logger = logging.getLogger(__name__)
 
@@ -51,21 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.description = (
         "Train a detectron2 model, or evaluate it with --eval-only. Without a GPU, --num-gpus counts CPU processes."
     )
-    parser.add_argument(
-        "--coco",
-        action="append",
-        default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register COCO-format data under a name for DATASETS.TRAIN and DATASETS.TEST (may be repeated)",
-    )
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="module or .py file to import first, such as one that registers a transformer; its add_config(cfg), "
-        "if there is one, adds config keys (may be repeated)",
+    add_coco_and_import(
+        parser,
+        datasets="DATASETS.TRAIN and DATASETS.TEST",
+        import_help="such as one that registers a transformer; its add_config(cfg), if there is one, adds config keys",
     )
     parser.set_defaults(dist_url="auto")  # a free port, so that two runs on one machine do not meet
     return parser
