@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class Checkpointer(DetectionCheckpointer):
         self.report: LoadReport | None = None
         self._exact = False
         self._by_suffix = False
+        self._content: Mapping[str, Any] | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes `name`.pth under a temporary name, renames it, and then points `last_checkpoint` to it.
@@ -86,8 +88,12 @@ class Checkpointer(DetectionCheckpointer):
         """
         return self._load(path, checkpointables, exact=checkpointables is None and bool(self.checkpointables))
 
-    def load_trained(self, path: str) -> dict[str, Any]:
+    def load_trained(self, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Loads the weights of a trained model: every parameter must be in the file, with the right shape.
+
+        Args:
+            path: see `load`.
+            content: what `read_model_file` has read from the file, if it was needed before the model.
 
         Raises:
             ValueError: if a parameter is not, where `load` may only report it.
@@ -97,7 +103,11 @@ class Checkpointer(DetectionCheckpointer):
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.fill_(torch.nan)
-        rest = self._load(path, [], exact=True)
+        self._content = content
+        try:
+            rest = self._load(path, [], exact=True)
+        finally:
+            self._content = None
         missing = [name for name, parameter in self.model.named_parameters() if parameter.isnan().any()]
         if missing:
             raise ValueError(
@@ -116,18 +126,19 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Reads any kind of file as data, and renames what other libraries have written."""
-        content = read_model_file(filename)
+        content = read_model_file(filename) if self._content is None else dict(self._content)
         if self._by_suffix:
             content["matching_heuristics"] = True
         self.report = LoadReport(source=filename, layout=str(content.get("__author__", "detectron2")))
         if is_torchvision_resnet(content["model"]):
             self.report.layout = "torchvision"
             return backbone_checkpoint(convert_torchvision_resnet(content["model"]))
-        if is_detr(self.model.state_dict()):
+        own = self.model.state_dict()
+        if is_detr(own):
             content, layout = to_detectron2(content, filename)
             self.report.layout = layout.title if layout is not None else self.report.layout
             check_architecture(content, self.model, filename)
-            if is_by_coco_id(content) and _has_coco_classes(self.model.state_dict(), content["model"]):
+            if is_by_coco_id(content) and _has_coco_classes(own, content["model"]):
                 content = keep_coco_classes(content)
                 self.report.notes.append("class head: the rows of the 80 classes, out of those by category id")
         return content

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .atomic_write import write_atomically
 from .coco_classes import NAMES_BY_ID, are_coco_classes, spread_classes, spread_proposal_rows, unused_ids
-from .layouts import Layout, convert, identify, layout_of, unknown_layout
+from .layouts import Layout, convert, layout_of, unknown_layout
 from .model_file import is_by_coco_id, keep_coco_classes, map_class_rows, num_classes, num_rows, to_detectron2
 from .rules import ConversionError
 from .transformers_config import model_config, preprocessor_config
@@ -68,11 +68,9 @@ def convert_checkpoint(
     Raises:
         ConversionError: if the file is not a DETR in a known layout, is incomplete, or has tensors left over.
     """
-    source_layout = identify(content["model"])
+    content, source_layout = to_detectron2(content, path)
     if source_layout is None:
         raise ConversionError(unknown_layout(content["model"], path))
-    content, _ = to_detectron2(content, path)
-    content_names = content.get("class_names")
     _check_exists_elsewhere(content, target, path)
     library = "huggingface-native" if target == "huggingface" and not timm else target
     layout = layout_of(library, source_layout.family)
@@ -81,10 +79,10 @@ def convert_checkpoint(
         content = keep_coco_classes(content)
         notes.append("The class head keeps the rows of COCO's 80 classes, out of those by category id.")
     elif target != "detectron2" and not keep_all_rows and _is_coco(content):
+        if content.get("class_names") is None:
+            notes.append("The file does not name its 80 classes: they are taken for COCO's (--keep-all-rows does not).")
         content = _by_coco_id(content)
         ids = ", ".join(map(str, unused_ids()))
-        if content_names is None:
-            notes.append("The file does not name its 80 classes: they are taken for COCO's (--keep-all-rows does not).")
         notes.append(f"The class head has a row for each category id; these have no class and bias -1e4: {ids}.")
     return Converted(
         state=convert(content["model"], layout, source=path),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,6 @@ class Layout:
         family: of models.
         signature: names that are in every state dict of this layout.
         rules: the authors' layout on the left, this one on the right.
-        class_head: what precedes weights and biases with a row for each class, as a regular expression.
         absent: names that are in no state dict of this layout.
         equal: two names of one tensor, where a file has both.
     """
@@ -33,7 +31,6 @@ class Layout:
     family: str
     signature: tuple[str, ...]
     rules: Sequence[Rule]
-    class_head: str
     absent: tuple[str, ...] = ()
     equal: tuple[str, str] | None = None
 
@@ -45,11 +42,6 @@ class Layout:
             return True
         first, second = (state[name] for name in self.equal)
         return torch.equal(first, second)
-
-    def class_rows(self, state: StateDict) -> list[str]:
-        """The tensors with a row for each class."""
-        pattern = re.compile(rf"{self.class_head}\.(weight|bias)")
-        return [name for name in state if pattern.fullmatch(name)]
 
 
 _TITLES = {
@@ -67,26 +59,24 @@ _OFFICIAL_BACKBONE = "backbone.0.body.conv1.weight"
 _DETECTRON2_BACKBONE = "backbone.stem.conv1.weight"
 
 
-def _detr(name: str, signature: tuple[str, ...], rules: Sequence[Rule], class_head: str) -> Layout:
-    return Layout(name, _TITLES[name], "DETR", signature, rules, class_head)
+def _detr(name: str, signature: tuple[str, ...], rules: Sequence[Rule]) -> Layout:
+    return Layout(name, _TITLES[name], "DETR", signature, rules)
 
 
-OFFICIAL = _detr("official", (_OFFICIAL_BACKBONE, "query_embed.weight", "class_embed.weight"), (), "class_embed")
+OFFICIAL = _detr("official", (_OFFICIAL_BACKBONE, "query_embed.weight", "class_embed.weight"), ())
 DETECTRON2 = _detr(
     "detectron2",
     (_DETECTRON2_BACKBONE, "transformer.query_embed.weight", "head.class_embed.weight"),
     official.DETECTRON2,
-    r"head\.class_embed",
 )
 WRAPPER = _detr(
     "wrapper",
     ("detr.backbone.0.backbone.stem.conv1.weight", "detr.query_embed.weight", "detr.class_embed.weight"),
     official.WRAPPER,
-    r"detr\.class_embed",
 )
 _HF_DETR = ("model.query_position_embeddings.weight", "class_labels_classifier.weight")
 HUGGINGFACE, HUGGINGFACE_NATIVE = (
-    _detr(name, (backbone, *_HF_DETR), rules, "class_labels_classifier")
+    _detr(name, (backbone, *_HF_DETR), rules)
     for (name, backbone), rules in zip(
         _HF_BACKBONES.items(), (huggingface.WITH_TIMM, huggingface.WITHOUT_TIMM), strict=True
     )
@@ -100,53 +90,52 @@ _VARIANTS = {
 
 
 def _deformable(variant: str) -> list[Layout]:
-    """The layouts of one variant; a box head inside the decoder tells refinement, `enc_output` two stages."""
-    family = _VARIANTS[variant]
-    refines, two_stage = variant != "", variant == "two_stage"
-
-    def tell(in_decoder: str, proposals: str) -> dict[str, tuple[str, ...]]:
-        return {
-            "signature": ((in_decoder,) if refines else ()) + ((proposals,) if two_stage else ()),
-            "absent": (() if refines else (in_decoder,)) + (() if two_stage else (proposals,)),
-        }
-
+    """The layouts of one variant; a second box head tells refinement, `enc_output` two stages."""
     box = "bbox_embed.0.layers.0.weight"
-    layouts = []
-    for name, always, marks, rules, class_head in (
-        ("official", (_OFFICIAL_BACKBONE, "transformer.level_embed"),
-         tell(f"transformer.decoder.{box}", "transformer.enc_output.weight"), (),
-         r"(transformer\.decoder\.)?class_embed\.\d+"),
-        ("detectron2", (_DETECTRON2_BACKBONE, "transformer.level_embed", "head.class_embed.0.weight"),
-         tell("head.class_embed.1.weight", "transformer.enc_output.weight"), deformable.DETECTRON2[variant],
-         r"head\.class_embed\.\d+"),
-    ):  # fmt: skip
-        signature = (*always, *marks["signature"])
-        layouts.append(Layout(name, _TITLES[name], family, signature, rules, class_head, marks["absent"]))
-    return layouts + _huggingface_deformable(variant)
+    return [
+        _deformable_layout(
+            "official",
+            variant,
+            always=(_OFFICIAL_BACKBONE, "transformer.level_embed"),
+            refinement=f"transformer.decoder.{box}",
+            rules=(),
+        ),
+        _deformable_layout(
+            "detectron2",
+            variant,
+            always=(_DETECTRON2_BACKBONE, "transformer.level_embed", "head.class_embed.0.weight"),
+            refinement="head.class_embed.1.weight",
+            rules=deformable.DETECTRON2[variant],
+        ),
+        *_huggingface_deformable(variant),
+    ]
+
+
+def _deformable_layout(
+    name: str, variant: str, *, always: tuple[str, ...], refinement: str, rules: Sequence[Rule]
+) -> Layout:
+    telling = {refinement: variant != "", "transformer.enc_output.weight": variant == "two_stage"}
+    present = tuple(x for x, there in telling.items() if there)
+    absent = tuple(x for x, there in telling.items() if not there)
+    return Layout(name, _TITLES[name], _VARIANTS[variant], (*always, *present), rules, absent)
 
 
 def _huggingface_deformable(variant: str) -> list[Layout]:
     """`transformers` may have left out the names inside the decoder, or the others, when it saved the file."""
-    refines, two_stage = variant != "", variant == "two_stage"
-    layouts = []
-    for (name, backbone), rules in zip(
-        _HF_BACKBONES.items(), (deformable.WITH_TIMM[variant], deformable.WITHOUT_TIMM[variant]), strict=True
-    ):
-        proposals = ("model.enc_output.weight",)
-        in_decoder = () if refines else ("model.decoder.bbox_embed.0.layers.0.weight",)
-        layouts.append(
-            Layout(
-                name,
-                _TITLES[name],
-                _VARIANTS[variant],
-                (backbone, "model.level_embed", *(proposals if two_stage else ())),
-                rules,
-                r"(model\.decoder\.)?class_embed\.\d+",
-                (*in_decoder, *(() if two_stage else proposals)),
-                None if refines else ("bbox_embed.0.layers.0.weight", "bbox_embed.1.layers.0.weight"),
-            )
-        )
-    return layouts
+    proposals = "model.enc_output.weight"
+    signature: tuple[str, ...] = ("model.level_embed",)
+    absent: tuple[str, ...] = (proposals,)
+    equal = None
+    if variant == "two_stage":
+        signature, absent = (*signature, proposals), ()
+    if variant == "":
+        absent = (*absent, "model.decoder.bbox_embed.0.layers.0.weight")
+        equal = ("bbox_embed.0.layers.0.weight", "bbox_embed.1.layers.0.weight")
+    tables = (deformable.WITH_TIMM[variant], deformable.WITHOUT_TIMM[variant])
+    return [
+        Layout(name, _TITLES[name], _VARIANTS[variant], (backbone, *signature), rules, absent, equal)
+        for (name, backbone), rules in zip(_HF_BACKBONES.items(), tables, strict=True)
+    ]
 
 
 # Shared heads come before refining ones, as a file may name them alike.

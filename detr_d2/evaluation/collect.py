@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,8 +173,3 @@ def _collected(records: Sequence[ImageRecord], file_names: Sequence[str]) -> Col
 def _nothing() -> Candidates:
     empty = np.zeros(0, np.float32)
     return Candidates(np.zeros((0, 4), np.float32), empty, np.zeros(0, np.int64), (1, 1), (1, 1))
-
-
-def iterate_layers(collected: Collected) -> Iterator[tuple[int, list[Candidates]]]:
-    """(number from 1, candidates per image) of each decoder layer."""
-    yield from enumerate(collected.layers, start=1)

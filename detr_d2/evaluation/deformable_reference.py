@@ -29,7 +29,7 @@ def build_authors_deformable(cfg: CfgNode) -> nn.Module:
     """
     if cfg.MODEL.RESNETS.DEPTH < 50:
         raise ValueError(f"the authors' Deformable DETR has no ResNet-{cfg.MODEL.RESNETS.DEPTH}, only 50 and deeper.")
-    with _authors_modules() as authors, warnings.catch_warnings():
+    with authors_deformable_modules() as authors, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backbone = authors.module("models.backbone")
         backbone.is_main_process = lambda: False  # or it would download ImageNet weights
@@ -42,7 +42,7 @@ def build_authors_deformable(cfg: CfgNode) -> nn.Module:
             two_stage=transformer.TWO_STAGE,
         )
         detr: Any = authors.module("models.deformable_detr")
-        model = detr.DeformableDETR(
+        return detr.DeformableDETR(
             backbone.build_backbone(arguments),
             authors.module("models.deformable_transformer").build_deforamble_transformer(arguments),
             num_classes=cfg.MODEL.DETR.NUM_CLASSES,
@@ -52,18 +52,24 @@ def build_authors_deformable(cfg: CfgNode) -> nn.Module:
             with_box_refine=transformer.BOX_REFINEMENT,
             two_stage=transformer.TWO_STAGE,
         )
-        _sample_in_pytorch(authors)
-    return model
 
 
 @contextmanager
-def _authors_modules() -> Iterator[SimpleNamespace]:
-    """Their modules without the compiled operator, and with a version of torchvision that they read as a new one."""
+def authors_deformable_modules() -> Iterator[SimpleNamespace]:
+    """Their modules without the compiled operator, and with a version of torchvision that they read as a new one.
+
+    Yields:
+        As `authors_modules`.
+
+    Raises:
+        ValueError: if `DEFORMABLE_DETR_REPO` names no checkout.
+    """
     version, operator = torchvision.__version__, sys.modules.get(_OPERATOR)
     torchvision.__version__ = "1.0"  # they take the first three characters of "0.29" for 0.2
     sys.modules[_OPERATOR] = ModuleType(_OPERATOR)
     try:
         with authors_modules("DEFORMABLE_DETR_REPO") as authors:
+            _sample_in_pytorch(authors)
             yield authors
     finally:
         torchvision.__version__ = version

@@ -16,7 +16,6 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes
 
 from .compare_data import Detections
-from .compare_results import ShippedSettings
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,3 @@ class OfflineNms:
             use = nonempty[order] & (classes >= 0)
             images.append((boxes[order[use]], x.scores[order[use]], classes[use]))
         return Detections.join(images), kept / max(1, len(images))
-
-
-def shipped_detections(
-    candidates: Sequence[Candidates], settings: ShippedSettings, class_map: np.ndarray
-) -> Detections:
-    """What the model returns in normal use."""
-    return OfflineNms(candidates, limit=settings.max_detections, class_map=class_map)(settings.nms_threshold)[0]

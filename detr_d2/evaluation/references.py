@@ -200,8 +200,3 @@ def transformers_forward(model: nn.Module) -> Forward:
         return outputs.logits[None], outputs.pred_boxes[None]
 
     return forward
-
-
-def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of any layout under the authors' names."""
-    return convert(state, "official", source="the model")

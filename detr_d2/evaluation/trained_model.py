@@ -57,20 +57,22 @@ def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = No
     if not weights:
         raise ValueError("no weights are given: pass --weights, or a config whose MODEL.WEIGHTS is a trained model")
     path = local_file(weights)
-    content = _read(cfg, path, given)
+    file = read_model_file(path)
+    content = _under_our_names(cfg, file, path, given)
     categories = given or _known_categories(cfg, content)
     _settle_num_classes(cfg, content, categories, weights)
     cfg.MODEL.WEIGHTS = weights
     model = build_model(cfg).eval()
     if cfg.MODEL.META_ARCHITECTURE != "DETR" and not content.get("matching_heuristics", False):
         _check_fit(model.state_dict(), content["model"], weights)
-    Checkpointer(model).load_trained(path)
+    Checkpointer(model).load_trained(path, file)
     return model, categories or Categories.numbered([f"class {i}" for i in range(get_num_classes(cfg))])
 
 
-def _read(cfg: CfgNode, path: str, given: Categories | None) -> dict[str, Any]:
+def _under_our_names(
+    cfg: CfgNode, content: Mapping[str, Any], path: str, given: Categories | None
+) -> Mapping[str, Any]:
     """The checkpoint under this package's names; of a class head by COCO's ids, the rows that the model will have."""
-    content = read_model_file(path)
     if cfg.MODEL.META_ARCHITECTURE != "DETR":
         return content
     content, _ = to_detectron2(content, path)

@@ -14,12 +14,19 @@ from tiny_models import tiny_cfg
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.evaluation.collect import candidates_of, raw_outputs
-from detr_d2.evaluation.nms import Candidates, OfflineNms, nms_order, scale_to_image, shipped_detections
+from detr_d2.evaluation.compare_data import Detections
+from detr_d2.evaluation.compare_results import ShippedSettings
+from detr_d2.evaluation.nms import Candidates, OfflineNms, nms_order, scale_to_image
 from detr_d2.evaluation.nms_keys import family_of, shipped_settings, without_nms
 from detr_d2.evaluation.trained_model import load_trained_model
 
 CONFIGS = {"R-CNN": tiny_faster_rcnn_cfg, "dense": tiny_retinanet_cfg}
 SIZES = [(48, 64), (61, 40)]  # of the originals; the network sees others
+
+
+def shipped_detections(candidates: list[Candidates], settings: ShippedSettings, class_map: np.ndarray) -> Detections:
+    """What the model returns in normal use."""
+    return OfflineNms(candidates, limit=settings.max_detections, class_map=class_map)(settings.nms_threshold)[0]
 
 
 def inputs(number: int) -> list[dict[str, Any]]:

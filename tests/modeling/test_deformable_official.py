@@ -6,20 +6,18 @@ sampling operator need not be compiled: their own plain PyTorch version stands i
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torchvision
 from tiny_deformable import VARIANTS, stir, tiny_deformable
 from tiny_models import NUM_CLASSES, random_input
 from torch import Tensor, nn
 
+from detr_d2.evaluation.deformable_reference import authors_deformable_modules
 from detr_d2.layers import padding_mask
 from detr_d2.modeling import DETR
 
@@ -30,33 +28,11 @@ pytestmark = pytest.mark.skipif(not REPO, reason="DEFORMABLE_DETR_REPO names no 
 
 @pytest.fixture(scope="module")
 def authors() -> Iterator[SimpleNamespace]:
-    """Their modules, imported without the compiled operator; DETR's repository has some of the same names."""
-    others = take_modules()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPO)
-        patch.setattr(torchvision, "__version__", "1.0")  # they read "0.29" as 0.2
-        patch.setitem(sys.modules, "MultiScaleDeformableAttention", ModuleType("MultiScaleDeformableAttention"))
-        names = {"detr": "models.deformable_detr", "transformer": "models.deformable_transformer"}
-        names.update(matcher="models.matcher", position="models.position_encoding", misc="util.misc")
-        modules = {key: importlib.import_module(name) for key, name in names.items()}
-        functions = importlib.import_module("models.ops.functions.ms_deform_attn_func")
-        attention = importlib.import_module("models.ops.modules.ms_deform_attn")
-
-        def sample(
-            value: Tensor, shapes: Tensor, _start: Tensor, places: Tensor, weights: Tensor, _step: int
-        ) -> Tensor:
-            return functions.ms_deform_attn_core_pytorch(value, shapes.tolist(), places, weights)
-
-        patch.setattr(attention, "MSDeformAttnFunction", SimpleNamespace(apply=sample))
-        yield SimpleNamespace(**modules)
-    take_modules()
-    sys.modules.update(others)
-
-
-def take_modules() -> dict[str, ModuleType]:
-    """Forgets what has been imported under the names of their folders, and returns it."""
-    names = [name for name in sys.modules if name.split(".")[0] in ("models", "util")]
-    return {name: sys.modules.pop(name) for name in names}
+    """Their modules, imported without the compiled operator."""
+    names = {"detr": "models.deformable_detr", "transformer": "models.deformable_transformer"}
+    names.update(matcher="models.matcher", position="models.position_encoding", misc="util.misc")
+    with authors_deformable_modules() as modules:
+        yield SimpleNamespace(**{key: modules.module(name) for key, name in names.items()})
 
 
 class Body(nn.Module):

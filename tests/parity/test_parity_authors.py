@@ -35,12 +35,12 @@ from parity_models import (
 from torch import Tensor, nn
 
 from detr_d2.checkpoint import Checkpointer
+from detr_d2.checkpoint.layouts import convert
 from detr_d2.evaluation.references import (
     authors_arguments,
     authors_forward,
     authors_modules,
     build_authors_model,
-    official_state,
 )
 from detr_d2.modeling import DETR
 from detr_d2.solver import build_optimizer
@@ -55,7 +55,7 @@ configs = pytest.mark.parametrize("config", ["detr_r50.yaml", "detr_r50_dc5.yaml
 def authors_twin(model: DETR, cfg: Any) -> tuple[nn.Module, nn.Module]:
     """The authors' model with our weights, and their criterion."""
     theirs, criterion = build_authors_model(cfg)
-    theirs.load_state_dict(official_state(model.state_dict()))
+    theirs.load_state_dict(convert(model.state_dict(), "official", source="the model"))
     dtype = next(model.parameters()).dtype
     return theirs.to(dtype).train(model.training), criterion.to(dtype)
 
