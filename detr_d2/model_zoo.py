@@ -23,11 +23,15 @@ class TrainedModel:
 
     Args:
         url: of the file; its name ends in the first digits of its SHA-256, which are checked after the download.
-        box_ap: published AP on COCO val2017 (0-100).
+        box_ap: published AP of boxes on COCO val2017 (0-100).
+        mask_ap: the same of masks, of models with a mask head.
+        panoptic_quality: published PQ on COCO panoptic val2017 (0-100), of panoptic models.
     """
 
     url: str
     box_ap: float
+    mask_ap: float | None = None
+    panoptic_quality: float | None = None
 
 
 _AUTHORS = "https://dl.fbaipublicfiles.com/detr"
@@ -38,6 +42,10 @@ TRAINED = {
     "detr_r50_dc5.yaml": TrainedModel(f"{_AUTHORS}/detr-r50-dc5-f0fb7ef5.pth", 43.3),
     "detr_r101.yaml": TrainedModel(f"{_AUTHORS}/detr-r101-2c7b67e5.pth", 43.5),
     "detr_r101_dc5.yaml": TrainedModel(f"{_AUTHORS}/detr-r101-dc5-a2e86def.pth", 44.9),
+    # Table 5; AP of boxes from the authors' README.
+    "detr_r50_panoptic.yaml": TrainedModel(f"{_AUTHORS}/detr-r50-panoptic-00ce5173.pth", 38.8, 31.1, 43.4),
+    "detr_r50_dc5_panoptic.yaml": TrainedModel(f"{_AUTHORS}/detr-r50-dc5-panoptic-da08f1b1.pth", 40.2, 31.9, 44.6),
+    "detr_r101_panoptic.yaml": TrainedModel(f"{_AUTHORS}/detr-r101-panoptic-40021d53.pth", 40.1, 33.0, 45.1),
 }
 
 

@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 OPTIMIZERS = ("SGD", "ADAMW")
 BACKBONE_PREFIX = "backbone."
+FUSED_DEVICES = ("cpu", "cuda")
 
 
 def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
@@ -66,8 +67,7 @@ def with_global_clipping(optimizer: type[Optimizer], max_norm: float, norm_type:
     The norm before clipping is kept in the attribute `grad_norm`, a scalar tensor on the device of the gradients (None
     before the first step), so that logging it does not wait for the device.
 
-    With a `GradScaler`, call `scaler.unscale_(optimizer)` before `scaler.step(optimizer)`: fused optimizers receive
-    scaled gradients otherwise.
+    A `GradScaler` leaves it to fused optimizers to divide the gradients by its scale; that is done before clipping.
 
     Args:
         optimizer: class to derive from.
@@ -79,12 +79,24 @@ def with_global_clipping(optimizer: type[Optimizer], max_norm: float, norm_type:
         grad_norm: Tensor | None = None
 
         def step(self, closure: Any = None) -> Any:
+            _unscale(self)
             parameters = [p for group in self.param_groups for p in group["params"]]
             self.grad_norm = nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
             return super().step(closure)
 
     GloballyClipped.__name__ = GloballyClipped.__qualname__ = f"{optimizer.__name__}WithGlobalClipping"
     return GloballyClipped
+
+
+def _unscale(optimizer: Optimizer) -> None:
+    """Divides the gradients by the scale that a `GradScaler` has left to the optimizer, if it has."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+    for gradient in gradients:
+        gradient.div_(scale.to(gradient.device))
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
 def _clipped_class(cfg: CfgNode, optimizer: type[Optimizer]) -> type[Optimizer]:
@@ -121,9 +133,22 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         raise ValueError("The model has no trainable parameter: check MODEL.DETR.FREEZE and MODEL.BACKBONE.FREEZE_AT.")
     arguments: dict[str, Any] = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY, "foreach": True}
     if name == "ADAMW":
+        if _can_fuse(cfg, groups):
+            arguments.update(fused=True, foreach=None)
         return _clipped_class(cfg, torch.optim.AdamW)(groups, **arguments)
     arguments.update(momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV)
     return _clipped_class(cfg, torch.optim.SGD)(groups, **arguments)
+
+
+def _can_fuse(cfg: CfgNode, groups: list[dict[str, Any]]) -> bool:
+    """Whether one kernel may update all parameters: it reads and writes each number once.
+
+    detectron2's clipping of single parameters does not know of the scale that fused optimizers are left with.
+    """
+    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED and not cfg.SOLVER.CLIP_GRADIENTS.FULL_MODEL:
+        return False
+    parameters = [p for group in groups for p in group["params"]]
+    return all(p.is_floating_point() and p.device.type in FUSED_DEVICES for p in parameters)
 
 
 class OneCycleParamScheduler(ParamScheduler):

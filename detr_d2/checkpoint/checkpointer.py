@@ -13,11 +13,11 @@ from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 
 from .architecture import check_architecture
 from .atomic_write import write_atomically
-from .coco_classes import COCO_IDS, NUM_IDS
+from .coco_classes import Numbering
 from .contents import read_model_file
-from .fitting import LoadReport, check_class_head_mode, fit, is_detr
+from .fitting import LoadReport, check_class_head_mode, check_same_masks, fit, is_detr
 from .locations import local_file
-from .model_file import is_by_coco_id, keep_coco_classes, num_rows, to_detectron2
+from .model_file import coco_ids_of, keep_coco_classes, num_rows, to_detectron2
 from .torchvision_resnet import backbone_checkpoint, convert_torchvision_resnet, is_torchvision_resnet
 
 _HEURISTICS = "?matching_heuristics=True"  # detectron2's way to ask for matching by the ends of names
@@ -44,6 +44,7 @@ class Checkpointer(DetectionCheckpointer):
         self.metadata: dict[str, Any] = {}
         self.report: LoadReport | None = None
         self._exact = False
+        self._resumes = False
         self._by_suffix = False
         self._content: Mapping[str, Any] | None = None
 
@@ -86,7 +87,11 @@ class Checkpointer(DetectionCheckpointer):
             ValueError: if the file cannot be read as data, is not what its URL promises, or does not fit the model.
             FileNotFoundError: if there is no such file.
         """
-        return self._load(path, checkpointables, exact=checkpointables is None and bool(self.checkpointables))
+        self._resumes = checkpointables is None and bool(self.checkpointables)
+        try:
+            return self._load(path, checkpointables, exact=self._resumes)
+        finally:
+            self._resumes = False
 
     def load_trained(self, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Loads the weights of a trained model: every parameter must be in the file, with the right shape.
@@ -138,9 +143,11 @@ class Checkpointer(DetectionCheckpointer):
             content, layout = to_detectron2(content, filename)
             self.report.layout = layout.title if layout is not None else self.report.layout
             check_architecture(content, self.model, filename)
-            if is_by_coco_id(content) and _has_coco_classes(own, content["model"]):
+            by_id = coco_ids_of(content)
+            if by_id is not None and _has_classes_of(by_id, own, content["model"]):
                 content = keep_coco_classes(content)
-                self.report.notes.append("class head: the rows of the 80 classes, out of those by category id")
+                count = len(by_id.ids)
+                self.report.notes.append(f"class head: the rows of the {count} classes, out of those by category id")
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -153,6 +160,8 @@ class Checkpointer(DetectionCheckpointer):
             return self._load_backbone(checkpoint)
         names = checkpoint.get("class_names"), self.metadata.get("class_names")
         state = _tensors(checkpoint.pop("model"))
+        if self._resumes:
+            check_same_masks(state, own, self.report.source)
         fitted = fit(state, own, self.report, exact=self._exact, class_head=self.class_head_from, class_names=names)
         self.model.load_state_dict(fitted)
         self.logger.info(str(self.report))
@@ -176,9 +185,9 @@ class Checkpointer(DetectionCheckpointer):
         return None
 
 
-def _has_coco_classes(model: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:
-    """Whether a model has a row for each of the 80 classes, given a state dict with one for each category id."""
-    return num_rows(state) - num_rows(model) == NUM_IDS - len(COCO_IDS)
+def _has_classes_of(by_id: Numbering, model: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:
+    """Whether a model has a row for each class, given a state dict with one for each category id."""
+    return num_rows(state) - num_rows(model) == by_id.num_ids - len(by_id.ids)
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -15,9 +15,9 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from .atomic_write import write_atomically
-from .coco_classes import NAMES_BY_ID, are_coco_classes, spread_classes, spread_proposal_rows, unused_ids
+from .coco_classes import Numbering, numbering_of_classes
 from .layouts import Layout, convert, layout_of, unknown_layout
-from .model_file import is_by_coco_id, keep_coco_classes, map_class_rows, num_classes, num_rows, to_detectron2
+from .model_file import coco_ids_of, keep_coco_classes, map_class_rows, num_classes, num_rows, to_detectron2
 from .rules import ConversionError
 from .transformers_config import model_config, preprocessor_config
 
@@ -55,8 +55,8 @@ def convert_checkpoint(
 ) -> Converted:
     """Converts a DETR of any known library.
 
-    Towards detectron2 a class head by category id is reduced to the 80 classes of COCO; from there it is spread over
-    the ids again, with rows that are never predicted for ids without a class.
+    Towards detectron2 a class head by category id is reduced to the 80 classes of COCO, or the 133 of COCO panoptic;
+    from there it is spread over the ids again, with rows that are never predicted for ids without a class.
 
     Args:
         content: of the file.
@@ -75,15 +75,15 @@ def convert_checkpoint(
     library = "huggingface-native" if target == "huggingface" and not timm else target
     layout = layout_of(library, source_layout.family)
     notes = []
-    if target == "detectron2" and is_by_coco_id(content) and not keep_all_rows:
+    by_id = coco_ids_of(content)
+    classes = numbering_of_classes(num_classes(content), content.get("class_names"))
+    if target == "detectron2" and by_id is not None and not keep_all_rows:
         content = keep_coco_classes(content)
-        notes.append("The class head keeps the rows of COCO's 80 classes, out of those by category id.")
-    elif target != "detectron2" and not keep_all_rows and _is_coco(content):
-        if content.get("class_names") is None:
-            notes.append("The file does not name its 80 classes: they are taken for COCO's (--keep-all-rows does not).")
-        content = _by_coco_id(content)
-        ids = ", ".join(map(str, unused_ids()))
-        notes.append(f"The class head has a row for each category id; these have no class and bias -1e4: {ids}.")
+        count = len(by_id.ids)
+        notes.append(f"The class head keeps the rows of {by_id.title}'s {count} classes, out of those by category id.")
+    elif target != "detectron2" and classes is not None and not keep_all_rows:
+        notes += _notes_on_spreading(classes, named=content.get("class_names") is not None)
+        content = _by_coco_id(content, classes)
     return Converted(
         state=convert(content["model"], layout, source=path),
         layout=layout,
@@ -108,14 +108,32 @@ def _check_exists_elsewhere(content: Mapping[str, Any], target: str, path: str) 
         )
 
 
-def _is_coco(content: Mapping[str, Any]) -> bool:
-    return are_coco_classes(num_classes(content), content.get("class_names"))
+def _by_coco_id(content: Mapping[str, Any], numbering: Numbering) -> dict[str, Any]:
+    model = map_class_rows(content["model"], numbering.spread, numbering.spread_proposals)
+    names = {"class_names": list(numbering.names_by_id), "category_ids": list(range(numbering.num_ids))}
+    return {**content, "model": model, **names}
 
 
-def _by_coco_id(content: Mapping[str, Any]) -> dict[str, Any]:
-    model = map_class_rows(content["model"], spread_classes, spread_proposal_rows)
-    ids = list(range(len(NAMES_BY_ID)))
-    return {**content, "model": model, "class_names": list(NAMES_BY_ID), "category_ids": ids}
+def _notes_on_spreading(numbering: Numbering, *, named: bool) -> list[str]:
+    unnamed = (
+        f"The file does not name its {len(numbering.ids)} classes: they are taken for {numbering.title}'s "
+        "(--keep-all-rows does not)."
+    )
+    ids = _as_ranges(numbering.unused_ids())
+    spread = f"The class head has a row for each category id; these have no class and bias -1e4: {ids}."
+    return [spread] if named else [unnamed, spread]
+
+
+def _as_ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as text; three or more in a row as the first and the last of them."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    texts = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(texts)
 
 
 def write_checkpoint(converted: Converted, path: str, cfg: CfgNode | None) -> None:

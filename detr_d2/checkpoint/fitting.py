@@ -1,4 +1,4 @@
-"""Fitting a checkpoint to a model: what may differ is the class head and the number of queries, and nothing else."""
+"""Fitting a checkpoint to a model: class head, number of queries and the presence of a mask head may differ."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .coco_classes import UNNAMED
+from .coco_classes import STUFF_NAMES, UNNAMED
 from .model_file import CLASS_HEAD, is_of_proposals
+from .segmentation import MASK_HEAD
 
 StateDict = Mapping[str, Tensor]
 
 CLASS_HEAD_MODES = ("rows", "names", "none")
 _QUERIES = "transformer.query_embed.weight"
+_LEVELS = "transformer.level_embed"
 
 # Not parameters: counters of batch norms, and what older files of detectron2 models hold beside the weights.
 _NOT_NEEDED = re.compile(r".*\.num_batches_tracked|pixel_(mean|std)|criterion\..*")
@@ -86,7 +88,7 @@ def fit(
         state: of the file, under the model's names.
         model: state dict of the model.
         report: filled in.
-        exact: nothing may differ, neither class head nor queries (to evaluate, or to resume).
+        exact: nothing that the model needs may differ: class head, queries, mask head (to evaluate, or to resume).
         class_head: "rows": taken over if it has as many rows, else re-initialised; "names": rows of classes with the
             same name; "none": re-initialised.
         class_names: in the file and in the data of the model, where they are known.
@@ -94,7 +96,8 @@ def fit(
     Raises:
         ValueError: if anything else differs.
     """
-    _check_names(state, model, report)
+    _check_levels(state, model, report.source)
+    _check_names(state, model, report, exact=exact)
     namesakes = _namesakes(report, *class_names) if class_head == "names" and not exact else None
     fitted = {}
     for name, own in model.items():
@@ -120,12 +123,35 @@ def fit(
     return fitted
 
 
-def _check_names(state: StateDict, model: StateDict, report: LoadReport) -> None:
+def check_same_masks(state: StateDict, model: StateDict, source: str) -> None:
+    """Raises ValueError if only one of a file and a model has a mask head."""
+    theirs, own = (any(name.startswith(MASK_HEAD) for name in names) for names in (state, model))
+    if theirs != own:
+        raise ValueError(
+            f"{source} is a model {'with' if theirs else 'without'} a mask head, and the config is of one "
+            f"{'with' if own else 'without'}: check the config file."
+        )
+
+
+def _check_levels(state: StateDict, model: StateDict, source: str) -> None:
+    if _LEVELS in state and _LEVELS in model and len(state[_LEVELS]) != len(model[_LEVELS]):
+        raise ValueError(
+            f"{source} is a Deformable DETR whose number of feature levels is {len(state[_LEVELS])}, but "
+            f"MODEL.DETR.NUM_FEATURE_LEVELS is {len(model[_LEVELS])}: take the config of that model."
+        )
+
+
+def _check_names(state: StateDict, model: StateDict, report: LoadReport, *, exact: bool) -> None:
     absent = [name for name in model if name not in state]
     report.missing = [name for name in absent if _NOT_NEEDED.fullmatch(name)]
     report.unexpected = [name for name in state if name not in model]
-    missing = [name for name in absent if not _NOT_NEEDED.fullmatch(name)]
-    foreign = [name for name in report.unexpected if not _NOT_NEEDED.fullmatch(name)]
+    spare = _spare_masks(state, model, report)
+    if not exact:
+        _start_masks(state, model, report)
+    elif not any(name.startswith(MASK_HEAD) for name in state):
+        check_same_masks(state, model, report.source)
+    missing = [name for name in absent if not _NOT_NEEDED.fullmatch(name) and name not in report.reinitialised]
+    foreign = [name for name in report.unexpected if not _NOT_NEEDED.fullmatch(name) and name not in spare]
     problems = []
     if missing:
         problems.append(f"has no values for {len(missing)} of the model's {len(model)} tensors, such as {missing[0]}")
@@ -136,6 +162,22 @@ def _check_names(state: StateDict, model: StateDict, report: LoadReport) -> None
             f"{report.source} ({report.layout}) {' and '.join(problems)}: it is a model of another config; check the "
             "config file and MODEL.WEIGHTS."
         )
+
+
+def _spare_masks(state: StateDict, model: StateDict, report: LoadReport) -> list[str]:
+    """The mask head of a file whose boxes alone a model is for."""
+    spare = [name for name in state if name.startswith(MASK_HEAD)]
+    if not spare or any(name.startswith(MASK_HEAD) for name in model):
+        return []
+    report.notes.append(f"mask head: its {len(spare)} tensors are dropped, as the model predicts boxes alone")
+    return spare
+
+
+def _start_masks(state: StateDict, model: StateDict, report: LoadReport) -> None:
+    """A mask head is trained on a box model, which has none; part of one is no beginning."""
+    if not any(name.startswith(MASK_HEAD) for name in state):
+        own = [name for name in model if name.startswith(MASK_HEAD)]
+        report.reinitialised.update(dict.fromkeys(own, "as the file is a model of boxes alone"))
 
 
 def _does_not_fit(source: str, name: str, theirs: Tensor, own: Tensor) -> str:
@@ -231,6 +273,8 @@ def _namesakes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[s
 
 
 def _plain(name: str) -> str:
+    """A name as it is compared: detectron2 has two names for a kind of COCO's stuff, one for each layout of its ids."""
+    name = STUFF_NAMES.get(name, name)
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 

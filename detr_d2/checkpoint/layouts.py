@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import deformable, huggingface, official
+from . import deformable, huggingface, official, segmentation
 from .rules import ConversionError, Rule, StateDict, apply_rules
 
 
@@ -59,8 +59,12 @@ _OFFICIAL_BACKBONE = "backbone.0.body.conv1.weight"
 _DETECTRON2_BACKBONE = "backbone.stem.conv1.weight"
 
 
-def _detr(name: str, signature: tuple[str, ...], rules: Sequence[Rule]) -> Layout:
-    return Layout(name, _TITLES[name], "DETR", signature, rules)
+_HF_QUERIES, _HF_CLASSES = "model.query_position_embeddings.weight", "class_labels_classifier.weight"
+_MASKS = f"{segmentation.MASK_HEAD}out_lay.weight"
+
+
+def _detr(name: str, signature: tuple[str, ...], rules: Sequence[Rule], absent: tuple[str, ...] = ()) -> Layout:
+    return Layout(name, _TITLES[name], "DETR", signature, rules, absent)
 
 
 OFFICIAL = _detr("official", (_OFFICIAL_BACKBONE, "query_embed.weight", "class_embed.weight"), ())
@@ -68,18 +72,36 @@ DETECTRON2 = _detr(
     "detectron2",
     (_DETECTRON2_BACKBONE, "transformer.query_embed.weight", "head.class_embed.weight"),
     official.DETECTRON2,
+    absent=(_MASKS,),
 )
 WRAPPER = _detr(
     "wrapper",
     ("detr.backbone.0.backbone.stem.conv1.weight", "detr.query_embed.weight", "detr.class_embed.weight"),
     official.WRAPPER,
 )
-_HF_DETR = ("model.query_position_embeddings.weight", "class_labels_classifier.weight")
 HUGGINGFACE, HUGGINGFACE_NATIVE = (
-    _detr(name, (backbone, *_HF_DETR), rules)
+    _detr(name, (backbone, _HF_QUERIES, _HF_CLASSES), rules)
     for (name, backbone), rules in zip(
         _HF_BACKBONES.items(), (huggingface.WITH_TIMM, huggingface.WITHOUT_TIMM), strict=True
     )
+)
+
+WITH_MASKS = "DETR with a mask head"
+"""Family of the models for instance and panoptic segmentation."""
+
+
+def _with_masks(box_model: Layout, prefix: str, masks: str, rules: Sequence[Rule]) -> Layout:
+    """The layout of a library whose box model stands behind a prefix; `masks` is a name in the mask head."""
+    signature = (*(f"{prefix}{name}" for name in box_model.signature), masks)
+    return Layout(box_model.name, box_model.title, WITH_MASKS, signature, rules)
+
+
+_SEGMENTATION = (
+    _with_masks(DETECTRON2, "", _MASKS, segmentation.DETECTRON2),
+    _with_masks(OFFICIAL, "detr.", "mask_head.out_lay.weight", ()),
+    _with_masks(WRAPPER, "detr.", "detr.mask_head.out_lay.weight", segmentation.WRAPPER),
+    _with_masks(HUGGINGFACE, "detr.", "mask_head.out_lay.weight", segmentation.WITH_TIMM),
+    _with_masks(HUGGINGFACE_NATIVE, "detr.", "mask_head.out_lay.weight", segmentation.WITHOUT_TIMM),
 )
 
 _VARIANTS = {
@@ -141,6 +163,7 @@ def _huggingface_deformable(variant: str) -> list[Layout]:
 # Shared heads come before refining ones, as a file may name them alike.
 LAYOUTS = (
     *(DETECTRON2, OFFICIAL, WRAPPER, HUGGINGFACE, HUGGINGFACE_NATIVE),
+    *_SEGMENTATION,
     *(layout for variant in _VARIANTS for layout in _deformable(variant)),
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .architecture import stated_architecture
-from .coco_classes import COCO_IDS, COCO_NAMES, NAMES_BY_ID, NUM_IDS, are_coco_ids, select_classes, select_proposal_rows
+from .coco_classes import NUMBERINGS, Numbering, numbering_by_id
 from .layouts import Layout, convert, identify
 
 CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
@@ -41,8 +41,9 @@ def to_detectron2(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any]
         "architecture": stated_architecture(content, config),
         **_classes(content, config),
     }
-    if are_coco_ids(num_classes(content), content.get("class_names")):
-        content.update(class_names=list(NAMES_BY_ID), category_ids=list(range(NUM_IDS)))
+    numbering = numbering_by_id(num_classes(content), content.get("class_names"))
+    if numbering is not None:
+        content.update(class_names=list(numbering.names_by_id), category_ids=list(range(numbering.num_ids)))
     return content, layout
 
 
@@ -58,15 +59,23 @@ def num_classes(content: Mapping[str, Any]) -> int:
     return num_rows(content["model"]) - int("head.class_embed.weight" in content["model"])
 
 
+def coco_ids_of(content: Mapping[str, Any]) -> Numbering | None:
+    """Whose category ids the rows of the class head of a checkpoint are; None if they are classes, or not COCO's."""
+    names = tuple(content.get("class_names") or ())
+    return next((x for x in NUMBERINGS if names == x.names_by_id), None)
+
+
 def is_by_coco_id(content: Mapping[str, Any]) -> bool:
-    """Whether the class head of a checkpoint has a row for each category id of COCO."""
-    return list(content.get("class_names") or ()) == list(NAMES_BY_ID)
+    """Whether the class head of a checkpoint has a row for each category id of COCO, or of COCO panoptic."""
+    return coco_ids_of(content) is not None
 
 
 def keep_coco_classes(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Reduces a class head by category id to the 80 classes of detectron2's COCO; see `is_by_coco_id`."""
-    names = {"class_names": list(COCO_NAMES), "category_ids": list(COCO_IDS)}
-    return {**content, "model": map_class_rows(content["model"], select_classes, select_proposal_rows), **names}
+    """Reduces a class head by category id to the classes that detectron2 counts; see `is_by_coco_id`."""
+    numbering = coco_ids_of(content)
+    assert numbering is not None
+    names = {"class_names": list(numbering.names), "category_ids": list(numbering.ids)}
+    return {**content, "model": map_class_rows(content["model"], numbering.select, numbering.select_proposals), **names}
 
 
 def map_class_rows(

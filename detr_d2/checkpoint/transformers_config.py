@@ -25,17 +25,21 @@ def model_config(
     Raises:
         ValueError: if `transformers` has no such model.
     """
+    with_masks = "mask_head.out_lay.weight" in state
+    state = {name.removeprefix("detr."): tensor for name, tensor in state.items()}
     deformable = "model.level_embed" in state
     _check(cfg, timm=timm, deformable=deformable)
     kind = _deformable_keys(cfg, state) if deformable else _detr_keys(cfg, state)
     num_labels = kind.pop("num_labels")
+    if with_masks:
+        kind.update(_mask_keys(cfg))
     names = class_names or [f"class {i}" for i in range(num_labels)]
     return {
         **_common_keys(cfg, state),
         **kind,
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
-        **_backbone_keys(cfg, timm=timm, deformable=deformable),
+        **_backbone_keys(cfg, timm=timm, deformable=deformable, all_stages=with_masks),
     }
 
 
@@ -79,6 +83,19 @@ def _detr_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _mask_keys(cfg: CfgNode) -> dict[str, Any]:
+    names, adapted = list(cfg.MODEL.DETR.MASK_HEAD.IN_FEATURES), ["res2", "res3", "res4"]
+    if names != adapted:
+        raise ValueError(
+            f"MODEL.DETR.MASK_HEAD.IN_FEATURES is {names}, but transformers has mask heads on {adapted} only."
+        )
+    return {
+        "architectures": ["DetrForSegmentation"],
+        "mask_loss_coefficient": _whole(cfg.MODEL.DETR.CRITERION.LOSS_MASK),
+        "dice_loss_coefficient": _whole(cfg.MODEL.DETR.CRITERION.LOSS_DICE),
+    }
+
+
 def _deformable_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
     if cfg.MODEL.DETR.CRITERION.CLASSIFICATION != "focal":
         raise ValueError("transformers has no Deformable DETR with MODEL.DETR.CRITERION.CLASSIFICATION softmax.")
@@ -99,12 +116,14 @@ def _deformable_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any
     }
 
 
-def _backbone_keys(cfg: CfgNode, *, timm: bool, deformable: bool) -> dict[str, Any]:
+def _backbone_keys(cfg: CfgNode, *, timm: bool, deformable: bool, all_stages: bool) -> dict[str, Any]:
+    """`all_stages`: the mask head reads the other maps of the backbone as well."""
     depth, dilated = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES5_DILATION == 2
     keys: dict[str, Any] = {"use_pretrained_backbone": False, "use_timm_backbone": timm, "dilation": dilated}
     if timm and not deformable:
         return {**keys, "backbone": f"resnet{depth}"}
-    stages = [f"stage{int(name[3:]) - 1}" for name in cfg.MODEL.DETR.IN_FEATURES]  # res5 -> stage4
+    maps = ["res2", "res3", "res4", "res5"] if all_stages else cfg.MODEL.DETR.IN_FEATURES
+    stages = [f"stage{int(name[3:]) - 1}" for name in maps]  # res5 -> stage4
     if timm:
         options = {"output_stride": 16} if dilated else {}
         indices = [int(stage[5:]) for stage in stages]
@@ -152,10 +171,11 @@ def _count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def preprocessor_config(cfg: CfgNode) -> dict[str, Any]:
     """The content of preprocessor_config.json: RGB images of 0 to 1, normalised and resized as in the config."""
+    panoptic = cfg.MODEL.MASK_ON and cfg.MODEL.DETR.PANOPTIC.ENABLED
     deformable = cfg.MODEL.DETR.TRANSFORMER.NAME == "DeformableTransformer"
     return {
         "image_processor_type": "DeformableDetrImageProcessor" if deformable else "DetrImageProcessor",
-        "format": "coco_detection",
+        "format": "coco_panoptic" if panoptic else "coco_detection",
         "do_resize": True,
         "size": {"shortest_edge": cfg.INPUT.MIN_SIZE_TEST, "longest_edge": cfg.INPUT.MAX_SIZE_TEST},
         "do_rescale": True,

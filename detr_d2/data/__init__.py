@@ -4,6 +4,7 @@ from .checks import DatasetReport, check_datasets
 from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
 from .images import read_image
 from .loader import build_detr_train_loader, uses_detr_augmentation
+from .panoptic_registration import register_coco_panoptic
 from .registration import category_ids, register_coco, register_datasets, resolve_num_classes
 from .resize import build_resize, build_stock_mapper
 
@@ -18,6 +19,7 @@ __all__ = [
     "check_datasets",
     "read_image",
     "register_coco",
+    "register_coco_panoptic",
     "register_datasets",
     "resolve_num_classes",
     "uses_detr_augmentation",

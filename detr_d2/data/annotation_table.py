@@ -7,12 +7,11 @@ A COCO file is parsed once; its table is kept in detectron2's cache folder (`$FV
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +21,10 @@ import numpy as np
 from detectron2.structures import BoxMode
 from iopath.common.file_io import get_cache_dir
 
-_VERSION = 1  # raised whenever the same file would give another table
+from .coco_json import load_json, parse_categories, require_keys
+from .mask_faults import mask_fault, numbered_faults
+
+_VERSION = 2  # raised whenever the same file would give another table
 _MOST_NAMED = 10  # annotations named in one message
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ class AnnotationTable:
         boxes_xywh: (A, 4) float, pixels.
         classes: (A,) int, contiguous class indices.
         crowd: (A,) bool.
-        segmented: (A,) bool, has a segmentation.
+        mask_faults: (F,) str, what can be wrong with a segmentation; the first is "", for a mask that can be used.
+        mask_fault_of: (A,) int, which of these each annotation has.
         orphans: (1,) int, number of annotations left out because their image is not in the file.
     """
 
@@ -55,7 +58,8 @@ class AnnotationTable:
     boxes_xywh: np.ndarray
     classes: np.ndarray
     crowd: np.ndarray
-    segmented: np.ndarray
+    mask_faults: np.ndarray
+    mask_fault_of: np.ndarray
     orphans: np.ndarray
 
     def clipped_sides(self) -> np.ndarray:
@@ -106,31 +110,32 @@ def _read_cached(json_file: str, size: int, mtime_ns: int) -> AnnotationTable:
 
 
 def _parse_coco(json_file: str) -> AnnotationTable:
-    content = _load_json(json_file)
-    names, class_ids = _parse_categories(content["categories"], json_file)
+    content = load_json(json_file)
+    names, class_ids = parse_categories(content["categories"], json_file)
     images = content["images"]
-    _require_keys(images, ("id", "file_name", "width", "height"), f"{json_file}: image")
+    require_keys(images, ("id", "file_name", "width", "height"), f"{json_file}: image")
     index_of = {image["id"]: index for index, image in enumerate(images)}
     if not images or len(index_of) < len(images):
         problem = "has no images" if not images else f"has {len(images) - len(index_of)} image ids that occur twice"
         raise ValueError(f"{json_file} {problem}: every image needs an entry with an id of its own")
     everything = content["annotations"]
-    _require_keys(everything, ("id", "image_id", "category_id", "bbox"), f"{json_file}: annotation")
+    require_keys(everything, ("id", "image_id", "category_id", "bbox"), f"{json_file}: annotation")
     if len({annotation["id"] for annotation in everything}) < len(everything):
         raise ValueError(f"{json_file} has annotation ids that occur twice: number the annotations anew")
     annotations = [annotation for annotation in everything if annotation["image_id"] in index_of]
     class_of = {class_id: index for index, class_id in enumerate(class_ids)}
+    sizes = [(image["width"], image["height"]) for image in images]
     table = AnnotationTable(
         class_names=np.array(names, dtype=str),
         class_ids=np.array(class_ids, dtype=np.int64),
         file_names=np.array([str(image["file_name"]) for image in images], dtype=str),
-        image_sizes=np.array([[image["width"], image["height"]] for image in images], dtype=np.int64),
+        image_sizes=np.array(sizes, dtype=np.int64),
         image_of=np.array([index_of[annotation["image_id"]] for annotation in annotations], dtype=np.int64),
         annotation_ids=np.array([str(annotation["id"]) for annotation in annotations], dtype=str),
         boxes_xywh=_stack_boxes([a["bbox"] for a in annotations], [a["id"] for a in annotations], json_file),
         classes=np.array([class_of.get(annotation["category_id"], -1) for annotation in annotations], dtype=np.int64),
         crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool),
-        segmented=np.array([bool(annotation.get("segmentation")) for annotation in annotations], dtype=bool),
+        **numbered_faults(mask_fault(a.get("segmentation"), *sizes[index_of[a["image_id"]]]) for a in annotations),
         orphans=np.array([len(everything) - len(annotations)]),
     )
     unknown = [annotations[i] for i in np.flatnonzero(table.classes < 0)]
@@ -142,53 +147,6 @@ def _parse_coco(json_file: str) -> AnnotationTable:
         )
     _require_no_ignore(annotations, json_file)
     return table
-
-
-def _load_json(json_file: str) -> dict[str, Any]:
-    """Parses the file and checks its outermost structure."""
-    try:
-        content = json.loads(Path(json_file).read_bytes())
-    except ValueError as error:  # of json or of the encoding
-        raise ValueError(
-            f"{json_file} is not complete JSON ({error}): it may have been cut off; write or download it again"
-        ) from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise ValueError(
-                f'{json_file} has no list "{key}": a COCO file is an object with the lists "images", "annotations" '
-                'and "categories"'
-            )
-    return content
-
-
-def _parse_categories(categories: list[Any], json_file: str) -> tuple[list[str], list[int]]:
-    """Names and ids in the order of the ids, which is that of the contiguous indices."""
-    if not categories:
-        raise ValueError(f'{json_file} has an empty list "categories": every class needs an id and a name')
-    _require_keys(categories, ("id", "name"), f"{json_file}: category")
-    ids = [category["id"] for category in categories]
-    names = [category["name"] for category in categories]
-    for what, values, kind in (("id", ids, int), ("name", names, str)):
-        for value in values:
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(
-                    f"{json_file}: category {what} {value!r} is not {'a whole number' if kind is int else 'a string'}"
-                )
-        repeated = sorted({value for value in values if values.count(value) > 1})
-        if repeated:
-            raise ValueError(f"{json_file}: category {what} {repeated[0]!r} occurs twice: give each class its own")
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    return [names[i] for i in order], [ids[i] for i in order]
-
-
-def _require_keys(entries: Sequence[Any], keys: Iterable[str], where: str) -> None:
-    keys = tuple(keys)
-    for entry in entries:
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where} {str(entry)[:80]} is not an object with the keys {', '.join(keys)}")
-        for key in keys:
-            if key not in entry:
-                raise ValueError(f'{where} {str(entry.get("id", entry))[:80]} has no "{key}"')
 
 
 def _require_no_ignore(annotations: list[dict[str, Any]], json_file: str) -> None:
@@ -240,7 +198,7 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
     labels = [f"{records[i].get('file_name', f'image {i}')} #{n}" for i, n, _ in pairs]
     boxes = []
     for label, (_, _, entry) in zip(labels, pairs, strict=True):
-        _require_keys([entry], ("category_id", "bbox", "bbox_mode"), f"{name}: annotation {label}")
+        require_keys([entry], ("category_id", "bbox", "bbox_mode"), f"{name}: annotation {label}")
         classified = isinstance(entry["category_id"], int | np.integer) and entry["category_id"] >= 0
         if not classified or (len(class_names) and entry["category_id"] >= len(class_names)):
             raise ValueError(
@@ -261,6 +219,9 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
         boxes_xywh=_stack_boxes(boxes, labels, name),
         classes=np.array([entry["category_id"] for _, _, entry in pairs], dtype=np.int64),
         crowd=np.array([bool(entry.get("iscrowd", 0)) for _, _, entry in pairs], dtype=bool),
-        segmented=np.array([entry.get("segmentation") is not None for _, _, entry in pairs], dtype=bool),
+        **numbered_faults(
+            mask_fault(x.get("segmentation"), records[i].get("width", 0), records[i].get("height", 0))
+            for i, _, x in pairs
+        ),
         orphans=np.zeros(1, dtype=np.int64),
     )

@@ -1,8 +1,9 @@
 """Looks through the datasets of a config before the first step, and says what they hold.
 
-Errors, in training and evaluation sets: unknown classes, boxes that are not finite, image files that are missing or, in
-a sample, cannot be read. A training box without area after clipping to the image is dropped by the mappers; whether
-that is said in one line or stops the run is `DATASETS.INVALID_ANNOTATIONS`. Evaluation sets are only reported on.
+Errors, in training and evaluation sets: unknown classes, boxes that are not finite, masks that cannot be used where the
+model has masks, image files and panoptic PNGs that are missing or, in a sample, cannot be read. A training box without
+area after clipping to the image is dropped by the mappers; whether that is said in one line or stops the run is
+`DATASETS.INVALID_ANNOTATIONS`. Evaluation sets are only reported on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from detectron2.utils import comm
 
 from .annotation_table import AnnotationTable, cache_file
 from .images import read_image
-from .registration import classes_of, dataset_table, is_coco_file, require_registered, resolve_num_classes
+from .mask_faults import MISSING
+from .panoptic_checks import check_panoptic_pngs
+from .registration import (
+    classes_of,
+    dataset_table,
+    is_coco_file,
+    is_panoptic,
+    require_registered,
+    resolve_num_classes,
+)
 
 _SAMPLE = 16  # images decoded per dataset
 _MOST_NAMED = 10  # files or annotations named in one message
@@ -100,11 +110,13 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
     _compare_test_classes(cfg)
     reports = []
     for split, name in pairs:
-        table = dataset_table(name)
+        table = dataset_table(name, panoptic=is_panoptic(cfg))
         if table is None:
             logger.warning("Dataset %s is not a list of dicts: it is used without checks.", name)
             continue
         _check_images(name, table)
+        if is_panoptic(cfg):
+            check_panoptic_pngs(name)
         reports.append(_check_boxes(cfg, split, name, table))
     return reports
 
@@ -113,9 +125,10 @@ def _compare_test_classes(cfg: CfgNode) -> None:
     """Evaluation needs as many classes as training; other names may be meant, and get a warning."""
     if not cfg.DATASETS.TRAIN:
         return
-    trained = classes_of(cfg.DATASETS.TRAIN[0])
+    panoptic = is_panoptic(cfg)
+    trained = classes_of(cfg.DATASETS.TRAIN[0], panoptic=panoptic)
     for name in cfg.DATASETS.TEST:
-        tested = classes_of(name)
+        tested = classes_of(name, panoptic=panoptic)
         if trained is None or tested is None or tested == trained:
             continue
         if len(tested) != len(trained):
@@ -134,7 +147,9 @@ def _check_boxes(cfg: CfgNode, split: str, name: str, table: AnnotationTable) ->
         logger.warning("%s: %d annotations belong to no image of the file and are not used.", name, table.orphans[0])
     valid = ~table.crowd & ~without_area
     if split == "train":
-        _check_targets(cfg, name, table, valid)
+        _check_targets(name, valid)
+    if cfg.MODEL.MASK_ON:
+        _check_masks(name, table, valid)
     counts = np.bincount(table.image_of[valid], minlength=len(table.file_names))
     some = np.unique(table.image_of[~table.crowd]).size  # detectron2's filter counts boxes without area
     queries = cfg.MODEL.DETR.NUM_QUERIES if cfg.MODEL.META_ARCHITECTURE == "DETR" else None
@@ -183,15 +198,23 @@ def _numbers(box: np.ndarray) -> str:
     return "[" + ", ".join(f"{value:g}" for value in box) + "]"
 
 
-def _check_targets(cfg: CfgNode, name: str, table: AnnotationTable, valid: np.ndarray) -> None:
-    """What only matters for training: something to learn from, and masks where they are asked for."""
+def _check_targets(name: str, valid: np.ndarray) -> None:
+    """What only matters for training: something to learn from."""
     if not valid.any():
         raise ValueError(f"training dataset {name} has no boxes at all: check its annotations")
-    bare = np.flatnonzero(valid & ~table.segmented)
-    if cfg.MODEL.MASK_ON and len(bare):
+
+
+def _check_masks(name: str, table: AnnotationTable, valid: np.ndarray) -> None:
+    """Every target, and every crowd that has one, has a mask that can be used."""
+    faults = table.mask_faults[table.mask_fault_of]
+    bad = np.flatnonzero((valid & (faults != "")) | (table.crowd & (faults != "") & (faults != MISSING)))
+    if len(bad):
+        source = MetadataCatalog.get(name).get("json_file", name) if is_coco_file(name) else name
+        listed = ", ".join(f"annotation {table.annotation_ids[i]} {faults[i]}" for i in bad[:_MOST_NAMED])
         raise ValueError(
-            f"{name}: {len(bare)} annotations have no segmentation (the first: annotation "
-            f"{table.annotation_ids[bare[0]]}), which MODEL.MASK_ON True needs: add them, or set it to False"
+            f"{source}: {len(bad)} of {len(faults)} annotations have no mask that can be used, which MODEL.MASK_ON "
+            f"True needs: {listed}{', ...' if len(bad) > _MOST_NAMED else ''}; correct them, or set MODEL.MASK_ON to "
+            "False"
         )
 
 

@@ -22,7 +22,10 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
 
+from ..panoptic_classes import PanopticClasses
 from .images import read_image
+from .panoptic_targets import panoptic_annotations
+from .pillow_input import PillowInput, blank_array, can_stay_in_pillow, image_tensor, read_pillow
 from .resize import build_resize, build_test_augmentation
 
 _MIN_SIDE = 1e-5  # pixels; an augmented box with a shorter side has no area (detectron2's own threshold)
@@ -57,6 +60,8 @@ class DetrDatasetMapper:
 
     Targets: crowd annotations never are. Boxes are clipped to the image, before and after the augmentation, and dropped
     if they have no area; no minimum visibility is asked for. Images without objects get `Instances` of length 0.
+    A crop cuts boxes and masks alike, as the authors do: an object goes if nothing of its box is left, its box is not
+    tightened around what is left of its mask, and a mask of which nothing is left stays, empty.
     """
 
     @configurable
@@ -68,6 +73,7 @@ class DetrDatasetMapper:
         image_format: str,
         use_instance_mask: bool = False,
         instance_mask_format: str = "polygon",
+        panoptic: PanopticClasses | None = None,
     ) -> None:
         """
         Args:
@@ -78,6 +84,8 @@ class DetrDatasetMapper:
             use_instance_mask: also make `gt_masks`.
             instance_mask_format: "polygon" keeps polygons (an image with an RLE or a bitmap gets `BitMasks` all the
                 same); "bitmask" decodes at the original size and transforms by nearest neighbour, as the authors do.
+            panoptic: classes of a panoptic model, whose targets are the segments of `pan_seg_file_name`, things and
+                stuff, in place of "annotations"; see `panoptic_annotations`.
 
         Raises:
             ValueError: on an unknown mask format.
@@ -89,6 +97,7 @@ class DetrDatasetMapper:
         self.image_format = image_format
         self.use_instance_mask = use_instance_mask
         self.instance_mask_format = instance_mask_format
+        self.panoptic = panoptic
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -114,6 +123,7 @@ class DetrDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "panoptic": PanopticClasses.from_config(cfg) if cfg.MODEL.DETR.PANOPTIC.ENABLED else None,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -142,17 +152,28 @@ class DetrDatasetMapper:
 
     def _map(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Replaces in `sample`, a copy made by the caller, what is read and augmented."""
-        image = read_image(sample["file_name"], self.image_format)
+        pillow_image = None
+        if can_stay_in_pillow(self.augmentations, self.image_format):
+            pillow_image = read_pillow(sample["file_name"])
+            image = blank_array(pillow_image)
+        else:
+            image = read_image(sample["file_name"], self.image_format)
         detection_utils.check_image_size(sample, image)
+        if self.panoptic is not None and self.is_train:
+            sample["annotations"] = panoptic_annotations(sample, image.shape[:2], self.panoptic)
+            sample.pop("sem_seg_file_name", None)
         annotations = sample.pop("annotations", [])
         targets, boxes_xyxy = _usable(annotations if self.is_train else [], image.shape[:2])
         sem_seg_file = sample.pop("sem_seg_file_name", None)
         sem_seg = None
         if sem_seg_file is not None and self.is_train:
             sem_seg = read_image(sem_seg_file, "L").squeeze(2)
-        augmented = T.AugInput(image, boxes=boxes_xyxy, sem_seg=sem_seg)
+        if pillow_image is not None:
+            augmented = PillowInput(pillow_image, boxes=boxes_xyxy, sem_seg=sem_seg)
+        else:
+            augmented = T.AugInput(image, boxes=boxes_xyxy, sem_seg=sem_seg)
         transforms = self.augmentations(augmented)
-        sample["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        sample["image"] = image_tensor(augmented, self.image_format)
         if augmented.sem_seg is not None:
             sample["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
         if self.is_train:
@@ -198,8 +219,8 @@ class DetrDatasetMapper:
 def _usable(annotations: list[dict[str, Any]], size: tuple[int, int]) -> tuple[list[dict[str, Any]], np.ndarray]:
     """The annotations that can be targets, and their (M, 4) xyxy boxes clipped to the original image."""
     candidates = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
-    boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in candidates]
-    boxes_xyxy = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    boxes = [list(annotation["bbox"]) for annotation in candidates]
+    boxes_xyxy = _to_xyxy(boxes, [annotation["bbox_mode"] for annotation in candidates])
     if not np.isfinite(boxes_xyxy).all():
         worst = boxes[int(np.flatnonzero(~np.isfinite(boxes_xyxy).all(axis=1))[0])]
         raise ValueError(f"an annotation has the box {worst}: boxes must be finite numbers")
@@ -207,6 +228,15 @@ def _usable(annotations: list[dict[str, Any]], size: tuple[int, int]) -> tuple[l
     boxes_xyxy = boxes_xyxy.clip(0, [width, height, width, height])
     kept = np.flatnonzero((boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1))
     return [candidates[i] for i in kept], boxes_xyxy[kept]
+
+
+def _to_xyxy(boxes: list[list[float]], modes: list[BoxMode]) -> np.ndarray:
+    """(M, 4) float64, with the rounding of detectron2, which converts in float32."""
+    if len(set(modes)) > 1:
+        return np.concatenate([_to_xyxy([box], [mode]) for box, mode in zip(boxes, modes, strict=True)])
+    if not boxes:
+        return np.zeros((0, 4))
+    return BoxMode.convert(torch.tensor(boxes), modes[0], BoxMode.XYXY_ABS).double().numpy()
 
 
 def _segmentation(annotation: dict[str, Any]) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from detectron2.data import detection_utils
@@ -23,8 +25,15 @@ def read_image(file_name: str | os.PathLike[str], image_format: str) -> np.ndarr
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be decoded, or is so large that Pillow takes it for an attack; names the file.
     """
-    try:
+    with reading(file_name):
         return detection_utils.read_image(os.fspath(file_name), format=image_format)
+
+
+@contextmanager
+def reading(file_name: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, what Pillow says of a bad image becomes a ValueError that names the file; a missing one stays missing."""
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: some broken PNGs

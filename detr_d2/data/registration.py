@@ -12,7 +12,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.data.datasets import register_coco_instances
 
+from ..panoptic_classes import PanopticClasses
 from .annotation_table import AnnotationTable, read_coco_table, table_of_dicts
+from .panoptic_registration import register_coco_panoptic
+from .panoptic_targets import segment_annotations
 
 # Where a meta-architecture reads its number of classes.
 _CLASS_KEYS = {
@@ -23,7 +26,7 @@ _CLASS_KEYS = {
 }
 
 # Tables of datasets that are not COCO files, with the function that is registered under their name.
-_tables: dict[str, tuple[object, AnnotationTable]] = {}
+_tables: dict[tuple[str, bool], tuple[object, AnnotationTable]] = {}
 
 
 def register_coco(spec: str) -> str:
@@ -86,18 +89,19 @@ def _parse_spec(spec: str) -> tuple[str, str, str]:
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Registers those of `DATASETS.COCO` that `DATASETS.TRAIN` or `DATASETS.TEST` name.
+    """Registers those of `DATASETS.COCO` and `DATASETS.COCO_PANOPTIC` that `DATASETS.TRAIN` or `DATASETS.TEST` name.
 
     Every process calls it, and calling it again changes nothing. The others may name files that are not there: a
     config can be used with other data than its own.
 
     Raises:
-        ValueError: as `register_coco`.
+        ValueError: as `register_coco` and `register_coco_panoptic`.
     """
     used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
-    for spec in cfg.DATASETS.get("COCO", []):
-        if spec.partition("=")[0] in used or "=" not in spec:
-            register_coco(spec)
+    for key, register in (("COCO", register_coco), ("COCO_PANOPTIC", register_coco_panoptic)):
+        for spec in cfg.DATASETS.get(key, []):
+            if spec.partition("=")[0] in used or "=" not in spec:
+                register(spec)
 
 
 def require_registered(names: Sequence[str]) -> None:
@@ -118,29 +122,49 @@ def is_coco_file(name: str) -> bool:
     return by_detectron2 and MetadataCatalog.get(name).get("evaluator_type") == "coco"
 
 
-def dataset_table(name: str) -> AnnotationTable | None:
+def is_panoptic(cfg: CfgNode) -> bool:
+    """Whether the config is of a model that is trained on things and stuff alike."""
+    return cfg.MODEL.META_ARCHITECTURE == "DETR" and cfg.MODEL.DETR.PANOPTIC.ENABLED
+
+
+def dataset_table(name: str, *, panoptic: bool = False) -> AnnotationTable | None:
     """The annotations of a registered dataset; None where it is not a list of dicts and cannot be looked through.
 
     A dataset that is not a COCO file is loaded for this, once in a process.
+
+    Args:
+        name: of the dataset.
+        panoptic: of a dataset with panoptic ground truth, the segments in place of the annotations.
 
     Raises:
         ValueError: if its annotations cannot be used.
     """
     if is_coco_file(name):
         return read_coco_table(MetadataCatalog.get(name).json_file)
-    loader = DatasetCatalog[name]
-    if name not in _tables or _tables[name][0] is not loader:
+    loader, key = DatasetCatalog[name], (name, panoptic)
+    if key not in _tables or _tables[key][0] is not loader:
         records = DatasetCatalog.get(name)
         if not isinstance(records, list):
             return None
-        _tables[name] = (loader, table_of_dicts(name, records, MetadataCatalog.get(name).get("thing_classes", ())))
-    return _tables[name][1]
+        if panoptic and (classes := PanopticClasses.from_metadata(MetadataCatalog.get(name), name=name)) is not None:
+            records = [segment_annotations(record, classes) for record in records]
+        _tables[key] = (loader, table_of_dicts(name, records, classes_of(name, panoptic=panoptic, load=False) or ()))
+    return _tables[key][1]
 
 
-def classes_of(name: str) -> list[str] | None:
-    """Class names of a registered dataset; loads it if only then they are known. None if they never are."""
+def classes_of(name: str, *, panoptic: bool = False, load: bool = True) -> list[str] | None:
+    """Class names of a registered dataset, None if they are never known.
+
+    Args:
+        name: of the dataset.
+        panoptic: things and stuff, where it has both.
+        load: load the dataset if only then they are known.
+    """
     metadata = MetadataCatalog.get(name)
-    if metadata.get("thing_classes") is None:
+    classes = PanopticClasses.from_metadata(metadata, name=name) if panoptic else None
+    if classes is not None:
+        return list(classes.names) or [f"class {row}" for row in range(len(classes))]
+    if metadata.get("thing_classes") is None and load:
         dataset_table(name)
     return metadata.get("thing_classes")
 
@@ -163,7 +187,8 @@ def resolve_num_classes(cfg: CfgNode) -> CfgNode:
     if not names:
         return cfg
     require_registered(names)
-    found = {name: classes_of(name) for name in names}
+    panoptic = is_panoptic(cfg)
+    found = {name: classes_of(name, panoptic=panoptic) for name in names}
     first = names[0]
     for name, classes in found.items():
         if classes != found[first]:
@@ -182,6 +207,8 @@ def resolve_num_classes(cfg: CfgNode) -> CfgNode:
     for candidate in dict.fromkeys(_CLASS_KEYS.values()):
         if _get(cfg, candidate) == 0:
             _set(cfg, candidate, len(classes))
+    if panoptic:
+        _resolve_things(cfg, names)
     if frozen:
         cfg.freeze()
     if key is not None and _get(cfg, key) != len(classes):
@@ -190,6 +217,34 @@ def resolve_num_classes(cfg: CfgNode) -> CfgNode:
             f"set {key} to {len(classes)}, or to 0 to take it from the data"
         )
     return cfg
+
+
+def _resolve_things(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Puts the number of things, and the layout of ids, into the config of a panoptic model, or checks them."""
+    first: PanopticClasses | None = None
+    for name in dict.fromkeys([*names, *(x for x in cfg.DATASETS.TEST if x in DatasetCatalog)]):
+        classes = PanopticClasses.from_metadata(MetadataCatalog.get(name), name=name)
+        if classes is None and name in names:
+            raise ValueError(
+                f"dataset {name} has no stuff classes, which MODEL.DETR.PANOPTIC.ENABLED needs: register it with "
+                f"--coco-panoptic {name}=panoptic.json:png_root:image_root"
+            )
+        first = first or classes
+        if first is not None and classes is not None and classes.layout != first.layout:
+            raise ValueError(
+                f"datasets {names[0]} and {name} number their stuff differently, in detectron2's {first.layout} and "
+                f"{classes.layout} layout: use two of the same layout"
+            )
+    assert first is not None
+    keys = cfg.MODEL.DETR.PANOPTIC
+    if keys.NUM_THINGS == 0:
+        keys.NUM_THINGS, keys.LAYOUT = first.num_things, first.layout
+    elif (first.num_things, first.layout) != (keys.NUM_THINGS, keys.LAYOUT):
+        raise ValueError(
+            f"dataset {names[0]} has {first.num_things} things in the {first.layout} layout, but "
+            f"MODEL.DETR.PANOPTIC.NUM_THINGS is {keys.NUM_THINGS} and LAYOUT {keys.LAYOUT!r}: set NUM_THINGS to 0 to "
+            "take both from the data"
+        )
 
 
 def _summary(classes: list[str] | None) -> str:

@@ -1,5 +1,6 @@
 """Tensor in, tensor out: building blocks that know nothing of detectron2."""
 
+from .acceleration import Accelerated, set_acceleration
 from .attention import MultiHeadAttention
 from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou, inverse_sigmoid
 from .checkpointing import run_layer
@@ -9,26 +10,33 @@ from .deformable_attention import (
     SpatialShapes,
     deformable_attention,
 )
+from .linear import Linear, linear
 from .mlp import MLP
 from .padding import downsample_mask, padding_mask, valid_ratios
 from .position_encoding import LearnedPositionEncoding, SinePositionEncoding, sine_of_coordinates
+from .precision import at_least_float32
 
 __all__ = [
     "DEFORMABLE_BACKENDS",
     "MLP",
+    "Accelerated",
     "LearnedPositionEncoding",
+    "Linear",
     "MultiHeadAttention",
     "MultiScaleDeformableAttention",
     "SinePositionEncoding",
     "SpatialShapes",
+    "at_least_float32",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "deformable_attention",
     "downsample_mask",
     "elementwise_giou",
     "inverse_sigmoid",
+    "linear",
     "padding_mask",
     "run_layer",
+    "set_acceleration",
     "sine_of_coordinates",
     "valid_ratios",
 ]

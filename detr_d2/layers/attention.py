@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter, init
 
+from .acceleration import Accelerated
+from .linear import Linear, linear
 
-class MultiHeadAttention(nn.Module):
+
+class MultiHeadAttention(Accelerated):
     """Attention with `num_heads` heads (Vaswani et al. 2017, Sec. 3.2).
 
     Args:
@@ -29,7 +32,7 @@ class MultiHeadAttention(nn.Module):
         self.dropout = dropout
         self.in_proj_weight = Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         init.xavier_uniform_(self.in_proj_weight)  # over the stacked matrix, as the authors' module has it
         init.zeros_(self.out_proj.bias)
 
@@ -60,7 +63,8 @@ class MultiHeadAttention(nn.Module):
         """Applies the rows of the stacked projection that belong to blocks first..last of (q, k, v)."""
         width = self.in_proj_weight.shape[1]
         rows = slice(first * width, last * width)
-        return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        function = linear if self.is_accelerated() else F.linear
+        return function(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, S, C) -> (B, heads, S, C / heads)

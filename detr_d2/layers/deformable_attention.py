@@ -20,14 +20,17 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import init
 
+from .acceleration import is_captured
 from .deformable_gather import gather_attention
 from .deformable_sampling import grid_sample_attention
+from .linear import Linear
 
 SpatialShapes: TypeAlias = Sequence[tuple[int, int]]
 """(H, W) of each level."""
@@ -125,6 +128,23 @@ def _why_no_triton(value: Tensor) -> str:
     return "" if importlib.util.find_spec("triton") else "triton is not installed (pip install triton)"
 
 
+def _level_sizes(like: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
+    """(L, 2), width and height of each level, of the type and on the device of a tensor.
+
+    On GPUs they are kept: every layer needs them, and copying them there anew would wait for the device each time.
+    """
+    sizes = tuple((width, height) for height, width in spatial_shapes)
+    if like.is_cuda and type(like) is Tensor and not is_captured():
+        return _kept_sizes(sizes, like.dtype, like.device)
+    return like.new_tensor(sizes)
+
+
+@lru_cache(maxsize=64)
+def _kept_sizes(sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # an inference tensor could not take part in a later training step
+        return torch.tensor(sizes, dtype=dtype, device=device)
+
+
 class MultiScaleDeformableAttention(nn.Module):
     """Deformable attention whose points and weights are linear functions of the query (Zhu et al. 2021, Sec. 4.1).
 
@@ -154,10 +174,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_points = num_points
         self.backend = backend
         points = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(embed_dim, 2 * points)
-        self.attention_weights = nn.Linear(embed_dim, points)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.sampling_offsets = Linear(embed_dim, 2 * points)
+        self.attention_weights = Linear(embed_dim, points)
+        self.value_proj = Linear(embed_dim, embed_dim)
+        self.output_proj = Linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -233,8 +253,7 @@ class MultiScaleDeformableAttention(nn.Module):
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         reference = reference_points.to(offsets.dtype)
         if reference.shape[-1] == 2:
-            sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-            shift = offsets / self._by_point(sizes)
+            shift = offsets / self._by_point(_level_sizes(offsets, spatial_shapes))
         elif reference.shape[-1] == 4:
             reference, size = reference.chunk(2, dim=-1)
             shift = offsets * self._by_point(size * (0.5 / self.num_points)).unsqueeze(-2)

@@ -41,11 +41,21 @@ class SinePositionEncoding(nn.Module):
         Returns:
             (B, C, H, W) float32; B is 1, to be broadcast, without a mask.
         """
-        valid = torch.ones((1, *size), device=device) if padding_mask is None else (~padding_mask).float()
+        if padding_mask is None:
+            return self._encode_unpadded(size, device)
+        valid = (~padding_mask).float()
         y, x = valid.cumsum(1), valid.cumsum(2)
         y = self._normalise(y, y[:, -1:, :])
         x = self._normalise(x, x[:, :, -1:])
         return torch.cat([self._encode(y), self._encode(x)], dim=3).permute(0, 3, 1, 2)
+
+    def _encode_unpadded(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        """The same for a map without padding, where y is one number for a row and x one for a column."""
+        height, width = size
+        y, x = (torch.arange(1, n + 1, dtype=torch.float32, device=device) for n in size)
+        rows = self._encode(self._normalise(y, y[-1:]))[:, None].expand(-1, width, -1)
+        columns = self._encode(self._normalise(x, x[-1:]))[None].expand(height, -1, -1)
+        return torch.cat([rows, columns], dim=2).permute(2, 0, 1)[None]
 
     def _normalise(self, count: Tensor, last: Tensor) -> Tensor:
         return (count + self.offset) / (last + 1e-6) * (2 * math.pi)
@@ -53,8 +63,8 @@ class SinePositionEncoding(nn.Module):
     def _encode(self, angle: Tensor) -> Tensor:
         channels = self.num_channels // 2
         exponent = torch.arange(channels // 2, dtype=torch.float32, device=angle.device) * 2 / channels
-        phase = angle[..., None] / self.temperature**exponent  # (B, H, W, C / 4)
-        return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(3)  # interleaved: sin, cos, sin, ...
+        phase = angle[..., None] / self.temperature**exponent  # (..., C / 4)
+        return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-2)  # interleaved: sin, cos, sin, ...
 
 
 def sine_of_coordinates(coordinates: Tensor, *, num_channels: int, temperature: float = 10000.0) -> Tensor:

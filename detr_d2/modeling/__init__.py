@@ -9,6 +9,7 @@ from .backbone import build_detr_resnet_backbone
 from .backbone_timm import TimmBackbone, build_timm_backbone
 from .classification import Classification, FocalClassification, SoftmaxClassification, build_classification
 from .criterion import CRITERION_REGISTRY, SetCriterion, build_criterion
+from .mask_head import MASK_HEAD_REGISTRY, DETRMaskHead, MaskHead, MaskInputs, build_mask_head
 from .matcher import HungarianMatcher, Matching, NonFinitePredictionsError
 from .meta_arch import DETR, Predictions
 from .neck import NECK_REGISTRY, ChannelMapper, Projection, build_neck
@@ -26,17 +27,21 @@ from .transformer import (
 __all__ = [
     "CRITERION_REGISTRY",
     "DETR",
+    "MASK_HEAD_REGISTRY",
     "NECK_REGISTRY",
     "QUERY_HEAD_REGISTRY",
     "TRANSFORMER_REGISTRY",
     "ChannelMapper",
     "Classification",
     "DETRHead",
+    "DETRMaskHead",
     "DETRTransformer",
     "DeformableTransformer",
     "FocalClassification",
     "HungarianMatcher",
     "LayerHead",
+    "MaskHead",
+    "MaskInputs",
     "Matching",
     "NonFinitePredictionsError",
     "Predictions",
@@ -50,6 +55,7 @@ __all__ = [
     "build_classification",
     "build_criterion",
     "build_detr_resnet_backbone",
+    "build_mask_head",
     "build_neck",
     "build_query_head",
     "build_timm_backbone",

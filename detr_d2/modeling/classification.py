@@ -73,6 +73,15 @@ class Classification(ABC):
         """
 
     @abstractmethod
+    def first_classes(self, logits: Tensor, count: int) -> Tensor:
+        """Logits of a model of the first `count` classes only, whose probabilities are the same.
+
+        Args:
+            logits: (..., num_logits).
+            count: classes to keep; the others become "no object".
+        """
+
+    @abstractmethod
     def claims_object(self, logits: Tensor) -> Tensor:
         """Whether each query holds that it sees an object: (..., num_logits) to (...) bool."""
 
@@ -101,6 +110,10 @@ class SoftmaxClassification(Classification):
         scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)  # (B, Q)
         scores, query = scores.sort(dim=1, descending=True, stable=True)
         return scores[:, :limit], classes.gather(1, query)[:, :limit], query[:, :limit]
+
+    def first_classes(self, logits: Tensor, count: int) -> Tensor:
+        rest = logits[..., count:].float().logsumexp(-1, keepdim=True)
+        return torch.cat([logits[..., :count].float(), rest], dim=-1)
 
     def claims_object(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1) != logits.shape[-1] - 1
@@ -143,6 +156,9 @@ class FocalClassification(Classification):
         scores, index = probability.topk(count, dim=1)
         num_classes = logits.shape[-1]
         return scores, index % num_classes, torch.div(index, num_classes, rounding_mode="floor")
+
+    def first_classes(self, logits: Tensor, count: int) -> Tensor:
+        return logits[..., :count]
 
     def claims_object(self, logits: Tensor) -> Tensor:
         return (logits > 0).any(-1)  # sigmoid above one half

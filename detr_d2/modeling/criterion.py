@@ -5,7 +5,7 @@ Paper: Carion et al. 2020, Sec. 3.1, Eq. 2 and appendix A.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,11 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from ..layers import at_least_float32
 from .classification import SOFTMAX, Classification, build_classification
 from .losses import giou_loss, l1_loss
+from .mask_losses import dice_loss, mask_focal_loss
+from .masks import resize
 from .matcher import HungarianMatcher, Matching
 from .targets import Targets
 
@@ -67,7 +70,8 @@ class SetCriterion(nn.Module):
     Args:
         num_classes: K; "no object" is class K.
         matcher: assigns queries to objects.
-        loss_weights: weights of "loss_ce", "loss_bbox" and "loss_giou".
+        loss_weights: weights of "loss_ce", "loss_bbox" and "loss_giou", of models with masks also of "loss_mask" and
+            "loss_dice".
         classification: what the logits mean; the matcher's own.
         no_object_weight: class weight of "no object".
         class_weights: K class weights; None for ones.
@@ -117,6 +121,8 @@ class SetCriterion(nn.Module):
                 "loss_ce": criterion.LOSS_CLASS,
                 "loss_bbox": criterion.LOSS_L1,
                 "loss_giou": criterion.LOSS_GIOU,
+                "loss_mask": criterion.LOSS_MASK,
+                "loss_dice": criterion.LOSS_DICE,
             },
             "classification": build_classification(cfg),
             "no_object_weight": criterion.NO_OBJECT_WEIGHT,
@@ -131,6 +137,7 @@ class SetCriterion(nn.Module):
         targets: Targets,
         *,
         proposals: tuple[Tensor, Tensor] | None = None,
+        predict_masks: Callable[[Sequence[Tensor]], Tensor] | None = None,
         strict: bool = True,
     ) -> dict[str, Tensor]:
         """Computes the weighted losses, in float32 (or float64 if given) whatever autocast says.
@@ -140,19 +147,24 @@ class SetCriterion(nn.Module):
             boxes_cxcywh: (L, B, Q, 4), normalised by the unpadded image.
             targets: the objects of the B images.
             proposals: logits (B, S, num_logits) and boxes_cxcywh (B, S, 4) of a two-stage encoder's tokens.
+            predict_masks: queries (N_b,) of each image -> their mask logits (N, h, w), the first image's first; called
+                once, with the matched queries of the last layer. It needs `targets` with masks.
             strict: see `HungarianMatcher`.
 
         Returns:
             "loss_ce", "loss_bbox", "loss_giou" of the last layer, the same with suffix "_0", "_1", ... of the others
-            and "_enc" of the proposals; their sum is the loss to minimise.
+            and "_enc" of the proposals, and "loss_mask", "loss_dice" of the last layer; their sum is the loss to
+            minimise.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            logits, boxes_cxcywh = _at_least_float32(logits), _at_least_float32(boxes_cxcywh)
+            logits, boxes_cxcywh = at_least_float32(logits), at_least_float32(boxes_cxcywh)
             matching = self.matcher(logits, boxes_cxcywh, targets, strict=strict)
             losses = self.losses(logits, boxes_cxcywh, targets, matching)
             named = _name_layers({name: self.loss_weights[name] * loss for name, loss in losses.items()})
             if proposals is not None:
                 named.update(self._proposal_losses(*proposals, targets.as_objects(), strict))
+        if predict_masks is not None:
+            named.update(self._mask_losses(predict_masks, targets, matching, logits.shape[2]))
         self._log_metrics(logits, targets, matching)
         return named
 
@@ -163,12 +175,30 @@ class SetCriterion(nn.Module):
 
         Weights of classes play no part, and a softmax is always divided by the local weights.
         """
-        logits, boxes_cxcywh = _at_least_float32(logits)[None], _at_least_float32(boxes_cxcywh)[None]
+        logits, boxes_cxcywh = at_least_float32(logits)[None], at_least_float32(boxes_cxcywh)[None]
         matching = self.matcher(logits, boxes_cxcywh, targets, strict=strict)
         weights = self.class_weights.clone()
         weights[:-1] = 1
         losses = self.losses(logits, boxes_cxcywh, targets, matching, class_weights=weights, ce_norm="local")
         return {f"{name}_enc": self.loss_weights[name] * loss[0] for name, loss in losses.items()}
+
+    def _mask_losses(
+        self,
+        predict_masks: Callable[[Sequence[Tensor]], Tensor],
+        targets: Targets,
+        matching: Matching,
+        num_queries: int,
+    ) -> dict[str, Tensor]:
+        """Weighted losses of the last layer's masks, at the size of the padded images; padding counts as background."""
+        assert targets.masks is not None
+        query, target = matching.query[-1], matching.target[-1]
+        logits = predict_masks(query.split([min(count, num_queries) for count in targets.counts]))
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = resize(logits, (targets.masks.shape[1], targets.masks.shape[2]))
+            masks = targets.masks[target].to(logits.dtype)
+            num_boxes = _mean_over_processes(self._num_boxes(targets, logits)).clamp(min=1)[0]
+            losses = {"loss_mask": mask_focal_loss(logits, masks), "loss_dice": dice_loss(logits, masks)}
+        return {name: self.loss_weights[name] * loss / num_boxes for name, loss in losses.items()}
 
     def losses(
         self,
@@ -203,7 +233,7 @@ class SetCriterion(nn.Module):
         Every process must call this equally often.
         """
         step = self._accumulation
-        num_boxes = logits.new_tensor([sum(targets.counts) if step is None else step.num_boxes()])
+        num_boxes = self._num_boxes(targets, logits)
         if ce_weight is None:
             mean = _mean_over_processes(num_boxes).clamp(min=1)
             return mean[0], mean
@@ -213,6 +243,11 @@ class SetCriterion(nn.Module):
             ce_weight = ce_weight * step.steps
         mean = _mean_over_processes(torch.cat([num_boxes, ce_weight]))
         return mean[0].clamp(min=1), mean[1:] if ce_norm == "global" else ce_weight
+
+    def _num_boxes(self, targets: Targets, like: Tensor) -> Tensor:
+        """(1,) ground-truth boxes of this process's step."""
+        step = self._accumulation
+        return like.new_tensor([sum(targets.counts) if step is None else step.num_boxes()])
 
     @contextmanager
     def accumulated_over(self, micro_batches: Sequence[Sequence[dict[str, Any]]]) -> Iterator[None]:
@@ -246,10 +281,6 @@ class SetCriterion(nn.Module):
             storage.put_scalar("detr/matched_fraction", matching.query.shape[1] / len(targets.labels))
             hit = classes[matching.image, matching.query[-1]] == targets.labels[matching.target[-1]]
             storage.put_scalar("detr/class_error", 100 - 100 * hit.float().mean().item())
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _mean_over_processes(x: Tensor) -> Tensor:

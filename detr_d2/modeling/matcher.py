@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..layers import box_cxcywh_to_xyxy, elementwise_giou
@@ -120,6 +119,8 @@ class HungarianMatcher:
 
     def _match_layer(self, cost: np.ndarray, counts: list[int], strict: bool) -> np.ndarray:
         """Assigns each image's block of the (M, Q) cost; returns (2, N): queries, then packed target indices."""
+        from scipy.optimize import linear_sum_assignment  # slow to import, and only training matches
+
         queries, targets, start = [], [], 0
         for image, count in enumerate(counts):
             if count:

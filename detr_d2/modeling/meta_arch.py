@@ -5,7 +5,9 @@ Paper: Carion et al. 2020, Fig. 2. What a relative of DETR changes is in the par
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,12 +20,23 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from ..layers import LearnedPositionEncoding, SinePositionEncoding, downsample_mask, padding_mask
+from ..layers import (
+    LearnedPositionEncoding,
+    SinePositionEncoding,
+    downsample_mask,
+    padding_mask,
+    set_acceleration,
+)
+from ..panoptic_classes import PanopticClasses
 from .classification import SOFTMAX, Classification, build_classification
 from .criterion import build_criterion
+from .fast_resnet import FastResNet, accelerated
+from .mask_head import MaskHead, MaskInputs, build_mask_head
 from .matcher import NonFinitePredictionsError
 from .neck import build_neck
+from .panoptic import PanopticPostprocessor, build_panoptic
 from .query_head import build_query_head
+from .segmentation import add_masks
 from .targets import Targets, predictions_to_instances
 from .transformer import build_transformer
 from .visualize import draw_training_image
@@ -42,6 +55,9 @@ FOREIGN_PREFIXES = (
 )
 
 
+INFERENCE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
 class Predictions(NamedTuple):
     """What the network says about B images.
 
@@ -49,11 +65,13 @@ class Predictions(NamedTuple):
         logits: (L, B, Q, num_logits), the last decoder layer at the end.
         boxes_cxcywh: (L, B, Q, 4), normalised by the unpadded image.
         proposals: the same of the S tokens of a two-stage encoder, (B, S, num_logits) and (B, S, 4); otherwise None.
+        mask_inputs: what the mask head reads, in models that have one.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
     proposals: tuple[Tensor, Tensor] | None = None
+    mask_inputs: MaskInputs | None = None
 
 
 @META_ARCH_REGISTRY.register()
@@ -67,9 +85,11 @@ class DETR(nn.Module):
         position_encoding: (size, padding mask, device) -> encoding of a map.
         transformer: see `TRANSFORMER_REGISTRY`.
         head: see `QUERY_HEAD_REGISTRY`.
+        mask_head: see `MASK_HEAD_REGISTRY`; None for boxes only.
         criterion: see `CRITERION_REGISTRY`.
         num_classes: K.
         classification: what class logits mean; the head's and the criterion's own.
+        panoptic: makes panoptic maps; the classes are then things and stuff, of which only things are instances.
         pixel_mean, pixel_std: per channel, in the unit and order of the input images.
         aux_loss: train every decoder layer instead of the last one only.
         score_threshold: detections scored below it are dropped.
@@ -77,6 +97,9 @@ class DETR(nn.Module):
         freeze: dotted module names, or their last components, that get no gradients.
         input_format: channel order of the input, for pictures.
         vis_period: iterations between pictures of ground truth and predictions in the event storage; 0 for none.
+        optimize_inference, optimize_training: faster ways to the same results, up to rounding, in evaluation mode and
+            in training; see `Accelerated`.
+        inference_dtype: bfloat16 or float16 predict under autocast to that type.
     """
 
     pixel_mean: Tensor
@@ -92,9 +115,11 @@ class DETR(nn.Module):
         position_encoding: nn.Module,
         transformer: nn.Module,
         head: nn.Module,
+        mask_head: MaskHead | None = None,
         criterion: nn.Module,
         num_classes: int,
         classification: Classification = SOFTMAX,
+        panoptic: PanopticPostprocessor | None = None,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         aux_loss: bool = True,
@@ -103,26 +128,38 @@ class DETR(nn.Module):
         freeze: Sequence[str] = (),
         input_format: str = "RGB",
         vis_period: int = 0,
+        optimize_inference: bool = True,
+        optimize_training: bool = True,
+        inference_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = accelerated(backbone)
         self.in_features = tuple(in_features)
         self.neck = neck
         self.position_encoding = position_encoding
         self.transformer = transformer
         self.head = head
+        self.mask_head = mask_head
         self.criterion = criterion
         self.num_classes = num_classes
         self.classification = classification
+        self.panoptic = panoptic
+        if panoptic is not None and len(panoptic.classes) != num_classes:
+            raise ValueError(
+                f"MODEL.DETR.NUM_CLASSES is {num_classes}, but there are {panoptic.classes.num_things} things and "
+                f"{panoptic.classes.num_stuff} stuff classes: set it to {len(panoptic.classes)}, or to 0."
+            )
         self.aux_loss = aux_loss
         self.score_threshold = score_threshold
         self.max_detections = max_detections
         self.input_format = input_format
         self.vis_period = vis_period
+        self.inference_dtype = inference_dtype
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         for name in freeze:
             _freeze(self, name)
+        set_acceleration(self, inference=optimize_inference, training=optimize_training)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -142,9 +179,11 @@ class DETR(nn.Module):
             "position_encoding": _build_position_encoding(cfg),
             "transformer": build_transformer(cfg),
             "head": build_query_head(cfg),
+            "mask_head": build_mask_head(cfg, shapes),
             "criterion": build_criterion(cfg),
             "num_classes": cfg.MODEL.DETR.NUM_CLASSES,
             "classification": build_classification(cfg),
+            "panoptic": build_panoptic(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "aux_loss": cfg.MODEL.DETR.AUX_LOSS,
@@ -153,6 +192,9 @@ class DETR(nn.Module):
             "freeze": cfg.MODEL.DETR.FREEZE,
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
+            "optimize_inference": cfg.MODEL.DETR.OPTIMIZE_INFERENCE,
+            "optimize_training": cfg.MODEL.DETR.OPTIMIZE_TRAINING,
+            "inference_dtype": _inference_dtype(cfg.MODEL.DETR.INFERENCE_DTYPE),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -181,11 +223,22 @@ class DETR(nn.Module):
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
 
+    def refresh(self) -> None:
+        """Forgets what was computed from weights; needed after weights were written to through `.data` only."""
+        for module in self.modules():
+            if isinstance(module, FastResNet):
+                module.refresh()
+
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+    @property
+    def num_things(self) -> int | None:
+        """The first T classes, which alone are instances in panoptic models; None where all are."""
+        return None if self.panoptic is None else self.panoptic.classes.num_things
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Detects objects, or computes losses when training.
 
         Args:
@@ -194,17 +247,26 @@ class DETR(nn.Module):
 
         Returns:
             When training, weighted losses whose sum is to be minimised. Otherwise [{"instances": Instances}] with
-            `pred_boxes`, `scores` and `pred_classes` at output resolution, best first.
+            `pred_boxes`, `scores` and `pred_classes` at output resolution, best first, with a mask head also
+            `pred_masks` (N, H, W) bool; panoptic models add what `PanopticPostprocessor` makes.
 
         Raises:
             FloatingPointError: if the predictions for a training image are all NaN or infinite; names iteration and
                 files.
         """
         images = self.preprocess_image(batched_inputs)
-        logits, boxes_cxcywh, proposals = self.predict(images, all_layers=self.training and self.aux_loss)
-        if self.training:
-            return self.losses(logits, boxes_cxcywh, batched_inputs, proposals)
-        return self.postprocess(logits[-1], boxes_cxcywh[-1], images.image_sizes, batched_inputs)
+        all_layers = self.training and self.aux_loss
+        with self._precision():
+            logits, boxes_cxcywh, proposals, mask_inputs = self.predict(images, all_layers=all_layers)
+            if self.training:
+                return self.losses(logits, boxes_cxcywh, batched_inputs, proposals, mask_inputs)
+            return self.postprocess(logits[-1], boxes_cxcywh[-1], images.image_sizes, batched_inputs, mask_inputs)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Autocast of `inference_dtype`; training is left to the trainer."""
+        if self.training or self.inference_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.inference_dtype)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalises the images, then pads them with zeros (the mean colour) to the largest height and width."""
@@ -228,7 +290,17 @@ class DETR(nn.Module):
         positions = [self.position_encoding(size, m, self.device) for size, m in zip(sizes, masks, strict=True)]
         queries = self.transformer(maps, masks, positions, all_layers, self.head)
         logits, boxes_cxcywh = self.head(queries)
-        return Predictions(logits, boxes_cxcywh, queries.proposals)
+        mask_inputs = None
+        if self.mask_head is not None:
+            mask_inputs = MaskInputs(
+                features=[features[name] for name in self.mask_head.in_features],
+                source=maps[0],
+                memory=queries.memory,
+                padding_mask=masks[0],
+                hidden_states=queries.hidden_states[-1],
+                padded_size=tuple(images.tensor.shape[-2:]),
+            )
+        return Predictions(logits, boxes_cxcywh, queries.proposals, mask_inputs)
 
     def losses(
         self,
@@ -236,14 +308,22 @@ class DETR(nn.Module):
         boxes_cxcywh: Tensor,
         batched_inputs: list[dict[str, Any]],
         proposals: tuple[Tensor, Tensor] | None = None,
+        mask_inputs: MaskInputs | None = None,
     ) -> dict[str, Tensor]:
         """Weighted losses against the ground truth in `batched_inputs`; every key starts with "loss_"."""
         instances = [x["instances"] for x in batched_inputs]
-        targets = Targets.from_instances(instances, num_classes=self.num_classes, device=self.device)
+        padded_size, predict_masks = None, None
+        if self.mask_head is not None and mask_inputs is not None:
+            padded_size, predict_masks = mask_inputs.padded_size, partial(self.mask_head, mask_inputs)
+        targets = Targets.from_instances(
+            instances, num_classes=self.num_classes, device=self.device, padded_size=padded_size
+        )
         # Under fp16 the gradient scaler recovers from overflow: let the non-finite loss reach it.
         strict = not (torch.is_autocast_enabled(self.device.type) and logits.dtype == torch.float16)
         try:
-            losses = self.criterion(logits, boxes_cxcywh, targets, proposals=proposals, strict=strict)
+            losses = self.criterion(
+                logits, boxes_cxcywh, targets, proposals=proposals, predict_masks=predict_masks, strict=strict
+            )
         except NonFinitePredictionsError as error:
             raise FloatingPointError(_describe(error, logits, boxes_cxcywh, batched_inputs)) from error
         if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
@@ -257,15 +337,34 @@ class DETR(nn.Module):
         boxes_cxcywh: Tensor,
         image_sizes: list[tuple[int, int]],
         batched_inputs: list[dict[str, Any]],
-    ) -> list[dict[str, Instances]]:
+        mask_inputs: MaskInputs | None = None,
+    ) -> list[dict[str, Any]]:
         """Decodes logits (B, Q, num_logits) and boxes (B, Q, 4) into Instances at the resolution the inputs ask for."""
-        results = self._decode(logits, boxes_cxcywh, image_sizes)
-        return [
+        with_masks = self.mask_head is not None and mask_inputs is not None
+        decoded = self._decode(logits, boxes_cxcywh, image_sizes, with_queries=with_masks)
+        results = [
             {"instances": detector_postprocess(result, x.get("height", size[0]), x.get("width", size[1]))}
-            for result, x, size in zip(results, batched_inputs, image_sizes, strict=True)
+            for result, x, size in zip(decoded, batched_inputs, image_sizes, strict=True)
         ]
+        if self.mask_head is not None and mask_inputs is not None:
+            add_masks(
+                results,
+                mask_head=self.mask_head,
+                inputs=mask_inputs,
+                logits=logits,
+                image_sizes=image_sizes,
+                panoptic=self.panoptic,
+            )
+        return results
 
-    def _decode(self, logits: Tensor, boxes_cxcywh: Tensor, image_sizes: list[tuple[int, int]]) -> list[Instances]:
+    def _decode(
+        self,
+        logits: Tensor,
+        boxes_cxcywh: Tensor,
+        image_sizes: list[tuple[int, int]],
+        *,
+        with_queries: bool = False,
+    ) -> list[Instances]:
         return predictions_to_instances(
             logits,
             boxes_cxcywh,
@@ -273,6 +372,8 @@ class DETR(nn.Module):
             score_threshold=self.score_threshold,
             max_detections=self.max_detections,
             classification=self.classification,
+            num_things=self.num_things,
+            with_queries=with_queries,
         )
 
 
@@ -280,8 +381,10 @@ def _with_num_classes(cfg: CfgNode) -> CfgNode:
     """Fills in `NUM_CLASSES: 0` from the metadata of the training data, on a copy."""
     if cfg.MODEL.DETR.NUM_CLASSES > 0:
         return cfg
-    classes = None
-    if len(cfg.DATASETS.TRAIN):
+    classes: Sized | None = None
+    if cfg.MODEL.DETR.PANOPTIC.ENABLED:
+        classes = PanopticClasses.from_config(cfg)
+    elif len(cfg.DATASETS.TRAIN):
         classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
     if not classes:
         raise ValueError(
@@ -294,6 +397,12 @@ def _with_num_classes(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.DETR.NUM_CLASSES = len(classes)
     cfg.freeze()
     return cfg
+
+
+def _inference_dtype(name: str) -> torch.dtype:
+    if name not in INFERENCE_DTYPES:
+        raise ValueError(f"MODEL.DETR.INFERENCE_DTYPE is {name!r}, expected one of {', '.join(INFERENCE_DTYPES)}.")
+    return INFERENCE_DTYPES[name]
 
 
 def _build_position_encoding(cfg: CfgNode) -> nn.Module:

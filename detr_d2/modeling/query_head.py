@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ..layers import MLP
+from ..layers import MLP, Linear, at_least_float32
 from .classification import SOFTMAX, Classification, build_classification
 from .transformer import TransformerOutput
 
@@ -42,7 +42,7 @@ class DETRHead(nn.Module):
     @configurable
     def __init__(self, *, hidden_dim: int, num_classes: int, classification: Classification = SOFTMAX) -> None:
         super().__init__()
-        self.class_embed = nn.Linear(hidden_dim, classification.num_logits(num_classes))
+        self.class_embed = Linear(hidden_dim, classification.num_logits(num_classes))
         self.bbox_embed = MLP(input_dim=hidden_dim, hidden_dim=hidden_dim, output_dim=4, num_layers=3)
         classification.initialise(self.class_embed)
 
@@ -61,7 +61,7 @@ class DETRHead(nn.Module):
         """
         logits = self.class_embed(queries.hidden_states)
         boxes = self.bbox_embed(queries.hidden_states)
-        return logits, _at_least_float32(boxes).sigmoid()
+        return logits, at_least_float32(boxes).sigmoid()
 
 
 @QUERY_HEAD_REGISTRY.register()
@@ -100,7 +100,7 @@ class ReferenceHead(nn.Module):
         if proposals and not per_layer:
             raise ValueError("MODEL.DETR.TRANSFORMER.TWO_STAGE needs MODEL.DETR.TRANSFORMER.BOX_REFINEMENT: True.")
         self.num_layers = num_layers
-        classifier = nn.Linear(hidden_dim, classification.num_logits(num_classes))
+        classifier = Linear(hidden_dim, classification.num_logits(num_classes))
         classification.initialise(classifier)
         perceptron = MLP(input_dim=hidden_dim, hidden_dim=hidden_dim, output_dim=4, num_layers=3)
         for parameter in perceptron.layers[-1].parameters():
@@ -150,14 +150,10 @@ class ReferenceHead(nn.Module):
 
     def box_logits(self, hidden_states: Tensor, layer: int, reference_logits: Tensor) -> Tensor:
         """Logits of boxes_cxcywh (..., 4) relative to references (..., 2 or 4), float32 or wider; see `LayerHead`."""
-        boxes = _at_least_float32(_of_layer(self.bbox_embed, layer)(hidden_states))
+        boxes = at_least_float32(_of_layer(self.bbox_embed, layer)(hidden_states))
         known = reference_logits.shape[-1]
         return torch.cat([boxes[..., :known] + reference_logits, boxes[..., known:]], dim=-1)
 
 
 def _of_layer(modules: nn.ModuleList, layer: int) -> nn.Module:
     return modules[layer if len(modules) > 1 else 0]
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from .classification import SOFTMAX, Classification
+from .masks import pack_masks
 
 
 @dataclass
@@ -25,21 +26,34 @@ class Targets:
         boxes_cxcywh: (M, 4), normalised by the unpadded image.
         image_index: (M,), the image in the batch that holds the object; ascending.
         counts: objects of each of the B images, on the host.
+        masks: (M, H, W) bool at the size of the padded images; None for models without masks.
     """
 
     labels: Tensor
     boxes_cxcywh: Tensor
     image_index: Tensor
     counts: list[int]
+    masks: Tensor | None = None
 
     @classmethod
     def from_instances(
-        cls, instances: list[Instances], *, num_classes: int, device: torch.device | str = "cpu"
+        cls,
+        instances: list[Instances],
+        *,
+        num_classes: int,
+        device: torch.device | str = "cpu",
+        padded_size: tuple[int, int] | None = None,
     ) -> Targets:
         """Packs ground truth (`gt_boxes` in pixels, `gt_classes`) and moves it to `device`.
 
+        Args:
+            instances: of each image.
+            num_classes: K.
+            device: where to.
+            padded_size: height and width of the padded images, to pack their `gt_masks`, too.
+
         Raises:
-            ValueError: if a class index is outside 0..K-1.
+            ValueError: if a class index is outside 0..K-1, or as `pack_masks`.
         """
         counts = [len(x) for x in instances]
         labels = torch.cat([x.gt_classes for x in instances])
@@ -53,6 +67,7 @@ class Targets:
             boxes_cxcywh=box_xyxy_to_cxcywh(boxes_xyxy).to(device),
             image_index=image_index.to(device),
             counts=counts,
+            masks=None if padded_size is None else pack_masks(instances, padded_size).to(device),
         )
 
     def as_objects(self) -> Targets:
@@ -78,6 +93,8 @@ def predictions_to_instances(
     score_threshold: float,
     max_detections: int,
     classification: Classification = SOFTMAX,
+    num_things: int | None = None,
+    with_queries: bool = False,
 ) -> list[Instances]:
     """Decodes predictions of the last layer.
 
@@ -88,11 +105,15 @@ def predictions_to_instances(
         score_threshold: lower scores are dropped; 0 keeps every query.
         max_detections: the most detections to keep per image, best first; negative for no limit.
         classification: what the logits mean, and with it how many detections a query may yield.
+        num_things: only the first T classes are objects to detect; None for all.
+        with_queries: also note the `query` (index) that each detection comes from.
 
     Returns:
         For each image, `Instances` of that size with `pred_boxes` (pixels), `scores` and `pred_classes`, best first.
     """
     limit = max_detections if max_detections >= 0 else None
+    if num_things is not None:
+        logits = classification.first_classes(logits, num_things)
     scores, classes, queries = classification.select(logits, limit)  # (B, N) each
     sizes = torch.tensor(image_sizes, device=scores.device)  # (B, 2): height, width
     boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.float()) * sizes.flip(1).repeat(1, 2)[:, None]
@@ -103,5 +124,7 @@ def predictions_to_instances(
         result.pred_boxes = Boxes(boxes_xyxy[b, queries[b, keep]])
         result.scores = scores[b, keep]
         result.pred_classes = classes[b, keep]
+        if with_queries:
+            result.query = queries[b, keep]
         results.append(result)
     return results

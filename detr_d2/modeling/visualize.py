@@ -8,7 +8,6 @@ import numpy as np
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.visualizer import Visualizer
 
 MAX_BOXES = 20
 
@@ -21,6 +20,8 @@ def draw_training_image(batched_input: dict[str, Any], detections: Instances, in
         detections: `pred_boxes` in pixels of that image, best first.
         input_format: channel order of the image.
     """
+    from detectron2.utils.visualizer import Visualizer  # brings matplotlib, which few processes need
+
     image = convert_image_to_rgb(batched_input["image"].permute(1, 2, 0), input_format)
     both = (batched_input["instances"].gt_boxes.tensor, detections.pred_boxes.tensor[:MAX_BOXES])
     drawn = [Visualizer(image, None).overlay_instances(boxes=boxes.cpu().numpy()).get_image() for boxes in both]

@@ -26,7 +26,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...layers import DEFORMABLE_BACKENDS, MultiScaleDeformableAttention, sine_of_coordinates
+from ...layers import DEFORMABLE_BACKENDS, Linear, MultiScaleDeformableAttention, sine_of_coordinates
 from .build import TRANSFORMER_REGISTRY
 from .deformable_layers import (
     DeformableDecoder,
@@ -103,12 +103,12 @@ class DeformableTransformer(nn.Module):
         self.decoder = DeformableDecoder(decoder_layers, box_refinement, checkpoint)
         self.level_embed = nn.Parameter(torch.empty(num_levels, hidden_dim))
         if two_stage:
-            self.enc_output = nn.Linear(hidden_dim, hidden_dim)
+            self.enc_output = Linear(hidden_dim, hidden_dim)
             self.enc_output_norm = nn.LayerNorm(hidden_dim)
-            self.pos_trans = nn.Linear(2 * hidden_dim, 2 * hidden_dim)
+            self.pos_trans = Linear(2 * hidden_dim, 2 * hidden_dim)
             self.pos_trans_norm = nn.LayerNorm(2 * hidden_dim)
         else:
-            self.reference_points = nn.Linear(hidden_dim, 2)
+            self.reference_points = Linear(hidden_dim, 2)
         self._reset_parameters()
         if not two_stage:  # after the reset, as the authors keep it outside the transformer: N(0, 1)
             self.query_embed = nn.Embedding(num_queries, 2 * hidden_dim)
@@ -183,7 +183,7 @@ class DeformableTransformer(nn.Module):
             proposals = logits, box_logits.sigmoid()
             references, query_position, content = self._proposed_queries(logits, box_logits)
         else:
-            references, query_position, content = self._learned_queries(len(tokens))
+            references, query_position, content = self._learned_queries(tokens.shape[0])
         outputs, reference_logits = self.decoder(content, query_position, references, memory, levels, head)
         first = 0 if all_layers else -1
         return TransformerOutput(torch.stack(outputs[first:]), memory, reference_logits[first:], proposals)
@@ -216,9 +216,7 @@ class DeformableTransformer(nn.Module):
         centres = levels.cell_centres()
         sizes = [centres.new_full((h * w, 2), PROPOSAL_SIZE * 2**i) for i, (h, w) in enumerate(levels.shapes)]
         boxes = torch.cat([centres, torch.cat(sizes).expand_as(centres)], dim=-1)  # (B or 1, S, 4)
-        usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
-        if levels.padding_mask is not None:
-            usable = usable & ~levels.padding_mask[..., None]
+        usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)  # padding is not: it lies beyond 1
         box_logits = torch.where(usable, boxes.logit(), UNUSABLE_LOGIT)
         tokens = self.enc_output_norm(self.enc_output(memory.masked_fill(~usable, 0.0)))
         last = len(self.decoder.layers)

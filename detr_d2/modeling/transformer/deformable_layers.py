@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layers import MultiScaleDeformableAttention, inverse_sigmoid, run_layer, valid_ratios
+from ...layers import Linear, MultiScaleDeformableAttention, inverse_sigmoid, run_layer, valid_ratios
 from .detr import ACTIVATIONS, Layer
 from .output import LayerHead
 
@@ -79,8 +79,8 @@ class DeformableEncoderLayer(nn.Module):
         hidden_dim = attention["embed_dim"]
         self.self_attn = MultiScaleDeformableAttention(**attention)
         self.norm1 = nn.LayerNorm(hidden_dim)
-        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
+        self.linear1 = Linear(hidden_dim, feedforward_dim)
+        self.linear2 = Linear(feedforward_dim, hidden_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
@@ -134,7 +134,7 @@ class DeformableEncoder(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, levels: Levels) -> Tensor:
         """Encodes (B, S, C) tokens, each sampling around its own cell on every level."""
-        references = levels.on_maps(levels.cell_centres()).expand(len(x), -1, -1, -1)
+        references = levels.on_maps(levels.cell_centres()).expand(x.shape[0], -1, -1, -1)
         for layer in self.layers:
             x = run_layer(layer, x, position, references, levels, checkpointed=self.checkpoint)
         return x

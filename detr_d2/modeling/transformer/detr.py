@@ -19,7 +19,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...layers import MultiHeadAttention, run_layer
+from ...layers import Linear, MultiHeadAttention, run_layer
 from .build import TRANSFORMER_REGISTRY
 from .output import LayerHead, TransformerOutput
 
@@ -48,8 +48,8 @@ class Layer(nn.Module):
             )
         self.pre_norm = pre_norm
         self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
-        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
+        self.linear1 = Linear(hidden_dim, feedforward_dim)
+        self.linear2 = Linear(feedforward_dim, hidden_dim)
         self.norm1 = nn.LayerNorm(hidden_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.activation = ACTIVATIONS[activation]()
