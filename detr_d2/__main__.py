@@ -14,16 +14,18 @@ from .tools import cli
 # Command -> what it does. The command `a-b` is the module detr_d2.tools.a_b.
 COMMANDS = {
     "attention": "show where a DETR looks in an image: maps of its encoder and of each detection",
-    "benchmark": "measure the set criterion against other implementations, or the latency of a model",
+    "benchmark": "time models, training steps, criterion, mapper and evaluation against other implementations",
     "check-env": "show versions, the GPU and which optional parts are present",
     "check-recipe": "compare a config with the recipe of the paper, setting by setting",
     "compare": "compare detectors on the same images, with and without NMS: one page",
+    "convergence": "train detectors for the same time with several seeds and draw how fast they learn",
     "convert": "convert checkpoints between the authors' code, detectron2 and Hugging Face",
     "make-shapes": "make a dataset of coloured shapes with COCO annotations",
     "matching": "show how stable the assignment of queries is over checkpoints, and loss curves of runs",
     "predict": "detect objects in images, folders and videos",
     "queries": "show where the boxes of each object query fall over a dataset",
     "quickstart": "train DETR and Faster R-CNN on shapes and compare them, on a CPU in minutes",
+    "quickstart-real": "train Deformable DETR and Faster R-CNN on real images of yours and compare them",
     "train": "train or evaluate any detectron2 config (the same as train_net.py)",
 }
 

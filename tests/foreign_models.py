@@ -10,7 +10,7 @@ from tiny_models import tiny_cfg
 from torch import Tensor
 
 from detr_d2 import model_zoo
-from detr_d2.checkpoint.layouts import Layout, convert
+from detr_d2.checkpoint.layouts import WITH_MASKS, Layout, convert
 from detr_d2.modeling import DETR
 
 DEFORMABLE = {  # family -> config
@@ -25,6 +25,10 @@ def small_cfg(*options: Any, family: str = "DETR") -> CfgNode:
     if family == "DETR":
         whole = ("MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.DETR.IN_FEATURES", ["res5"])
         return tiny_cfg(*whole, *options)
+    if family == WITH_MASKS:
+        stages = ("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.DETR.IN_FEATURES", ["res5"])
+        heads = ("MODEL.DETR.TRANSFORMER.NUM_HEADS", 8)  # transformers wants width and heads to be a multiple of 8
+        return tiny_cfg("MODEL.MASK_ON", True, *stages, *heads, *options)
     cfg = model_zoo.get_config(DEFORMABLE[family])
     small = [
         "MODEL.DEVICE", "cpu",

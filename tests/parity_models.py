@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from detr_d2 import model_zoo
 from detr_d2.checkpoint.layouts import convert
-from detr_d2.evaluation.references import AUTHORS_REPOSITORY
+from detr_d2.evaluation.references import AUTHORS_REPOSITORY, authors_modules, build_authors_model
 from detr_d2.layers import padding_mask
 from detr_d2.modeling import DETR, Targets
 
@@ -122,7 +122,8 @@ def losses_of(
     model: DETR, images: ImageList, inputs: list[dict[str, Any]], *, all_layers: bool = True
 ) -> dict[str, Tensor]:
     """Weighted losses of images that are normalised already."""
-    return model.losses(*model.predict(images, all_layers=all_layers)[:2], inputs)
+    predictions = model.predict(images, all_layers=all_layers)
+    return model.losses(predictions.logits, predictions.boxes_cxcywh, inputs, mask_inputs=predictions.mask_inputs)
 
 
 def gradients_of(model: DETR, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -227,3 +228,27 @@ def assert_all_close(what: str, got: Mapping[str, Tensor], expected: Mapping[str
     worst = max((float((got[name] - x).detach().abs().max()) / scale, name) for name, x in expected.items())
     print(f"{what}: max difference {worst[0]:.1e} x the largest value {scale:.1e}, in {worst[1]} ({len(got)} tensors)")
     assert worst[0] <= atol, f"{what}: {worst[1]} differs by {worst[0]:.2e} x {scale:.1e}, allowed is {atol:.0e}"
+
+
+def authors_twin(model: DETR, cfg: Any) -> tuple[nn.Module, nn.Module]:
+    """The authors' model with our weights, and their criterion."""
+    theirs, criterion = build_authors_model(cfg)
+    theirs.load_state_dict(convert(model.state_dict(), "official", source="the model"))
+    dtype = next(model.parameters()).dtype
+    return theirs.to(dtype).train(model.training), criterion.to(dtype)
+
+
+def authors_losses(theirs: nn.Module, criterion: Any, images: Tensor, mask: Tensor, targets: Any) -> dict[str, Tensor]:
+    """Their losses, weighted as their training loop does."""
+    with authors_modules() as authors:
+        outputs = theirs(authors.module("util.misc").NestedTensor(images, mask))
+    unweighted = criterion(outputs, targets)
+    return {name: weight * unweighted[name] for name, weight in criterion.weight_dict.items() if name in unweighted}
+
+
+def under_names_of(model: DETR, theirs: nn.Module, read: Callable[[nn.Parameter], Any]) -> dict[str, Tensor]:
+    """What `read` says of each of the authors' parameters, by the names of ours."""
+    state = {name: buffer.detach() for name, buffer in theirs.named_buffers()}
+    state.update({name: read(parameter) for name, parameter in theirs.named_parameters()})
+    state = under_our_names(state)
+    return {name: state[name] for name, _ in model.named_parameters()}

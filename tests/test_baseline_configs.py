@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from detectron2.modeling import build_model
+from torch import nn
 
 from detr_d2 import model_zoo
 
@@ -34,6 +36,44 @@ def test_small_ones_have_the_data_and_batch_of_the_small_detr(name: str) -> None
     assert cfg.SOLVER.IMS_PER_BATCH == detr.SOLVER.IMS_PER_BATCH
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.NORM) == (detr.MODEL.RESNETS.DEPTH, detr.MODEL.RESNETS.NORM)
     assert cfg.MODEL.FPN.OUT_CHANNELS == detr.MODEL.DETR.TRANSFORMER.HIDDEN_DIM
+
+
+# Baseline -> the DETR that it is to be compared with.
+SEGMENTATION = {
+    "mask_rcnn_r50_fpn.yaml": "detr_r50_segm.yaml",
+    "panoptic_fpn_r50.yaml": "detr_r50_panoptic.yaml",
+    "quickstart/mask_rcnn_shapes.yaml": "quickstart/detr_shapes_segm.yaml",
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_masks_come_from_the_same_data_as_those_of_detr(name: str) -> None:
+    assert data_keys(name) == data_keys(SEGMENTATION[name])
+    cfg = model_zoo.get_config(name)
+    assert cfg.INPUT.DETR_AUGMENTATION == "on"
+    assert cfg.MODEL.MASK_ON
+
+
+def test_the_small_mask_head_learns_as_much_longer_as_that_of_detr() -> None:
+    more, boxes = (
+        [model_zoo.get_config(f"quickstart/{name}.yaml").SOLVER.MAX_ITER for name in names]
+        for names in (("mask_rcnn_shapes", "detr_shapes_segm"), ("faster_rcnn_shapes", "detr_shapes"))
+    )
+    assert more[0] / boxes[0] == pytest.approx(more[1] / boxes[1], rel=0.05)
+    weights = model_zoo.get_config("quickstart/mask_rcnn_shapes.yaml").MODEL.WEIGHTS
+    assert weights == "output/quickstart/faster_rcnn/model_final.pth"
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn.yaml", "panoptic_fpn_r50.yaml"])
+def test_segmenting_baselines_have_detectron2s_heads(name: str) -> None:
+    cfg = model_zoo.get_config(name)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE, cfg.MODEL.ROI_HEADS.NUM_CLASSES = "", "meta", 80
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert [x.out_channels for x in model.roi_heads.mask_head.modules() if isinstance(x, nn.Conv2d)] == [256] * 4 + [80]
+    if name.startswith("panoptic"):
+        assert model.sem_seg_head.predictor.out_channels == 54  # stuff, and 0 for things
+        assert model.sem_seg_head.loss_weight == 0.5
 
 
 def test_the_plus_recipe_reaches_the_model() -> None:

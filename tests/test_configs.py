@@ -16,17 +16,21 @@ from detectron2.modeling import build_model
 
 from detr_d2 import get_cfg, model_zoo
 from detr_d2.data import register_datasets, resolve_num_classes
+from detr_d2.data.synthetic import make_shapes
 from detr_d2.engine import Trainer
 from detr_d2.modeling import DETR
 
 CONFIGS = sorted(name for name in model_zoo.list_configs() if not Path(name).name.startswith("Base-"))
 SMALL = [name for name in CONFIGS if name.startswith("quickstart/")]
+PANOPTIC = "quickstart/detr_shapes_panoptic.yaml"
+ON_BOXES = [name for name in SMALL if "panoptic" not in name]
 
 # Of the authors' models with 91 classes: parameters, and entries of the state dict. Deformable DETR's heads stand there
 # under more names than here: one head (2 + 6 entries) under the names of 6 layers; with refinement the box heads once
 # more in the decoder; with two stages the 7 heads of both kinds.
 PARAMETERS: dict[str, tuple[int, int | None]] = {
     "detr_r50": (41_524_768, 458),
+    "detr_r50_segm": (42_858_425, 490),
     "detr_r101": (60_464_672, None),
     "deformable_detr_r50_single_scale": (34_066_593, 549 - 5 * 8),
     "deformable_detr_r50": (40_069_665, 561 - 5 * 8),
@@ -65,6 +69,7 @@ def test_the_configs_are_those_of_the_readme():
 def test_builds(name: str):
     cfg = load(name)
     cfg.MODEL.DETR.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = 91
+    cfg.MODEL.DETR.PANOPTIC.NUM_THINGS = 80
     model = build_model(cfg)
     key = name.removesuffix(".yaml").removesuffix("_dc5")
     if key in PARAMETERS:
@@ -76,7 +81,7 @@ def test_builds(name: str):
     assert isinstance(model, DETR) == ("detr" in Path(name).name)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ON_BOXES)
 def test_small_ones_train_and_evaluate(name: str, tiny_coco: CocoFiles, tmp_path: Path):
     cfg = load_small(name, tiny_coco, tmp_path / "out")
     trainer = Trainer(cfg)
@@ -84,9 +89,39 @@ def test_small_ones_train_and_evaluate(name: str, tiny_coco: CocoFiles, tmp_path
     trainer.train()
     assert 0 <= trainer.storage.latest()["bbox/AP"][0] <= 100
     assert math.isfinite(trainer.storage.latest()["total_loss"][0])
+    assert ("segm/AP" in trainer.storage.latest()) == cfg.MODEL.MASK_ON
 
 
-@pytest.mark.parametrize("name", SMALL)
+def test_a_mask_head_learns_while_the_box_model_stays(tiny_coco: CocoFiles, tmp_path: Path):
+    freeze = model_zoo.get_config("detr_r50_segm_frozen.yaml").MODEL.DETR.FREEZE
+    name = "quickstart/detr_shapes_segm.yaml"
+    cfg = load_small(name, tiny_coco, tmp_path / "out", "MODEL.DETR.FREEZE", freeze, "SOLVER.WARMUP_FACTOR", 1.0)
+    trainer = Trainer(cfg)
+    before = {name: x.clone() for name, x in trainer.unwrapped_model.state_dict().items()}
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    changed = {name for name, x in trainer.unwrapped_model.state_dict().items() if not torch.equal(x, before[name])}
+    assert changed == {name for name in before if name.startswith("mask_head.")}
+
+
+def test_the_panoptic_one_trains_and_evaluates(tmp_path: Path):
+    shapes = make_shapes(tmp_path / "shapes", 4, seed=0, panoptic=True)
+    spec = f"tiny={shapes.panoptic}:{shapes.panoptic_root}:{shapes.images}:{shapes.annotations}"
+    cfg = load(PANOPTIC, "DATASETS.COCO_PANOPTIC", [spec], "OUTPUT_DIR", str(tmp_path / "out"))
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("tiny",)
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH = 2, 2
+    register_datasets(cfg)
+    resolve_num_classes(cfg)
+    assert cfg.MODEL.DETR.NUM_CLASSES == 6
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    metrics = trainer.storage.latest()
+    assert {"bbox/AP", "segm/AP", "panoptic_seg/PQ"} <= metrics.keys()
+    assert all(math.isfinite(metrics[name][0]) for name in ("loss_mask", "loss_dice"))
+
+
+@pytest.mark.parametrize("name", ON_BOXES)
 def test_detectron2s_own_trainer_runs_them(name: str, tiny_coco: CocoFiles, tmp_path: Path):
     cfg = load_small(name, tiny_coco, tmp_path / "out")
     cfg.freeze()
@@ -101,7 +136,7 @@ def test_detectron2s_own_trainer_runs_them(name: str, tiny_coco: CocoFiles, tmp_
 def test_small_ones_are_reproducible_and_download_nothing(name: str):
     cfg = model_zoo.get_config(name)
     assert cfg.SEED >= 0
-    assert cfg.MODEL.WEIGHTS == ""
+    assert "://" not in cfg.MODEL.WEIGHTS
 
 
 @pytest.mark.parametrize("ids", [[1, 23, 24, 56], [0, 1, 2, 3]], ids=str)

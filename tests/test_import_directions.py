@@ -23,20 +23,26 @@ ALLOWED = {
     "detr_d2.config": set(),
     "detr_d2.solver": set(),
     "detr_d2.layers": set(),
-    "detr_d2.data": set(),
-    "detr_d2.checkpoint": set(),
-    "detr_d2.modeling": {"detr_d2.layers"},
+    "detr_d2.panoptic_classes": set(),
+    "detr_d2.data": {"detr_d2.panoptic_classes"},
+    "detr_d2.checkpoint": {"detr_d2.panoptic_classes"},
+    "detr_d2.modeling": {"detr_d2.layers", "detr_d2.panoptic_classes"},
     "detr_d2.modeling.transformer": {"detr_d2.layers"},
     "detr_d2.model_zoo": {"detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.engine": {
+        "detr_d2.panoptic_classes",
         "detr_d2.config",
         "detr_d2.solver",
         "detr_d2.data",
+        "detr_d2.evaluation.coco_evaluator",
+        "detr_d2.evaluation.panoptic_quality",
         "detr_d2.modeling!",
         "detr_d2.checkpoint",
         "detr_d2.model_zoo",
     },
     "detr_d2.evaluation": {
+        "detr_d2.solver",  # for the training steps of benchmarks
+        "detr_d2.panoptic_classes",
         "detr_d2.modeling!",
         "detr_d2.layers",
         "detr_d2.config",
@@ -53,6 +59,7 @@ ALLOWED = {
     "detr_d2.export": {"detr_d2.modeling!", "detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.tools": {
         "detr_d2!",
+        "detr_d2.panoptic_classes",
         "detr_d2.config",
         "detr_d2.data",
         "detr_d2.engine",
@@ -91,10 +98,12 @@ OPTIONAL = {
     "jinja2",
     "onnx",
     "onnxruntime",
+    "onnxscript",
     "panopticapi",
     "safetensors",
     "shapely",
     "timm",
+    "torchmetrics",
 }
 OPTIONAL |= {"transformers", "lvis", "cityscapesscripts"}
 
@@ -265,10 +274,26 @@ def _is_own(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
+# What PyTorch offers under no other name: the operators that its compiler makes of single ones (where they are absent,
+# the single ones run), writes to tensors, and hooks.
+PRIVATE_NAMES_OF_TORCH = {
+    "detr_d2.layers.acceleration, _is_mkldnn_bf16_supported",
+    "detr_d2.layers.fused_convolution, _convolution_pointwise",
+    "detr_d2.layers.fused_convolution, _convolution_pointwise_",
+    "detr_d2.layers.linear, _linear_pointwise",
+    "detr_d2.modeling.folding, _backward_hooks",
+    "detr_d2.modeling.folding, _backward_pre_hooks",
+    "detr_d2.modeling.folding, _forward_hooks",
+    "detr_d2.modeling.folding, _forward_pre_hooks",
+    "detr_d2.modeling.folding, _version",
+}
+
+
 def test_only_public_names_of_others() -> None:
     files = [*sorted((ROOT / PACKAGE).rglob("*.py")), ROOT / "train_net.py"]
     trees = {module_name(path, ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in files}
-    assert [f"{name}, {private}" for name, tree in trees.items() for private in private_names(tree)] == []
+    found = {f"{name}, {private.partition(': ')[2]}" for name, tree in trees.items() for private in private_names(tree)}
+    assert found == PRIVATE_NAMES_OF_TORCH
 
 
 @pytest.mark.parametrize(

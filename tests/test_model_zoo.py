@@ -71,6 +71,9 @@ def test_trained_weights_carry_their_hash_and_the_papers_ap() -> None:
         "detr_r50_dc5": ("f0fb7ef5", 43.3),
         "detr_r101": ("2c7b67e5", 43.5),
         "detr_r101_dc5": ("a2e86def", 44.9),
+        "detr_r50_panoptic": ("00ce5173", 38.8),  # README
+        "detr_r50_dc5_panoptic": ("da08f1b1", 40.2),
+        "detr_r101_panoptic": ("40021d53", 40.1),
     }
     for name, (digits, ap) in published.items():
         trained = model_zoo.get_trained(name)
@@ -78,6 +81,18 @@ def test_trained_weights_carry_their_hash_and_the_papers_ap() -> None:
         assert trained.box_ap == ap
         assert trained.url == model_zoo.get_config(name, trained=True).MODEL.WEIGHTS
         assert model_zoo.get_config(name).MODEL.WEIGHTS.startswith("torchvision://")
+
+
+def test_panoptic_models_carry_the_papers_quality_of_masks() -> None:
+    published = {  # Carion et al. 2020, Table 5: AP of masks and PQ
+        "detr_r50_panoptic": (31.1, 43.4),
+        "detr_r50_dc5_panoptic": (31.9, 44.6),
+        "detr_r101_panoptic": (33.0, 45.1),
+    }
+    for name, figures in published.items():
+        trained = model_zoo.get_trained(name)
+        assert (trained.mask_ap, trained.panoptic_quality) == figures
+    assert model_zoo.get_trained("detr_r50").panoptic_quality is None
 
 
 def test_what_the_authors_have_not_trained_is_said() -> None:

@@ -44,7 +44,17 @@ def test_detectron2s_own_get_cfg_takes_the_configs_after_one_line():
 
 def test_files_and_folders_that_the_readme_names_exist():
     root = Path(__file__).parents[1]
-    names = ("training", "results", "checkpoints", "parity", "differences", "comparison", "looking_inside")
+    names = [
+        "training",
+        "results",
+        "checkpoints",
+        "parity",
+        "differences",
+        "comparison",
+        "looking_inside",
+        "deformable",
+        "segmentation",
+    ]
     pages = [f"docs/{x}.md" for x in names]
     for name in [*pages, "docs/images/quickstart.png", "CHANGELOG.md", "LICENSE"]:
         assert name in README

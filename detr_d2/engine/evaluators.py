@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
-    COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
@@ -19,7 +21,15 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
+from ..evaluation.coco_evaluator import build_coco_evaluator
+from ..evaluation.panoptic_quality import PanopticQualityEvaluator
+
+logger = logging.getLogger(__name__)
+
 COCO_MAX_DETECTIONS = 100  # what COCO AP counts per image unless told otherwise
+
+# Meta-architectures of detectron2 that make no panoptic maps.
+_WITHOUT_SEGMENTS = ("FCOS", "GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "SemanticSegmentor")
 
 _Build = Callable[[CfgNode, str, str], list[DatasetEvaluator]]
 
@@ -49,7 +59,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
 
 def _coco(cfg: CfgNode, name: str, folder: str) -> list[DatasetEvaluator]:
-    return [COCOEvaluator(name, output_dir=folder, max_dets_per_image=_max_detections(cfg))]
+    return [build_coco_evaluator(name, folder, max_dets_per_image=_max_detections(cfg))]
 
 
 def _max_detections(cfg: CfgNode) -> int | None:
@@ -59,10 +69,35 @@ def _max_detections(cfg: CfgNode) -> int | None:
 
 
 def _coco_panoptic(cfg: CfgNode, name: str, folder: str) -> list[DatasetEvaluator]:
-    """Boxes and masks; for models that also predict segments, those too."""
-    if cfg.MODEL.META_ARCHITECTURE == "DETR":
-        return _coco(cfg, name, folder)
-    return [_sem_seg(name, folder), *_coco(cfg, name, folder), COCOPanopticEvaluator(name, folder)]
+    """Boxes and masks of things, if their annotations are known; panoptic maps and stuff of models that make them."""
+    metadata = MetadataCatalog.get(name)
+    detr = cfg.MODEL.META_ARCHITECTURE == "DETR"
+    segments = cfg.MODEL.META_ARCHITECTURE not in _WITHOUT_SEGMENTS
+    if detr:
+        segments = cfg.MODEL.DETR.PANOPTIC.ENABLED and cfg.MODEL.MASK_ON
+    evaluators: list[DatasetEvaluator] = []
+    if segments and metadata.get("sem_seg_root") and (not detr or cfg.MODEL.DETR.PANOPTIC.SEM_SEG):
+        evaluators.append(_sem_seg(name, folder))
+    if metadata.get("json_file") and _names_things_only(metadata):
+        evaluators += _coco(cfg, name, folder)
+    if segments:
+        evaluators.append(COCOPanopticEvaluator(name, folder) if find_spec("panopticapi") else _panoptic_quality(name))
+    if not evaluators:
+        raise ValueError(
+            f"dataset {name!r} has panoptic ground truth only, and the model predicts no panoptic maps: add the "
+            "instances of its things, --coco-panoptic NAME=panoptic.json:png_root:image_root:instances.json"
+        )
+    return evaluators
+
+
+def _names_things_only(metadata: Metadata) -> bool:
+    """COCOEvaluator wants one name per class of the instances file; detectron2's "standard" COCO panoptic has more."""
+    return len(metadata.thing_classes) == len(metadata.thing_dataset_id_to_contiguous_id)
+
+
+def _panoptic_quality(name: str) -> DatasetEvaluator:
+    logger.info("panopticapi is not installed: panoptic quality of %s is computed by detr_d2.", name)
+    return PanopticQualityEvaluator(name)
 
 
 def _sem_seg(name: str, folder: str) -> DatasetEvaluator:

@@ -23,7 +23,7 @@ from yaml import YAMLError
 
 from .. import model_zoo
 from ..config import get_cfg
-from ..data import register_coco, register_datasets, resolve_num_classes
+from ..data import register_coco, register_coco_panoptic, register_datasets, resolve_num_classes
 from .launch import available_cpus, local_world_size, world_size
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     modules = import_user_modules(args.imports)
     cfg = load_config(args.config_file, args.opts, modules)
-    add_coco_datasets(cfg, args.coco)
+    add_coco_datasets(cfg, args.coco, args.coco_panoptic)
     check_output_dir(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=int(os.environ.get("RANK", "0")), name="detr_d2")
     choose_device(cfg)
@@ -48,6 +48,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_batch_size(cfg, world_size(args.num_gpus, args.num_machines))
     for spec in args.coco:  # what the user has typed must be right, used or not
         register_coco(spec)
+    for spec in args.coco_panoptic:
+        register_coco_panoptic(spec)
     register_datasets(cfg)
     check_datasets_exist(cfg, evaluation_only=args.eval_only)
     resolve_classes(cfg, evaluation_only=args.eval_only)
@@ -154,10 +156,14 @@ def _text(error: Exception) -> str:
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
-def add_coco_datasets(cfg: CfgNode, specs: Sequence[str]) -> None:
-    """Adds `--coco NAME=annotations.json:image_root` to `DATASETS.COCO`; a name given again replaces the config's."""
-    names = {spec.partition("=")[0] for spec in specs}
-    cfg.DATASETS.COCO = [x for x in cfg.DATASETS.COCO if x.partition("=")[0] not in names] + list(specs)
+def add_coco_datasets(cfg: CfgNode, specs: Sequence[str], panoptic_specs: Sequence[str] = ()) -> None:
+    """Adds `--coco` to `DATASETS.COCO` and `--coco-panoptic` to `DATASETS.COCO_PANOPTIC`.
+
+    A name given again replaces the config's, whichever list it stands in.
+    """
+    names = {spec.partition("=")[0] for spec in (*specs, *panoptic_specs)}
+    for key, added in (("COCO", specs), ("COCO_PANOPTIC", panoptic_specs)):
+        cfg.DATASETS[key] = [x for x in cfg.DATASETS[key] if x.partition("=")[0] not in names] + list(added)
 
 
 def check_output_dir(path: str) -> None:

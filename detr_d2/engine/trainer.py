@@ -23,6 +23,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from .. import solver
 from ..checkpoint import Checkpointer
 from ..data import build_stock_mapper, category_ids, uses_detr_augmentation
+from ..data.registration import is_panoptic
+from ..panoptic_classes import PanopticClasses
 from .build import build_train_step, distribute, share_buffers
 from .evaluators import build_evaluator
 from .hooks import BestCheckpoint, PeriodicCheckpoint
@@ -81,7 +83,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = Checkpointer(
             model, cfg.OUTPUT_DIR, class_head_from=cfg.MODEL.DETR.CLASS_HEAD_FROM, trainer=weakref.proxy(self)
         )
-        self.checkpointer.metadata.update(class_metadata(cfg.DATASETS.TRAIN))
+        self.checkpointer.metadata.update(class_metadata(cfg.DATASETS.TRAIN, panoptic=is_panoptic(cfg)))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -242,10 +244,19 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
 
-def class_metadata(datasets: Sequence[str]) -> dict[str, Any]:
-    """Names and category ids of the classes of the first dataset, for checkpoints; empty where it has none."""
+def class_metadata(datasets: Sequence[str], *, panoptic: bool = False) -> dict[str, Any]:
+    """Names and category ids of the classes of the first dataset, for checkpoints; empty where it has none.
+
+    Args:
+        datasets: names.
+        panoptic: the classes are things and stuff; adds how many are things, and the layout of detectron2's ids.
+    """
     if not datasets:
         return {}
     metadata = MetadataCatalog.get(datasets[0])
+    classes = PanopticClasses.from_metadata(metadata, name=datasets[0]) if panoptic else None
+    if classes is not None and classes.names:
+        ids = {"class_names": list(classes.names), "category_ids": list(classes.dataset_ids)}
+        return {**ids, "num_things": classes.num_things, "panoptic_layout": classes.layout}
     names = metadata.get("thing_classes")
     return {"class_names": list(names), "category_ids": category_ids(metadata)} if names else {}

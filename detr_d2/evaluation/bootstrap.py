@@ -21,6 +21,9 @@ METRICS = ("ap", "ap50", "ap75", "ar_max", "pairs_50", "mean_absolute_error")
 
 _PERCENTILES = (2.5, 97.5)
 
+FEWEST = 6
+"""Images, or rounds, that an interval takes: a model that is better on each of five may be so by chance (1 in 16)."""
+
 
 def image_draws(num_images: int, resamples: int, seed: int = 0) -> np.ndarray:
     """(resamples, N) how often each image is drawn."""
@@ -67,10 +70,17 @@ def bootstrap(observed: Observed, draws: np.ndarray) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in METRICS}
 
 
-def interval(value: float, samples: Sequence[float]) -> Interval:
-    """95 % of the samples; those that are NaN, of resamples without any object, are left out."""
+def interval(value: float, samples: Sequence[float], *, drawn_from: int = FEWEST) -> Interval:
+    """95 % of the samples; those that are NaN, of resamples without any object, are left out.
+
+    Args:
+        value: without resampling.
+        samples: resampled.
+        drawn_from: images, or rounds; the bounds are NaN if they are fewer than `FEWEST`.
+    """
     known = np.array([x for x in samples if np.isfinite(x)])
-    low, high = np.percentile(known, _PERCENTILES) if len(known) else (np.nan, np.nan)
+    enough = len(known) and drawn_from >= FEWEST
+    low, high = np.percentile(known, _PERCENTILES) if enough else (np.nan, np.nan)
     return Interval(value=value, low=float(low), high=float(high))
 
 
@@ -80,7 +90,9 @@ def difference(
     first_samples: Mapping[str, Sequence[float]],
     second_samples: Mapping[str, Sequence[float]],
     metric: str,
+    *,
+    drawn_from: int = FEWEST,
 ) -> Interval:
-    """The first model's figure minus the second's, resample by resample."""
+    """The first model's figure minus the second's, resample by resample; see `interval`."""
     samples = np.array(first_samples[metric]) - np.array(second_samples[metric])
-    return interval(first[metric] - second[metric], samples.tolist())
+    return interval(first[metric] - second[metric], samples.tolist(), drawn_from=drawn_from)

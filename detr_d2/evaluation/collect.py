@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling import GeneralizedRCNN, RetinaNet
 from detectron2.structures import Instances
 from torch import nn
 
@@ -54,7 +53,7 @@ def raw_outputs(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> list[
     if isinstance(model, GeneralizedRCNN):
         results: Any = model.inference(batched_inputs, do_postprocess=False)
         return [results[0] if isinstance(results, tuple) else results]  # PanopticFPN: and the stuff
-    if isinstance(model, DenseDetector):
+    if isinstance(model, RetinaNet):
         images = model.preprocess_image(batched_inputs)
         maps = model.backbone(images.tensor)
         features = [maps[name] for name in model.head_in_features]
@@ -68,7 +67,8 @@ def raw_outputs(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> list[
 def _detr_outputs(model: DETR, batched_inputs: list[dict[str, Any]]) -> list[list[Instances]]:
     images = model.preprocess_image(batched_inputs)
     predictions = model.predict(images, all_layers=True)
-    limit = max(model.max_detections, predictions.logits.shape[2])  # all queries, where each gives one detection
+    # All queries, where each gives one detection; of the focal loss, where each gives one for every class, the best.
+    limit = max(model.max_detections, predictions.logits.shape[2])
     return [
         predictions_to_instances(
             logits,
@@ -77,6 +77,7 @@ def _detr_outputs(model: DETR, batched_inputs: list[dict[str, Any]]) -> list[lis
             score_threshold=model.score_threshold,
             max_detections=limit if model.max_detections >= 0 else -1,
             classification=model.classification,
+            num_things=model.num_things,
         )
         for logits, boxes in zip(predictions.logits, predictions.boxes_cxcywh, strict=True)
     ]

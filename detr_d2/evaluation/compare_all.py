@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .benchmark import machine_info
+from .collect_cache import file_hash
 from .compare_data import GroundTruth, fingerprint, load_ground_truth, summarise
 from .compare_json import save_comparison
 from .compare_models import Contestant
@@ -37,6 +39,7 @@ class Plan:
         limit: the first N images only; None for all.
         cache: folder for what models said; default: "cache" in `output`.
         fresh: run the models again even if the cache knows them.
+        imports: modules and .py files that have been imported because they register parts of the models.
         options: to be written down beside the results.
     """
 
@@ -48,6 +51,7 @@ class Plan:
     limit: int | None = None
     cache: Path | None = None
     fresh: bool = False
+    imports: Sequence[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -67,13 +71,14 @@ def compare_all(
     whole = load_ground_truth(plan.dataset)
     truth = whole if plan.limit is None else whole.first(plan.limit)
     _require_objects(truth)
-    versions, data_hash = _versions(), fingerprint(whole)
+    versions, data_hash = {**_versions(), **_import_hashes(plan.imports)}, fingerprint(whole)
     run = ComparisonRun(
         ground_truth=truth,
         dataset_fingerprint=data_hash,
         cache=plan.cache or plan.output / "cache",
         settings=plan.settings,
         versions=versions,
+        imports=plan.imports,
         fresh=plan.fresh,
     )
     comparison = Comparison(
@@ -111,6 +116,16 @@ def _versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
+
+
+def _import_hashes(imports: Sequence[str]) -> dict[str, str]:
+    """Module -> hash of its file: what a model with parts of the user depends on."""
+    found = {}
+    for name in imports:
+        module = sys.modules[Path(name).stem if name.endswith(".py") else name]
+        if module.__file__ is not None:
+            found[Path(name).name] = file_hash(module.__file__)[:12]
+    return found
 
 
 def write_all(comparison: Comparison, output: Path) -> None:

@@ -54,6 +54,7 @@ def measure_costs(
     file_names: Sequence[str],
     settings: CostSettings,
     *,
+    imports: Sequence[str] = (),
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Cost], list[str], list[Difference]]:
     """Measures all models.
@@ -62,6 +63,7 @@ def measure_costs(
         predictors: label -> model as it is used, with its preprocessing.
         configs: label -> config, with its number of classes.
         file_names: images; the first `settings.images` are used.
+        imports: modules and files that register parts of the models.
         progress: called after each step.
 
     Returns:
@@ -73,7 +75,12 @@ def measure_costs(
     models = {label: x.model for label, x in predictors.items()}
     latency = measure_latency(models, batches, repeat=settings.repeat, progress=progress)
     throughput = measure_throughput(
-        models, batches, settings.batch_sizes, repeat=settings.throughput_repeat, progress=progress
+        models,
+        batches,
+        settings.batch_sizes,
+        repeat=settings.throughput_repeat,
+        progress=progress,
+        failed=lambda label, size, error: notes.append(f"{label}: {size} images at once failed ({_sentence(error)})"),
     )
     costs = {}
     for label, model in models.items():
@@ -86,7 +93,7 @@ def measure_costs(
         progress()
         memory = float("nan")
         try:
-            memory = peak_memory_mb(configs[label], file_names[: settings.flops_images])
+            memory = peak_memory_mb(configs[label], file_names[: settings.flops_images], imports)
         except RuntimeError as error:
             notes.append(f"{label}: its peak memory could not be measured ({_sentence(error)})")
         progress()
@@ -120,7 +127,8 @@ def latency_differences(seconds: Mapping[str, Sequence[float]], resamples: int =
         draws = random.integers(times.shape[1], size=(resamples, times.shape[1]))
         medians = np.median(times[:, draws], axis=2)  # (2, resamples)
         point = np.median(times, axis=1)
-        value = interval(float(point[0] - point[1]), (medians[0] - medians[1]).tolist())
+        gaps = (medians[0] - medians[1]).tolist()
+        value = interval(float(point[0] - point[1]), gaps, drawn_from=times.shape[1])
         result.append(Difference(first, second, "latency_ms", value))
     return result
 

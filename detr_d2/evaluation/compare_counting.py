@@ -53,8 +53,9 @@ def counting(ground_truth: GroundTruth, shipped: Detections, *, score_threshold:
     )
 
 
-def query_limit(ground_truth: GroundTruth, shipped: Detections, num_queries: int) -> QueryLimit:
+def query_limit(ground_truth: GroundTruth, shipped: Detections, num_queries: int, max_detections: int) -> QueryLimit:
     """Relates the objects that were missed at any score to the number of objects of their images."""
+    most = min(num_queries, max_detections)
     true = ground_truth.objects_per_image()
     missed = ~objects_found(ground_truth, shipped) & ~ground_truth.crowd
     missed_per_image = np.bincount(ground_truth.image_of[missed], minlength=len(ground_truth))
@@ -73,7 +74,7 @@ def query_limit(ground_truth: GroundTruth, shipped: Detections, num_queries: int
     return QueryLimit(
         num_queries=num_queries,
         max_objects=int(true.max(initial=0)),
-        images_over=int((true > num_queries).sum()),
-        objects_over=int(np.clip(true - num_queries, 0, None).sum()),
+        images_over=int((true > most).sum()),
+        objects_over=int(np.clip(true - most, 0, None).sum()),
         groups=groups,
     )

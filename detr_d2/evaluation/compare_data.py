@@ -191,12 +191,17 @@ def _dict_objects(record: dict[str, Any]) -> list[_Row]:
 
 
 def fingerprint(ground_truth: GroundTruth) -> str:
-    """Hash of annotations, image list, and size and time of every image file."""
+    """Hash of annotations, image list, and size and time of every image file and of the PNGs of panoptic data."""
     digest = hashlib.sha256(repr((ground_truth.class_names, ground_truth.image_ids)).encode())
     metadata = MetadataCatalog.get(ground_truth.name)
-    if is_coco_file(ground_truth.name):
-        with open(metadata.json_file, "rb") as file:
-            digest.update(file.read())
+    for path in (metadata.get("json_file"), metadata.get("panoptic_json")):
+        if path and os.path.isfile(path):
+            with open(path, "rb") as file:
+                digest.update(file.read())
+    pngs = metadata.get("panoptic_root")
+    if pngs and os.path.isdir(pngs):
+        with os.scandir(pngs) as entries:
+            digest.update(repr(sorted((x.name, x.stat().st_size, x.stat().st_mtime_ns) for x in entries)).encode())
     for array in (ground_truth.boxes_xywh, ground_truth.classes, ground_truth.crowd, ground_truth.areas):
         digest.update(np.ascontiguousarray(array).tobytes())
     for path in ground_truth.file_names:

@@ -122,6 +122,8 @@ class Duplicates:
         covered_twice: objects so overlapped by two or more.
         true_positives: objects found at IoU 0.5, one detection each (COCO's matching).
         removed_true_positives: objects found without NMS and lost in this setting; 0 without NMS.
+
+    Without NMS there is no limit on detections either, or it would cut off what is counted here.
     """
 
     setting: str
@@ -145,7 +147,7 @@ class CrowdingBin:
         low, high: of the bin; a first bin of 0 and 0 holds the objects that touch no other.
         num_objects: in it.
         recall: share of them found at IoU 0.5 by the detections as shipped with score >= `score_threshold`.
-        recall_without_nms: the same without NMS.
+        recall_without_nms: the same without NMS, and without the limit on detections.
         ap50: AP at IoU 0.50 of those objects, mean over classes; detections matched to others are ignored.
         score_threshold: of the two recalls.
     """
@@ -218,13 +220,13 @@ class QueryGroup:
 
 @dataclass(frozen=True)
 class QueryLimit:
-    """A DETR of N queries can find N objects at most.
+    """A DETR of N queries can find N objects at most, or as many as its limit on detections, where that is lower.
 
     Args:
         num_queries: N.
         max_objects: most objects of an image.
-        images_over: images with more than N.
-        objects_over: objects beyond N in them, which cannot be found.
+        images_over: images with more than that.
+        objects_over: the objects beyond it, which cannot be found.
         groups: by the number of objects, ascending.
     """
 
@@ -306,3 +308,52 @@ class Cost:
     peak_memory_mb: float
     repeat: int
     device: str
+
+
+@dataclass(frozen=True)
+class MaskMetrics:
+    """The masks of instances, as shipped.
+
+    Args:
+        ap, ap50, ap75, ap_small, ap_medium, ap_large: COCO's average precision of masks.
+        boundary_ap, boundary_ap50: the same, where two masks overlap by the smaller of mask IoU and Boundary IoU.
+        boundary_iou: median Boundary IoU of the objects found at mask IoU 0.5 with their detections, 0-100: how well
+            the model draws what it finds.
+        matched: those objects.
+        failed_images: images whose masks the model could not predict; their objects count as missed.
+        evaluator: "pycocotools" with its version.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    boundary_ap: float
+    boundary_ap50: float
+    boundary_iou: float
+    matched: int
+    failed_images: int
+    evaluator: str
+
+
+@dataclass(frozen=True)
+class PanopticMetrics:
+    """Panoptic quality, as shipped.
+
+    Args:
+        pq, sq, rq: panoptic, segmentation and recognition quality, mean over the classes that occur.
+        pq_things, sq_things, rq_things: over things alone.
+        pq_stuff, sq_stuff, rq_stuff: over stuff alone.
+    """
+
+    pq: float
+    sq: float
+    rq: float
+    pq_things: float
+    sq_things: float
+    rq_things: float
+    pq_stuff: float
+    sq_stuff: float
+    rq_stuff: float

@@ -170,19 +170,26 @@ def measure_throughput(
     *,
     repeat: int,
     progress: Callable[[], object] = lambda: None,
+    failed: Callable[[str, int, Exception], object] = lambda *_: None,
 ) -> dict[str, list[Throughput]]:
     """Images per second of each model when several go in together, the median of the rounds.
 
     Args:
         models, batches, repeat: as for `measure_latency`.
-        batch_sizes: images at once; a size that does not fit into memory gives NaN, and larger ones are not tried.
+        batch_sizes: images at once; a size that a model cannot process gives NaN, and larger ones are not tried.
         progress: called after each round, at most `len(batch_sizes)` x (1 + repeat) times.
+        failed: called with label, batch size and error, if it is another one than that memory was short.
     """
     result: dict[str, list[Throughput]] = {label: [] for label in models}
     able = dict(models)
     for size in batch_sizes:
         together = {label: _together(batches[label], size) for label in models}
-        able = {label: model for label, model in able.items() if _fits(model, together[label])}
+        errors = {label: _error_of(model, together[label]) for label, model in able.items()}
+        for label, error in errors.items():
+            if error is not None:
+                del able[label]
+                if not _is_of_memory(error):
+                    failed(label, size, error)
         works: dict[str, Callable[[], object]] = {label: partial(able[label], together[label]) for label in able}
         with torch.no_grad():
             timings = interleave(works, repeat=repeat, warmup=1, progress=progress)
@@ -196,12 +203,15 @@ def _together(batches: Sequence[Batch], size: int) -> Batch:
     return [batch[0] for batch in itertools.islice(itertools.cycle(batches), size)]
 
 
-def _fits(model: nn.Module, batch: Batch) -> bool:
+def _error_of(model: nn.Module, batch: Batch) -> Exception | None:
     try:
         with torch.no_grad():
             model(batch)
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "out of memory" not in str(error):
-            raise
-        return False
-    return True
+    except Exception as error:  # models of users may take one image only, and the others are still to be timed
+        return error
+    return None
+
+
+def _is_of_memory(error: Exception) -> bool:
+    wants = isinstance(error, RuntimeError) and ("alloc" in str(error) or "out of memory" in str(error))
+    return wants or isinstance(error, MemoryError)

@@ -13,7 +13,7 @@ from .collect import Collected
 from .compare_counting import count_errors, counting, query_limit
 from .compare_data import Detections, GroundTruth
 from .compare_matching import MAX_DETECTIONS, PrecisionCurves, match
-from .compare_results import Duplicates, ModelComparison, NmsPoint, ShippedSettings
+from .compare_results import Duplicates, ModelComparison, NmsPoint, QueryLimit, ShippedSettings
 from .crowding import crowding_bins
 from .duplicates import MATCH_IOU, count_duplicates, same_class_pairs
 from .error_kinds import error_kinds
@@ -65,7 +65,8 @@ def measure(
     assert settings is not None
     layers = [OfflineNms(x, limit=settings.max_detections, class_map=class_map) for x in collected.layers]
     shipped = layers[-1](settings.nms_threshold)[0]
-    without = layers[-1](None)[0] if settings.nms_switched_off else shipped
+    # A limit would be filled with duplicates, and objects that only it has lost would not be seen to be found.
+    without = layers[-1](None, limited=False)[0] if settings.nms_switched_off else shipped
     limit = coco_limit(settings)
     coco, curves = coco_metrics(ground_truth, shipped, max_detections=limit)
     progress()
@@ -88,18 +89,32 @@ def measure(
         ),
         crashed_images=collected.crashed,
         coco=coco,
-        confidence={name: interval(value, samples[name]) for name, value in observed.metrics().items()},
+        confidence={
+            name: interval(value, samples[name], drawn_from=len(ground_truth))
+            for name, value in observed.metrics().items()
+        },
         curves=curves,
         num_layers=len(layers),
         nms=_sweep(ground_truth, layers, settings, limit, progress),
         duplicates=_duplicates(ground_truth, layers[-1], shipped, without, settings, score_threshold),
-        crowding=crowding_bins(ground_truth, shipped, without, score_threshold=score_threshold),
+        crowding=crowding_bins(
+            ground_truth,
+            shipped,
+            without if settings.nms_switched_off else None,
+            score_threshold=score_threshold,
+        ),
         counting=counting(ground_truth, shipped, score_threshold=score_threshold),
-        query_limit=query_limit(ground_truth, shipped, settings.num_queries) if settings.num_queries else None,
+        query_limit=_query_limit(ground_truth, shipped, settings),
         errors=error_kinds(ground_truth, shipped),
     )
     progress()
     return Measured(record=record, samples=samples, f1_per_image=f1_per_image(ground_truth, seen).tolist())
+
+
+def _query_limit(ground_truth: GroundTruth, shipped: Detections, settings: ShippedSettings) -> QueryLimit | None:
+    if not settings.num_queries:
+        return None
+    return query_limit(ground_truth, shipped, settings.num_queries, settings.max_detections)
 
 
 def num_steps(settings: ShippedSettings, num_layers: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from .nms_keys import family_of, shipped_settings, without_nms
 from .prediction import Categories, ImagePredictor
 from .results import RunResult
 from .trained_model import load_trained_model
+from .training_facts import TrainingFacts, training_facts
 
 _NAN = float("nan")
 
@@ -74,12 +75,14 @@ class Contestant:
         cfg: of normal use, with its number of classes.
         weights_sha256: "" for random weights.
         seed: of random weights.
+        training: what is known of it.
     """
 
     spec: ModelSpec
     cfg: CfgNode
     weights_sha256: str
     seed: int
+    training: TrainingFacts = field(default_factory=TrainingFacts)
 
     @classmethod
     def prepare(cls, spec: ModelSpec, cfg: CfgNode, *, dataset: str, seed: int) -> Contestant:
@@ -100,8 +103,10 @@ class Contestant:
                 register_datasets(cfg)
         cfg.DATASETS.TEST = tuple(name for name in names if name in DatasetCatalog) or (dataset,)
         cfg.DATASETS.TRAIN, cfg.DATASETS.COCO = (), []
-        sha = file_hash(local_file(spec.weights)) if spec.weights else ""
-        return cls(spec=spec, cfg=cfg, weights_sha256=sha, seed=seed)
+        if not spec.weights:
+            return cls(spec=spec, cfg=cfg, weights_sha256="", seed=seed)
+        path = local_file(spec.weights)
+        return cls(spec=spec, cfg=cfg, weights_sha256=file_hash(path), seed=seed, training=training_facts(path))
 
     def load(self, *, nms: bool, class_names: Sequence[str]) -> tuple[ImagePredictor, Categories]:
         """Builds the model, as it is used or without its NMS.
@@ -143,7 +148,17 @@ class Contestant:
     def identity(self, dataset: str) -> ModelComparison:
         """The record before there are figures."""
         run = RunResult(
-            model=self.spec.label, config_file=self.spec.config_file, dataset=dataset, ap=_NAN, ap50=_NAN, ap75=_NAN
+            model=self.spec.label,
+            config_file=self.spec.config_file,
+            dataset=dataset,
+            ap=_NAN,
+            ap50=_NAN,
+            ap75=_NAN,
+            iterations=self.training.iterations,
+            train_seconds=self.training.seconds,
+            train_images_per_second=self.training.images_per_second,
+            seed=self.training.seed,
+            extra={"images_per_iteration": self.training.images_per_iteration},
         )
         return ModelComparison(
             label=self.spec.label,

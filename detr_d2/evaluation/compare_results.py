@@ -21,7 +21,9 @@ from .compare_figures import (
     Duplicates,
     ErrorKind,
     Interval,
+    MaskMetrics,
     NmsPoint,
+    PanopticMetrics,
     PrecisionRecall,
     QueryGroup,
     QueryLimit,
@@ -47,8 +49,10 @@ __all__ = [
     "ErrorKind",
     "GalleryImage",
     "Interval",
+    "MaskMetrics",
     "ModelComparison",
     "NmsPoint",
+    "PanopticMetrics",
     "PrecisionRecall",
     "QueryGroup",
     "QueryLimit",
@@ -153,6 +157,8 @@ class ModelComparison:
         query_limit: None for models without queries.
         errors: six kinds; in AP50 of `run`.
         cost: None with `--skip-cost`.
+        masks: None for models or data without masks.
+        panoptic: None for models or data without panoptic maps.
     """
 
     label: str
@@ -176,6 +182,8 @@ class ModelComparison:
     query_limit: QueryLimit | None = None
     errors: list[ErrorKind] = field(default_factory=list)
     cost: Cost | None = None
+    masks: MaskMetrics | None = None
+    panoptic: PanopticMetrics | None = None
 
 
 @dataclass(frozen=True)

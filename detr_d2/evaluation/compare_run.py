@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from .benchmark import machine_info
 from .bootstrap import METRICS, difference, image_draws
 from .collect import collect
-from .collect_cache import CandidateCache, combined_hash, remembered
+from .collect_cache import CandidateCache, combined_hash, config_hash, remembered
 from .compare_cost import CostSettings, measure_costs
 from .compare_data import GroundTruth
 from .compare_gallery import candidates_of_image, disagreement, gallery_image, pick_images, shown_detections
@@ -23,9 +25,14 @@ from .compare_measure import Measured, measure, num_steps
 from .compare_models import Contestant, map_classes
 from .compare_results import Cost, Difference, GalleryImage, ModelComparison
 from .detector_keys import get_num_classes, set_num_classes
+from .mask_collect import SegmentationCache, collect_masks
+from .mask_truth import MaskTruth, load_mask_truth
+from .nms_keys import predicts_masks
+from .panoptic_metrics import is_panoptic
 from .prediction import Categories
+from .segmentation_figures import segmentation_figures
 
-MEASURE_VERSION = 2
+MEASURE_VERSION = 4
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -60,6 +67,7 @@ class ComparisonRun:
         cache: folder for what models said and what was computed from it.
         settings: see there.
         versions: package -> version, part of what predictions depend on.
+        imports: modules and files that register parts of the models.
         fresh: forget what the cache holds of these models.
     """
 
@@ -71,6 +79,7 @@ class ComparisonRun:
         cache: Path,
         settings: Settings,
         versions: Mapping[str, str],
+        imports: Sequence[str] = (),
         fresh: bool = False,
     ) -> None:
         self.ground_truth = ground_truth
@@ -78,6 +87,7 @@ class ComparisonRun:
         self.settings = settings
         self._fingerprint = dataset_fingerprint
         self._versions = dict(versions)
+        self._imports = imports
         self._fresh = fresh
         self._finished: list[tuple[Contestant, Measured]] = []
 
@@ -107,7 +117,12 @@ class ComparisonRun:
             "resamples": self.settings.resamples,
         }
         path = folder / f"figures-{combined_hash(what)}.json"
-        return remembered(path, Measured, lambda: self._measure(contestant, identity, folder))
+        measured = remembered(path, Measured, lambda: self._measure(contestant, identity, folder))
+        masks = measured.record.masks
+        if measured.record.crashed_images or (masks is not None and masks.failed_images):
+            # They are tried again in the next run: memory, or a disk, may have failed.
+            path.unlink()
+        return measured
 
     def _measure(self, contestant: Contestant, identity: ModelComparison, folder: Path) -> Measured:
         names = self.ground_truth.class_names
@@ -123,7 +138,10 @@ class ComparisonRun:
         with _bar(identity.label, len(self.ground_truth), "image") as bar:
             files = self.ground_truth.file_names
             found = collect(lambda: load()[0], files, CandidateCache(folder), progress=bar.update)
-        identity = replace(identity, notes=[*identity.notes, *notes])
+        segmented = replace(identity, notes=[*identity.notes, *notes])
+        if predicts_masks(contestant.cfg):
+            segmented = self._with_masks(contestant, segmented, class_map, folder)
+        identity = segmented
         assert identity.shipped is not None
         with _bar(f"{identity.label}: figures", num_steps(identity.shipped, len(found.layers)), "step") as bar:
             return measure(
@@ -136,6 +154,24 @@ class ComparisonRun:
                 progress=bar.update,
             )
 
+    def _with_masks(
+        self, contestant: Contestant, record: ModelComparison, class_map: np.ndarray, folder: Path
+    ) -> ModelComparison:
+        """The record with what the model segments, which it is run for as it is used."""
+        if not (self._mask_truth or is_panoptic(self.ground_truth.name)):
+            return replace(record, notes=[*record.notes, "its masks are not measured, as the data have none"])
+        names, files = self.ground_truth.class_names, self.ground_truth.file_names
+        cache = SegmentationCache(folder / f"masks-{config_hash(contestant.cfg)[:16]}")
+        with _bar(f"{record.label}: masks", len(files), "image") as bar:
+            images = collect_masks(
+                lambda: contestant.load(nms=True, class_names=names)[0], files, cache, progress=bar.update
+            )
+        return segmentation_figures(record, self.ground_truth, self._mask_truth, images, class_map)
+
+    @cached_property
+    def _mask_truth(self) -> MaskTruth | None:
+        return load_mask_truth(self.ground_truth)
+
     def _folder(self, contestant: Contestant) -> Path:
         return self.cache / contestant.prediction_key(self._fingerprint, self._versions)
 
@@ -145,7 +181,7 @@ class ComparisonRun:
         for (_, a), (_, b) in combinations(self._finished, 2):
             first, second = ({k: v.value for k, v in x.record.confidence.items()} for x in (a, b))
             for metric in METRICS:
-                value = difference(first, second, a.samples, b.samples, metric)
+                value = difference(first, second, a.samples, b.samples, metric, drawn_from=len(self.ground_truth))
                 result.append(Difference(a.record.label, b.record.label, metric, value))
         return result
 
@@ -189,7 +225,13 @@ class ComparisonRun:
         path = self.cache / f"costs-{combined_hash(what)}.json"
         if self._fresh:
             path.unlink(missing_ok=True)
-        found = remembered(path, _Costs, self._costs)
+        try:
+            found = remembered(path, _Costs, self._costs)
+        except Exception as error:  # all else is measured, and must not be lost with it
+            note = (
+                f"the cost of the models could not be measured ({type(error).__name__}: {' '.join(str(error).split())})"
+            )
+            return [x if x.failed else replace(x, notes=[*x.notes, note]) for x in records], []
         return [_with_cost(x, found) for x in records], found.differences
 
     def _costs(self) -> _Costs:
@@ -207,7 +249,8 @@ class ComparisonRun:
         files = [name for name in self.ground_truth.file_names if name not in crashed]
         predictors = {label: predictor for label, (predictor, _) in loaded.items()}
         with _bar("cost, the models in turn", settings.num_steps(len(predictors)), "step") as bar:
-            return _Costs(*measure_costs(predictors, configs, files, settings, progress=bar.update))
+            measured = measure_costs(predictors, configs, files, settings, imports=self._imports, progress=bar.update)
+        return _Costs(*measured)
 
 
 def _with_cost(record: ModelComparison, found: _Costs) -> ModelComparison:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .compare_results import Comparison, ModelComparison, NmsPoint
+from .mask_figures import mask_figure, panoptic_figure
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -47,7 +48,8 @@ def nms_point(model: ModelComparison, nms_threshold: float | None) -> NmsPoint |
 
 def _without_nms(model: ModelComparison) -> float:
     point = nms_point(model, None)
-    return _NAN if point is None else point.ap
+    known = model.shipped is None or model.shipped.nms_switched_off
+    return point.ap if point is not None and known else _NAN
 
 
 _COLUMNS = (
@@ -64,13 +66,32 @@ _COLUMNS = (
     _Column("ms/image", "latency_p50_ms", _cost(lambda x: x.cost.latency[0].p50_ms if x.cost else _NAN)),
     _Column("memory (MB)", "peak_memory_mb", _cost(lambda x: x.cost.peak_memory_mb if x.cost else _NAN), 0),
 )
+_MASK_COLUMNS = (
+    _Column("mask AP", "mask_ap", mask_figure("ap")),
+    _Column("mask AP50", "mask_ap50", mask_figure("ap50")),
+    _Column("boundary AP", "boundary_ap", mask_figure("boundary_ap")),
+    _Column("boundary IoU", "boundary_iou", mask_figure("boundary_iou")),
+)
+_PANOPTIC_COLUMNS = (
+    _Column("PQ", "pq", panoptic_figure("pq")),
+    _Column("SQ", "sq", panoptic_figure("sq")),
+    _Column("RQ", "rq", panoptic_figure("rq")),
+)
+
+
+def _columns(comparison: Comparison) -> tuple[_Column, ...]:
+    """Those of masks and panoptic maps only if a model has them."""
+    masks = _MASK_COLUMNS if any(x.masks is not None for x in comparison.models) else ()
+    panoptic = _PANOPTIC_COLUMNS if any(x.panoptic is not None for x in comparison.models) else ()
+    return (*_COLUMNS, *masks, *panoptic)
 
 
 def main_rows(comparison: Comparison) -> list[list[str]]:
     """Head and one row per model; "-" for what is unknown, a star on the label of a model that failed."""
-    head = ["model", *(column.head for column in _COLUMNS)]
+    columns = _columns(comparison)
+    head = ["model", *(column.head for column in columns)]
     rows = [
-        [x.label + (" *" if x.failed else ""), *(_text(column.value(x), column.digits) for column in _COLUMNS)]
+        [x.label + (" *" if x.failed else ""), *(_text(column.value(x), column.digits) for column in columns)]
         for x in comparison.models
     ]
     return [head, *rows]
@@ -78,15 +99,14 @@ def main_rows(comparison: Comparison) -> list[list[str]]:
 
 def markdown_table(comparison: Comparison) -> str:
     """The main figures, with the intervals of AP and the failed models below."""
-    head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in main_rows(comparison))
+    head, *rows = ([cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in main_rows(comparison))
     rule = ["---", *["---:"] * (len(head) - 1)]
     lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
     notes = []
     for x in comparison.models:
         if x.failed:
             notes.append(f"* {x.label} failed: {x.failed}")
-        elif "ap" in x.confidence:
-            interval = x.confidence["ap"]
+        elif (interval := x.confidence.get("ap")) is not None and math.isfinite(interval.low):
             notes.append(
                 f"- {x.label}: AP {interval.value:.1f}, 95 % interval {interval.low:.1f} to {interval.high:.1f}"
             )
@@ -116,12 +136,13 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 def models_csv(comparison: Comparison) -> str:
     """One row per model with full precision; an unknown figure is an empty cell."""
-    head = ["model", "config_file", "weights", "failed", "ap_low", "ap_high", *(column.name for column in _COLUMNS)]
+    columns = _columns(comparison)
+    head = ["model", "config_file", "weights", "failed", "ap_low", "ap_high", *(column.name for column in columns)]
     rows = []
     for x in comparison.models:
         interval = x.confidence.get("ap")
         bounds = [interval.low, interval.high] if interval else [_NAN, _NAN]
-        figures = [*bounds, *(column.value(x) for column in _COLUMNS)]
+        figures = [*bounds, *(column.value(x) for column in columns)]
         rows.append([x.label, x.run.config_file, x.weights, x.failed, *map(_cell, figures)])
     return _csv([head, *rows])
 

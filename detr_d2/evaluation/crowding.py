@@ -28,14 +28,14 @@ def largest_overlaps(ground_truth: GroundTruth) -> np.ndarray:
 
 
 def crowding_bins(
-    ground_truth: GroundTruth, shipped: Detections, without_nms: Detections, *, score_threshold: float
+    ground_truth: GroundTruth, shipped: Detections, without_nms: Detections | None, *, score_threshold: float
 ) -> list[CrowdingBin]:
     """Recall and AP50 of objects by how much they overlap.
 
     Args:
         ground_truth: N images.
         shipped: what the model returns.
-        without_nms: what it would return without NMS.
+        without_nms: what it would return without NMS; None if that is not known.
         score_threshold: recall counts detections from this score on.
 
     Returns:
@@ -43,7 +43,9 @@ def crowding_bins(
     """
     overlaps = largest_overlaps(ground_truth)
     found = objects_found(ground_truth, shipped.select(shipped.scores >= score_threshold))
-    findable = objects_found(ground_truth, without_nms.select(without_nms.scores >= score_threshold))
+    findable = None
+    if without_nms is not None:
+        findable = objects_found(ground_truth, without_nms.select(without_nms.scores >= score_threshold))
     matches = match(ground_truth, shipped, ious=np.array([MATCH_IOU]))
     bins = [(0.0, 0.0, overlaps == 0)]
     for low, high in pairwise(CROWDING_EDGES):
@@ -55,7 +57,7 @@ def crowding_bins(
             high=high,
             num_objects=int(inside.sum()),
             recall=_share(found, inside),
-            recall_without_nms=_share(findable, inside),
+            recall_without_nms=float("nan") if findable is None else _share(findable, inside),
             ap50=_average_precision(ground_truth, matches, inside),
             score_threshold=score_threshold,
         )

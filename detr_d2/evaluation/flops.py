@@ -80,7 +80,7 @@ class _Network(nn.Module):
         self.image_sizes = image_sizes
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, boxes_cxcywh, _ = self.model.predict(ImageList(images, self.image_sizes), all_layers=False)
+        logits, boxes_cxcywh = self.model.predict(ImageList(images, self.image_sizes), all_layers=False)[:2]
         return logits, boxes_cxcywh
 
 

@@ -74,13 +74,13 @@ class OfflineNms:
         self.class_map = class_map
         self._scaled = [scale_to_image(x) for x in candidates]
 
-    def __call__(self, threshold: float | None) -> tuple[Detections, float]:
-        """The detections that are left, and how many NMS leaves per image before the limit."""
+    def __call__(self, threshold: float | None, *, limited: bool = True) -> tuple[Detections, float]:
+        """The detections that are left, and how many NMS leaves per image before the limit, if there is to be one."""
         images, kept = [], 0
         for x, (boxes, nonempty) in zip(self.candidates, self._scaled, strict=True):
             order = nms_order(x, threshold)
             kept += len(order)
-            order = order[: self.limit]
+            order = order[: self.limit] if limited else order
             classes = self.class_map[x.classes[order]]
             use = nonempty[order] & (classes >= 0)
             images.append((boxes[order[use]], x.scores[order[use]], classes[use]))

@@ -26,14 +26,21 @@ def family_of(cfg: CfgNode) -> str:
 def shipped_settings(cfg: CfgNode) -> ShippedSettings:
     """How the model of a config decides what to return."""
     family = family_of(cfg)
+    if family == "other":  # it says nothing of itself, and all that it returns counts
+        return ShippedSettings(None, float("nan"), UNLIMITED, num_queries=None, nms_switched_off=False)
     keys = {"R-CNN": cfg.MODEL.ROI_HEADS, "dense": cfg.MODEL.RETINANET}.get(family)
     return ShippedSettings(
         nms_threshold=None if keys is None else float(keys.NMS_THRESH_TEST),
         score_threshold=float(cfg.MODEL.DETR.SCORE_THRESH_TEST if keys is None else keys.SCORE_THRESH_TEST),
         max_detections=cfg.TEST.DETECTIONS_PER_IMAGE if cfg.TEST.DETECTIONS_PER_IMAGE >= 0 else UNLIMITED,
         num_queries=cfg.MODEL.DETR.NUM_QUERIES if family == "DETR" else None,
-        nms_switched_off=family != "other",
+        nms_switched_off=True,
     )
+
+
+def predicts_masks(cfg: CfgNode) -> bool:
+    """Whether the model of a config segments what it detects."""
+    return bool(cfg.MODEL.MASK_ON) and family_of(cfg) in ("DETR", "R-CNN")
 
 
 def without_nms(cfg: CfgNode) -> CfgNode:

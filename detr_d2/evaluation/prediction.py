@@ -23,6 +23,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from ..data import build_resize, category_ids
+from ..panoptic_classes import PanopticClasses
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,32 @@ class Categories:
         return cls(names=tuple(names), ids=tuple(range(len(names))))
 
     @classmethod
-    def from_metadata(cls, metadata: Metadata) -> Categories | None:
-        """Names and original ids of a registered dataset; None when it knows no class names."""
+    def from_metadata(cls, metadata: Metadata, *, panoptic: bool = False) -> Categories | None:
+        """Names and original ids of a registered dataset; None when it knows no class names.
+
+        Args:
+            metadata: of the dataset.
+            panoptic: of a panoptic model, whose classes are things and stuff.
+        """
+        if panoptic:
+            classes = PanopticClasses.from_metadata(metadata)
+            return cls(names=classes.names, ids=classes.dataset_ids) if classes and classes.names else None
         names = metadata.get("thing_classes")
         if not names:
             return None
         return cls(names=tuple(names), ids=tuple(category_ids(metadata)))
 
-    def metadata(self) -> Metadata:
-        """What detectron2's visualizers ask for."""
-        return Metadata().set(thing_classes=list(self.names))
+    def metadata(self, panoptic: PanopticClasses | None = None) -> Metadata:
+        """What detectron2's visualizers ask for.
+
+        Args:
+            panoptic: of a panoptic model, which of the names are things.
+        """
+        if panoptic is None:
+            return Metadata().set(thing_classes=list(self.names))
+        things, stuff = list(self.names[: panoptic.num_things]), list(self.names[panoptic.num_things :])
+        before = ["things"] if panoptic.layout == "separated" else things
+        return Metadata().set(thing_classes=things, stuff_classes=before + stuff)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The "categories" of a COCO file."""
@@ -130,10 +147,23 @@ class ImagePredictor:
         Raises:
             ValueError: the model predicts something else than instances.
         """
-        outputs = self.model([self.inputs(image_bgr)])[0]
+        return self.instances(self.outputs(image_bgr))
+
+    @torch.no_grad()
+    def outputs(self, image_bgr: np.ndarray) -> dict[str, Any]:
+        """All that the model returns for one image, as `__call__` takes it."""
+        outputs: dict[str, Any] = self.model([self.inputs(image_bgr)])[0]
+        return outputs
+
+    def instances(self, outputs: dict[str, Any]) -> Instances:
+        """What the model returned for one image -> detections on the CPU that reach the score threshold.
+
+        Raises:
+            ValueError: there are no instances in it.
+        """
         if "instances" not in outputs:
             raise ValueError(f"the model returns {sorted(outputs)}, no 'instances': give a config that detects boxes")
-        instances = outputs["instances"].to("cpu")
+        instances: Instances = outputs["instances"].to("cpu")
         return instances[instances.scores >= self.score_threshold]
 
 
@@ -151,3 +181,36 @@ def coco_results(instances: Instances, image_id: int, categories: Categories) ->
     """
     rows = instances_to_coco_json(instances, image_id)
     return [{**row, "category_id": categories.ids[row["category_id"]]} for row in rows]
+
+
+def panoptic_result(
+    panoptic_seg: tuple[torch.Tensor, list[dict[str, Any]]],
+    image_id: int,
+    file_name: str,
+    categories: Categories,
+    classes: PanopticClasses,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A panoptic map in COCO's results format.
+
+    Args:
+        panoptic_seg: the map (H, W) of ids, and its segments in contiguous ids.
+        image_id: of the image.
+        file_name: of the PNG that the picture is written to.
+        categories: gives the category ids.
+        classes: of the model.
+
+    Returns:
+        (H, W, 3) uint8 RGB, an id being R + 256 G + 65536 B, and the entry of the JSON file.
+    """
+    segment_map, segments = panoptic_seg
+    ids = segment_map.cpu().numpy()
+    picture = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    infos = [
+        {
+            **segment,
+            "category_id": categories.ids[classes.row(segment["category_id"], is_thing=segment["isthing"])],
+            "isthing": int(segment["isthing"]),
+        }
+        for segment in segments
+    ]
+    return picture, {"image_id": image_id, "file_name": file_name, "segments_info": infos}

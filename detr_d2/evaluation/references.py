@@ -34,8 +34,9 @@ REPOSITORIES = {
     "DEFORMABLE_DETR_REPO": ("https://github.com/fundamentalvision/Deformable-DETR", "models/deformable_detr.py"),
 }
 
-Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Normalised padded images (B, 3, H, W), padding mask (B, H, W) -> logits (L, B, Q, K + 1), boxes (L, B, Q, 4)."""
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""Normalised padded images (B, 3, H, W), padding mask (B, H, W) -> logits (L, B, Q, K + 1), boxes (L, B, Q, 4), and of
+models with a mask head the masks of the last layer, logits (1, B, Q, h, w)."""
 
 _PACKAGES = ("models", "util", "datasets")  # top-level names of the authors' repository
 
@@ -43,10 +44,15 @@ _PACKAGES = ("models", "util", "datasets")  # top-level names of the authors' re
 def our_forward(model: DETR) -> Forward:
     """Runs this package's DETR on its last decoder layer (L is 1)."""
 
-    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, ...]:
         sizes = [tuple(int(x) for x in (~mask).nonzero().amax(0) + 1) for mask in padding_mask]
         predictions = model.predict(ImageList(images, sizes), all_layers=False)
-        return predictions.logits, predictions.boxes_cxcywh
+        logits, boxes = predictions.logits, predictions.boxes_cxcywh
+        if model.mask_head is None or predictions.mask_inputs is None:
+            return logits, boxes
+        all_queries = [torch.arange(logits.shape[2], device=logits.device)] * len(images)
+        masks = model.mask_head(predictions.mask_inputs, all_queries)
+        return logits, boxes, masks.unflatten(0, logits.shape[1:3])[None]
 
     return forward
 
@@ -95,7 +101,7 @@ def authors_arguments(cfg: CfgNode, **changes: Any) -> argparse.Namespace:
     arguments = {
         "dataset_file": "coco",
         "device": "cpu",
-        "masks": False,
+        "masks": cfg.MODEL.MASK_ON,
         "frozen_weights": None,
         "backbone": f"resnet{cfg.MODEL.RESNETS.DEPTH}",
         "dilation": cfg.MODEL.RESNETS.RES5_DILATION == 2,
@@ -115,8 +121,8 @@ def authors_arguments(cfg: CfgNode, **changes: Any) -> argparse.Namespace:
         "set_cost_giou": detr.MATCHER.COST_GIOU,
         "bbox_loss_coef": detr.CRITERION.LOSS_L1,
         "giou_loss_coef": detr.CRITERION.LOSS_GIOU,
-        "mask_loss_coef": 1,
-        "dice_loss_coef": 1,
+        "mask_loss_coef": detr.CRITERION.LOSS_MASK,
+        "dice_loss_coef": detr.CRITERION.LOSS_DICE,
         "eos_coef": detr.CRITERION.NO_OBJECT_WEIGHT,
     }
     return argparse.Namespace(**{**arguments, **changes})
@@ -132,10 +138,11 @@ def build_authors_model(cfg: CfgNode) -> tuple[nn.Module, nn.Module]:
         warnings.simplefilter("ignore", UserWarning)
         authors.module("models.backbone").is_main_process = lambda: False  # or it would download ImageNet weights
         model, criterion, _ = authors.module("models").build_model(authors_arguments(cfg))
-    head = getattr(model, "class_embed")  # noqa: B009  # 91 ids and "no object", whatever the config says
+    boxes = model.get_submodule("detr") if cfg.MODEL.MASK_ON else model
+    head = getattr(boxes, "class_embed")  # noqa: B009  # 91 ids and "no object", whatever the config says
     num_classes = cfg.MODEL.DETR.NUM_CLASSES
     if num_classes not in (0, head.out_features - 1):
-        model.class_embed = nn.Linear(head.in_features, num_classes + 1)
+        boxes.class_embed = nn.Linear(head.in_features, num_classes + 1)
         criterion.num_classes = num_classes
         criterion.empty_weight = torch.ones(num_classes + 1)
         criterion.empty_weight[-1] = cfg.MODEL.DETR.CRITERION.NO_OBJECT_WEIGHT
@@ -146,20 +153,21 @@ def authors_forward(model: nn.Module) -> Forward:
     """Runs a model of the authors of DETR or of Deformable DETR."""
     nested_tensor = type(model).forward.__globals__["NestedTensor"]  # of the repository that the model is from
 
-    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, ...]:
         outputs = model(nested_tensor(images, padding_mask))
         layers = [*outputs.get("aux_outputs", []), outputs]
-        return torch.stack([x["pred_logits"] for x in layers]), torch.stack([x["pred_boxes"] for x in layers])
+        masks = [outputs["pred_masks"][None]] if "pred_masks" in outputs else []
+        return torch.stack([x["pred_logits"] for x in layers]), torch.stack([x["pred_boxes"] for x in layers]), *masks
 
     return forward
 
 
 def build_transformers_model(cfg: CfgNode, state: Mapping[str, Tensor], *, timm: bool = True) -> nn.Module:
-    """`(Deformable)DetrForObjectDetection` with the weights of a state dict of any layout, in eval mode.
+    """`(Deformable)DetrForObjectDetection` or `DetrForSegmentation` with the weights of a state dict, in eval mode.
 
     Args:
         cfg: of the model.
-        state: name -> tensor.
+        state: name -> tensor, in any layout.
         timm: build the backbone by timm, as DC5 needs.
 
     Raises:
@@ -193,10 +201,11 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def transformers_forward(model: nn.Module) -> Forward:
-    """Runs `DetrForObjectDetection`; L is 1, the last decoder layer."""
+    """Runs `DetrForObjectDetection` or `DetrForSegmentation`; L is 1, the last decoder layer."""
 
-    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(images: Tensor, padding_mask: Tensor) -> tuple[Tensor, ...]:
         outputs = model(pixel_values=images, pixel_mask=(~padding_mask).long())
-        return outputs.logits[None], outputs.pred_boxes[None]
+        masks = outputs.get("pred_masks")
+        return outputs.logits[None], outputs.pred_boxes[None], *([] if masks is None else [masks[None]])
 
     return forward

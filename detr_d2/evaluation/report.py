@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.atomic_write import write_atomically
+from .bootstrap import FEWEST
 from .compare_results import Comparison
+from .mask_figures import has_masks
 
 GALLERY_IMAGES = 12
 """Images that are embedded unless another number is asked for: at 640 pixels, about a megabyte together."""
@@ -17,6 +19,7 @@ GALLERY_IMAGES = 12
 SECTIONS = {
     "summary": "Summary",
     "precision-recall": "Precision and recall",
+    "masks": "Masks",
     "speed": "AP against time",
     "nms": "The effect of NMS",
     "layers": "AP of each decoder layer",
@@ -30,6 +33,8 @@ SECTIONS = {
     "classes": "Classes",
     "made": "How this was made",
 }
+
+_WITHOUT_MODELS = ("summary", "made")
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -74,7 +79,7 @@ def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
         comparison=comparison,
         dataset=comparison.dataset,
         models=comparison.models,
-        sections=SECTIONS,
+        sections=_sections(comparison),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=_template("report.css"),
@@ -85,7 +90,17 @@ def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
         headline=report_summary.headline(comparison),
         gallery=report_gallery.make_gallery(comparison, gallery),
         max_side=report_gallery.MAX_SIDE,
+        fewest=FEWEST,
     )
+
+
+def _sections(comparison: Comparison) -> dict[str, str]:
+    """Id -> heading of those that can say something."""
+    working = sum(not model.failed for model in comparison.models)
+    if not working:
+        return {name: SECTIONS[name] for name in _WITHOUT_MODELS}
+    sections = SECTIONS if working > 1 else {**SECTIONS, "gallery": "Pictures"}
+    return {name: title for name, title in sections.items() if name != "masks" or has_masks(comparison)}
 
 
 def _template(name: str) -> str:
@@ -104,8 +119,10 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
 
 
 def _tables(comparison: Comparison) -> dict[str, Any]:
-    from . import report_tables
+    from . import report_made, report_masks, report_tables
 
-    names = ("nms", "crowding", "duplicates", "counting", "errors", "queries", "cost", "classes", "made")
+    names = ("nms", "crowding", "duplicates", "counting", "errors", "queries", "cost", "classes")
     tables = {name: getattr(report_tables, f"{name}_table")(comparison) for name in names}
-    return {"layers": report_tables.layer_tables(comparison), **tables}
+    layers, made = report_tables.layer_tables(comparison), report_made.made_table(comparison)
+    segmentation = {"masks": report_masks.masks_table(comparison), "panoptic": report_masks.panoptic_table(comparison)}
+    return {"layers": layers, **tables, **segmentation, "made": made}

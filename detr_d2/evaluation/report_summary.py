@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .bootstrap import FEWEST
 from .compare_results import Comparison, Duplicates, Interval, ModelComparison
+from .mask_figures import mask_figure, panoptic_figure
 from .report_cells import Cell, Table, dash, decimal, model_cell, number, span, word
 
 
@@ -55,6 +57,7 @@ def decide(
     higher: bool = True,
     exact: bool = False,
     digits: int = 1,
+    drawn: str = "images",
 ) -> Verdict:
     """The winner: ahead of every other model by a difference whose interval does not hold 0.
 
@@ -64,6 +67,7 @@ def decide(
         higher: whether more is better.
         exact: whether the values have no noise, so that any difference counts.
         digits: to print.
+        drawn: what the intervals come from.
     """
     values = {label: value for label, value in values.items() if math.isfinite(value)}
     if len(values) < 2:
@@ -76,8 +80,9 @@ def decide(
     tested = {label: difference(best, label) for label in others}
     for label, interval in tested.items():
         if interval is not None and not (interval.low > 0 if higher else interval.high < 0):
-            reach = span(interval.low, interval.high, digits, sign=True) or "not known"
-            return Verdict(None, "no clear winner", f"{best} − {label}: {reach}, which may be noise")
+            reach = span(interval.low, interval.high, digits, sign=True)
+            why = f"{best} − {label}: {reach}, which may be noise" if reach else f"too few {drawn} for an interval"
+            return Verdict(None, "no clear winner", why)
     if None in tested.values():
         text = "equal" if ties else f"{'highest' if higher else 'lowest'}: {best}"
         return Verdict(None, text, "not tested against noise")
@@ -132,6 +137,7 @@ def time_of(model: ModelComparison) -> tuple[float, float]:
     return math.nan, math.nan
 
 
+_NO_INTERVAL = f"fewer than {FEWEST} images or rounds are too few for an interval"
 _NO_SIZE = "no object of this size"
 LATENCY = Measure("latency_ms", "Time of one image (ms, median)", lambda model: time_of(model)[0], higher=False)
 MEASURES = (
@@ -151,12 +157,34 @@ MEASURES = (
 )
 
 
+MASK_MEASURES = (
+    Measure("mask_ap", "Mask AP", mask_figure("ap"), missing="no masks"),
+    Measure("boundary_ap", "Boundary AP", mask_figure("boundary_ap"), missing="no masks"),
+)
+PANOPTIC_MEASURES = (Measure("pq", "Panoptic quality (PQ)", panoptic_figure("pq"), missing="no panoptic maps"),)
+
+
+def measures_of(comparison: Comparison) -> tuple[Measure, ...]:
+    """The rows of the summary; those of masks and panoptic maps only if a model has them, after the APs."""
+    first = next(i for i, x in enumerate(MEASURES) if x.key == "ar_max")
+    masks = MASK_MEASURES if any(x.masks is not None for x in comparison.models) else ()
+    panoptic = PANOPTIC_MEASURES if any(x.panoptic is not None for x in comparison.models) else ()
+    return (*MEASURES[:first], *masks, *panoptic, *MEASURES[first:])
+
+
 def verdict_of(comparison: Comparison, measure: Measure) -> Verdict:
     """The winner of a row of the summary."""
     models = [model for model in comparison.models if not model.failed]
     values = {model.label: measure.value(model) for model in models}
     between = paired_difference(comparison, measure.key)
-    verdict = decide(values, between, higher=measure.higher, exact=measure.exact, digits=measure.digits)
+    verdict = decide(
+        values,
+        between,
+        higher=measure.higher,
+        exact=measure.exact,
+        digits=measure.digits,
+        drawn="rounds" if measure is LATENCY else "images",
+    )
     if measure is LATENCY and verdict.detail == "not tested against noise":
         return _fastest(models)
     return verdict
@@ -174,10 +202,13 @@ def _fastest(models: Sequence[ModelComparison]) -> Verdict:
 
 def summary(comparison: Comparison) -> Table:
     """A row per measure: each model's value with its interval, and the winner."""
-    rows = [_row(comparison, measure) for measure in MEASURES]
-    columns = ["Measure", *(model.label for model in comparison.models), "Ahead"]
-    caption = "Figures with 95 % intervals where they were measured; what is ahead beyond noise is set bold"
-    return Table("summary-table", caption, columns, rows, words=(len(columns) - 1,))
+    rows = [_row(comparison, measure) for measure in measures_of(comparison)]
+    columns = ["Measure", *(model.label for model in comparison.models)]
+    caption = "Figures with 95 % intervals where they were measured"
+    if sum(not model.failed for model in comparison.models) < 2:
+        return Table("summary-table", caption, columns, [row[:-1] for row in rows])
+    caption += "; what is ahead beyond noise is set bold"
+    return Table("summary-table", caption, [*columns, "Ahead"], rows, words=(len(columns),))
 
 
 def _row(comparison: Comparison, measure: Measure) -> list[Cell]:
@@ -213,8 +244,8 @@ def differences(comparison: Comparison) -> Table:
                 word(f"{x.first} − {x.second}"),
                 word(name),
                 Cell(decimal(value, digits, sign=True), sort=value) if math.isfinite(value) else dash("no such figure"),
-                Cell(span(low, high, digits, sign=True), sort=low) if known else dash("no interval"),
-                word(reading) if known else dash("no interval"),
+                Cell(span(low, high, digits, sign=True), sort=low) if known else dash(_NO_INTERVAL),
+                word(reading) if known else dash(_NO_INTERVAL),
             ]
         )
     columns = ["Models", "Measure", "Difference", "95 % interval", "Reading"]
@@ -227,8 +258,11 @@ def headline(comparison: Comparison) -> str:
     """One sentence on AP."""
     models = [model for model in comparison.models if not model.failed and model.coco is not None]
     values = {model.label: model.coco.ap for model in models if model.coco and math.isfinite(model.coco.ap)}
+    if not any(not model.failed for model in comparison.models):
+        return "No model could be measured, so there is nothing to compare."
     if len(values) < 2:
-        return "There is nothing to compare: fewer than two models have an AP."
+        alone = "".join(f" {label} has an AP of {decimal(value)}." for label, value in values.items())
+        return f"There is nothing to compare: fewer than two models have an AP.{alone}"
     verdict = verdict_of(comparison, MEASURES[0])
     order = sorted(values, key=lambda label: -values[label])
     list_of = ", ".join(f"{label} {decimal(values[label])}" for label in order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .compare_results import Comparison, ModelComparison, StageLatency
 from .report_cells import Cell, Table, by_model, dash, decimal, failure, model_cell, number, word
@@ -23,6 +23,8 @@ def nms_table(comparison: Comparison) -> Table:
             point = points[model.label].get(threshold)
             if point is None:
                 return dash("this NMS was not tried")
+            if model.shipped is not None and not model.shipped.nms_switched_off:
+                return dash(f"the NMS of {model.label}, if it has one, cannot be switched off")
             detail = f"{decimal(point.kept_per_image)} per image{', as shipped' if point.shipped else ''}"
             return number(point.ap, detail=detail, reason="no object to find")
 
@@ -196,10 +198,20 @@ def cost_table(comparison: Comparison) -> Table:
 
 def _flops(model: ModelComparison) -> Cell:
     assert model.cost is not None
-    detail = f"mean of {model.cost.flops_images} images"
+    images = model.cost.flops_images
+    detail = f"mean of {images} images" if images > 1 else "of one image"
     if model.cost.flops_uncounted:
-        detail += f"; without {', '.join(model.cost.flops_uncounted)}"
+        detail += f"; {_plain_operators(model.cost.flops_uncounted)} not counted"
     return number(model.cost.gflops, 2, "× 10⁹", detail=detail)
+
+
+_OPERATORS = {"CallFunction": "scripted code such as NMS", "nms": "NMS", "sort": "sorting", "argsort": "sorting"}
+
+
+def _plain_operators(uncounted: Iterable[str]) -> str:
+    """Operators in words where there are some, else by their names in torch."""
+    names = (name.rpartition("::")[2] for name in uncounted)
+    return ", ".join(dict.fromkeys(_OPERATORS.get(name, name.replace("_", " ").strip()) for name in names))
 
 
 def _input_size(model: ModelComparison) -> Cell:
@@ -223,7 +235,7 @@ def _throughput(size: int) -> Callable[[ModelComparison], Cell]:
     def cell(model: ModelComparison) -> Cell:
         points = model.cost.throughput if model.cost else []
         found = next((x for x in points if x.batch_size == size), None)
-        return number(found.images_per_second if found else None, reason="did not fit into memory")
+        return number(found.images_per_second if found else None, reason="did not fit into memory, or failed")
 
     return cell
 
@@ -252,39 +264,3 @@ def classes_table(comparison: Comparison) -> Table:
             cells.append(Cell(decimal(gap, sign=True), sort=gap) if both else dash(why))
         rows.append([word(name), number(count, 0), *cells])
     return Table("classes-table", "Figures of each class; press a heading to sort", columns, rows, sortable=True)
-
-
-def made_table(comparison: Comparison) -> Table:
-    """Where each model came from, and how it is used."""
-
-    def shipped(key: str, digits: int = 0) -> Callable[[ModelComparison], Cell]:
-        def cell(model: ModelComparison) -> Cell:
-            value = getattr(model.shipped, key, None)
-            return number(value, digits, reason="not a part of this model")
-
-        return cell
-
-    def evaluator(model: ModelComparison) -> Cell:
-        return word(model.coco.evaluator) if model.coco is not None else dash("not measured")
-
-    rows = [
-        ("Kind", lambda m: word(m.family)),
-        ("IoU of its NMS", shipped("nms_threshold", 2)),
-        ("Lowest score", shipped("score_threshold", 2)),
-        ("Most detections of an image", shipped("max_detections")),
-        ("Queries", shipped("num_queries")),
-        ("Evaluated by", evaluator),
-    ]
-    table = by_model("made-table", "How each model is used", comparison.models, rows, first="Setting")
-    files: list[tuple[str, Callable[[ModelComparison], Cell]]] = [
-        ("Config", lambda m: word(m.run.config_file)),
-        ("Config, SHA-256", lambda m: word(m.config_sha256) if m.config_sha256 else dash("not read")),
-        ("Weights", lambda m: word(m.weights or "random weights")),
-        ("Weights, SHA-256", lambda m: word(m.weights_sha256) if m.weights_sha256 else dash("no file was read")),
-    ]
-    known = [[word(name), *(of(model) for model in comparison.models)] for name, of in files]  # of failed ones too
-    return Table(table.id, table.caption, table.columns, [*known, *table.rows], words=_all_columns(table))
-
-
-def _all_columns(table: Table) -> tuple[int, ...]:
-    return tuple(range(1, len(table.columns)))

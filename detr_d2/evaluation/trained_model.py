@@ -14,7 +14,8 @@ from torch import nn
 from ..checkpoint import Checkpointer, local_file
 from ..checkpoint.contents import read_model_file
 from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_classes, to_detectron2
-from ..data import register_coco, register_datasets
+from ..data import register_coco, register_coco_panoptic, register_datasets
+from ..data.registration import is_panoptic
 from .detector_keys import get_num_classes, set_num_classes
 from .prediction import Categories
 
@@ -29,11 +30,16 @@ def class_names_option(text: str | None) -> Categories | None:
     return Categories.numbered(names)
 
 
-def coco_option(spec: str) -> tuple[Categories, dict[Path, int]]:
-    """`--coco NAME=annotations.json:image_root` -> its categories, and the image id of each resolved image file."""
-    name = register_coco(spec)
+def coco_option(spec: str, *, panoptic: bool = False) -> tuple[Categories, dict[Path, int]]:
+    """`--coco` or `--coco-panoptic` -> its categories, and the image id of each resolved image file.
+
+    Args:
+        spec: "NAME=annotations.json:image_root", or as for `register_coco_panoptic`.
+        panoptic: the latter; the categories are things and stuff.
+    """
+    name = register_coco_panoptic(spec) if panoptic else register_coco(spec)
     image_ids = {Path(x["file_name"]).resolve(): int(x["image_id"]) for x in DatasetCatalog.get(name)}
-    categories = Categories.from_metadata(MetadataCatalog.get(name))
+    categories = Categories.from_metadata(MetadataCatalog.get(name), panoptic=panoptic)
     if categories is None:
         raise ValueError(f"the annotation file of --coco {spec} lists no categories; pass --classes instead")
     return categories, image_ids
@@ -99,7 +105,7 @@ def _dataset_categories(cfg: CfgNode) -> Categories | None:
         print(f"the datasets of the config are not used for class names: {error}")
         return None
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        categories = Categories.from_metadata(MetadataCatalog.get(name))
+        categories = Categories.from_metadata(MetadataCatalog.get(name), panoptic=is_panoptic(cfg))
         if categories is not None:
             return categories
     return None
@@ -120,6 +126,9 @@ def _settle_num_classes(cfg: CfgNode, content: Mapping[str, Any], categories: Ca
         )
     if trained is not None:
         set_num_classes(cfg, trained)
+        if is_panoptic(cfg) and cfg.MODEL.DETR.PANOPTIC.NUM_THINGS == 0 and "num_things" in content:
+            keys = cfg.MODEL.DETR.PANOPTIC
+            keys.NUM_THINGS, keys.LAYOUT = int(content["num_things"]), str(content["panoptic_layout"])
     elif get_num_classes(cfg) == 0 and categories is not None:
         set_num_classes(cfg, len(categories.names))
     if categories is not None and get_num_classes(cfg) != len(categories.names):

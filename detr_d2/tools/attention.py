@@ -11,6 +11,7 @@ import numpy as np
 from ..data import read_image
 from ..evaluation.prediction import Categories, ImagePredictor
 from ..evaluation.trained_model import class_names_option
+from ..layers import MultiHeadAttention
 from ..visualization.attention_page import LookGroup, save_attention_page
 from ..visualization.attention_pictures import save_looks
 from ..visualization.looks import Frame, Inside, Look, detection_looks, grid_points, look_inside, point_looks
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.max_detections < 1:
         raise ValueError(f"--max-detections is {args.max_detections}, expected 1 or more")
     paths = prepare_outputs(args.output, FILES, overwrite=args.overwrite)
-    cfg = read_detr_config(args.config_file, args.opts)
+    cfg = read_detr_config(args.config_file, args.opts, args.imports)
     image_bgr = read_image(args.image, "BGR")
     _check_points(args.points or [], image_bgr, args.image)
     model, categories = load_detr(cfg, args.weights or cfg.MODEL.WEIGHTS, class_names_option(args.classes))
@@ -138,10 +139,14 @@ def _notes(args: argparse.Namespace, inside: Inside) -> list[str]:
     encoder = "last encoder layer" if args.encoder_layer is None else f"encoder layer {args.encoder_layer}"
     head = "the mean of all heads" if args.head is None else f"head {args.head}"
     sizes = " and ".join(f"{width} x {height}" for height, width in inside.frame.map_sizes)
+    dense = isinstance(inside.decoder.module, MultiHeadAttention)
+    legend = (
+        "Each map is scaled by its own largest weight."
+        if dense
+        else "Dots are points that deformable attention samples, larger with their weight, a colour for each level."
+    )
     return [
-        f"Attention of the {layer} and the {encoder}, {head}; feature maps of {sizes} cells. Each map is scaled by its "
-        "own largest weight; dots are points that deformable attention samples, larger with their weight, a colour for "
-        "each level.",
+        f"Attention of the {layer} and the {encoder}, {head}; feature maps of {sizes} cells. {legend}",
         f"Config: {args.config_file}; weights: {args.weights or 'MODEL.WEIGHTS of the config'}; detections of score "
         f"{args.score_threshold:g} or more.",
     ]

@@ -1,100 +1,43 @@
-"""`python -m detr_d2 benchmark`: how fast parts of the package are against others, and the latency of models."""
+"""`python -m detr_d2 benchmark`: contestants on the same work, compared first, then timed in turn."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Container, Mapping, Sequence
-from functools import partial
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from detectron2.modeling import build_model
-from torch import Tensor, nn
-from tqdm import tqdm
 
-from ..engine.startup import load_config
-from ..evaluation.benchmark import Timing, interleave, machine_info, ratio_of
-from ..evaluation.deformable_attention_cost import (
-    AttentionFunction,
-    attention_differences,
-    package_attention,
-    random_attention_problem,
-    textbook_attention,
-)
-from ..evaluation.detector_keys import count_parameters, set_num_classes
-from ..evaluation.results import write_json
-from ..evaluation.set_losses import (
-    SetLoss,
-    largest_difference,
-    naive_loss,
-    package_loss,
-    random_problem,
-    transformers_loss,
-)
 from ..layers import DEFORMABLE_BACKENDS
+from . import benchmark_data, benchmark_models, benchmark_parts
 from .quiet import quiet_libraries
 
-TOLERANCE = 1e-4
-"""Two implementations of the same thing may differ by this much, relative above 1; more, and they are not timed."""
+WORKS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "infer": benchmark_models.infer,
+    "train-step": benchmark_models.train_step,
+    "scaling": benchmark_models.scaling,
+    "ceilings": benchmark_models.ceilings,
+    "criterion": benchmark_parts.criterion,
+    "deformable-attention": benchmark_parts.deformable_attention_work,
+    "model": benchmark_parts.latency,
+    "mapper": benchmark_data.mapper,
+    "evaluate": benchmark_data.evaluate,
+    "import": benchmark_data.imports,
+    "coco-file": benchmark_data.coco_file,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of benchmark."""
     parser = argparse.ArgumentParser(
         prog="python -m detr_d2 benchmark",
-        description="Times contestants in turn on the same work and reports medians and their ratios.",
+        description="Puts contestants on the same work, compares what they return, then times them in turn and reports "
+        "medians and their ratios. Contestants whose results differ are not timed.",
     )
     commands = parser.add_subparsers(dest="what", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    common.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
-    common.add_argument("--repeat", type=int, default=20, metavar="N", help="timed rounds (default: %(default)s)")
-    common.add_argument("--seed", type=int, default=0, help="of the random inputs and weights (default: 0)")
-    common.add_argument("--output", metavar="FILE", help="also write the figures as JSON")
-
-    criterion = commands.add_parser(
-        "criterion",
-        parents=[common],
-        help="matching and losses against other implementations",
-        description="Set loss of this package against that of transformers (where installed) and, in a checkout, the "
-        "naive one of the tests. Their results are compared first.",
-    )
-    sizes = {"batch": 16, "queries": 100, "layers": 6, "objects": 7, "classes": 80}
-    for name, size in sizes.items():
-        criterion.add_argument(f"--{name}", type=int, default=size, metavar="N", help="default: %(default)s")
-    criterion.add_argument("--backward", action="store_true", help="time the gradients too")
-
-    attention = commands.add_parser(
-        "deformable-attention",
-        parents=[common],
-        help="multi-scale deformable attention against the usual grid_sample loop",
-        description="The attention function alone, at the sizes of Deformable DETR, against the usual loop of "
-        "grid_sample over the levels. Outputs and gradients are compared first.",
-    )
-    sizes = {"height": 800, "width": 1066, "batch": 1, "heads": 8, "channels": 32, "levels": 4, "points": 4}
-    for name, size in sizes.items():
-        attention.add_argument(f"--{name}", type=int, default=size, metavar="N", help="default: %(default)s")
-    attention.add_argument(
-        "--queries", type=int, default=0, metavar="N", help="default: 0, one for each token, as in the encoder"
-    )
-    attention.add_argument("--backend", choices=DEFORMABLE_BACKENDS, default="auto", help="default: %(default)s")
-    attention.add_argument("--backward", action="store_true", help="time the gradients too")
-
-    model = commands.add_parser(
-        "model",
-        parents=[common],
-        help="latency of configs",
-        description="Inference time of configs with random weights.",
-    )
-    model.add_argument("--config-file", nargs="+", required=True, metavar="FILE", help="YAML files or names of configs")
-    model.add_argument("--height", type=int, default=800, help="of the image, in pixels (default: %(default)s)")
-    model.add_argument("--width", type=int, default=1066, help="of the image, in pixels (default: %(default)s)")
-    model.add_argument("--batch", type=int, default=1, metavar="N", help="images at once (default: %(default)s)")
-    model.add_argument("--classes", type=int, default=80, metavar="K", help="default: %(default)s")
-    model.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
+    _add_models(commands)
+    _add_parts(commands)
+    _add_data(commands)
     return parser
 
 
@@ -105,148 +48,157 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    works = {"criterion": _criterion, "deformable-attention": _deformable_attention, "model": _model}
-    return works[args.what](args)
+    return WORKS[args.what](args)
 
 
-def _criterion(args: argparse.Namespace) -> int:
-    problem = random_problem(
-        layers=args.layers,
-        batch=args.batch,
-        queries=args.queries,
-        objects=args.objects,
-        num_classes=args.classes,
-        seed=args.seed,
-        device=args.device,
+def _common(repeat: int = 20) -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    common.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    common.add_argument("--repeat", type=int, default=repeat, metavar="N", help="timed rounds (default: %(default)s)")
+    common.add_argument("--seed", type=int, default=0, help="of the random inputs and weights (default: 0)")
+    common.add_argument("--output", metavar="FILE", help="also write the figures as JSON")
+    return common
+
+
+def _model_options(size: str, batch: int) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--config-file", default="detr_r50.yaml", metavar="FILE", help="of ours (default: %(default)s)"
     )
-    others = {"transformers": transformers_loss(problem), "naive": naive_loss(problem)}
-    losses: dict[str, SetLoss] = {"detr_d2": package_loss(problem)}
-    losses.update({name: loss for name, loss in others.items() if loss is not None})
-    absent = [name for name, loss in others.items() if loss is None]
-    print(
-        f"set loss of {args.layers} layers x {args.batch} images, {args.queries} queries, {args.objects} objects per "
-        f"image, {args.classes} classes; {'forward and backward' if args.backward else 'forward'}"
+    options.add_argument("--weights", default="", metavar="FILE", help="in any layout (default: random weights)")
+    options.add_argument(
+        "--size", type=_size, default=_size(size), metavar="HxW", help=f"of the images in pixels (default: {size})"
     )
-    if absent:
-        print(f"not compared, because not there: {', '.join(absent)}")
-    if len(losses) == 1:
-        print("error: nothing to compare with: install transformers (pip install transformers)", file=sys.stderr)
-        return 1
-    differences = _differences(losses)
-    for name, (key, difference) in differences.items():
-        print(f"largest difference to {name}: {difference:.1e} ({key})")
-    if any(not difference <= TOLERANCE for _, difference in differences.values()):
-        print(f"error: the results differ by more than {TOLERANCE:g}; times would mean nothing", file=sys.stderr)
-        return 1
-    work = {name: _with_gradients(loss, problem.logits, problem.boxes_cxcywh) for name, loss in losses.items()}
-    timings = _measure(work if args.backward else losses, args.repeat)
-    _report(timings, {"differences": {name: value for name, (_, value) in differences.items()}}, args)
-    return 0
+    options.add_argument("--batch", type=int, default=batch, metavar="N", help="images at once (default: %(default)s)")
+    options.add_argument("--mixed", action="store_true", help="images of several sizes, which pad each other")
+    options.add_argument("--objects", type=int, default=7, metavar="M", help="of every image (default: %(default)s)")
+    options.add_argument("--classes", type=int, default=91, metavar="K", help="default: %(default)s")
+    options.add_argument("--amp", choices=benchmark_models.PRECISIONS, help="autocast, also timed without for ours")
+    options.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
+    return options
 
 
-def _differences(losses: Mapping[str, SetLoss]) -> dict[str, tuple[str, float]]:
-    results = {name: loss() for name, loss in losses.items()}
-    ours = results.pop("detr_d2")
-    return {name: largest_difference(ours, theirs) for name, theirs in results.items()}
-
-
-def _with_gradients(loss: SetLoss, *leaves: Tensor) -> Callable[[], object]:
-    return lambda: torch.autograd.grad(torch.stack(list(loss().values())).sum(), leaves)
-
-
-def _deformable_attention(args: argparse.Namespace) -> int:
-    problem = random_attention_problem(
-        batch=args.batch,
-        height=args.height,
-        width=args.width,
-        queries=args.queries,
-        heads=args.heads,
-        channels=args.channels,
-        levels=args.levels,
-        points=args.points,
-        seed=args.seed,
-        device=args.device,
+def _contestants() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--contestants",
+        nargs="+",
+        metavar="NAME",
+        help="ours, ours-eager (nothing folded or fused), transformers, authors (their repository in DETR_REPO or "
+        "DEFORMABLE_DETR_REPO), detectron2:CONFIG (another detector, timed only); default: those that are there. "
+        "Ratios are to the first.",
     )
-    ours = partial(package_attention, backend=args.backend)
-    functions: dict[str, AttentionFunction] = {"detr_d2": ours, "grid_sample loop": textbook_attention}
-    queries, tokens = problem.attention_weights.shape[1], problem.value.shape[1]
-    print(
-        f"deformable attention of {args.batch} x {queries} queries to {tokens} tokens of {args.levels} levels, "
-        f"{args.heads} heads, {args.channels} channels, {args.points} points; "
-        f"{'forward and backward' if args.backward else 'forward'}"
+    return options
+
+
+def _add_models(commands: Any) -> None:
+    infer = commands.add_parser(
+        "infer",
+        parents=[_contestants(), _model_options("800x1066", 1), _common()],
+        help="inference of a model, from 8-bit images to detections",
+        description=benchmark_models.infer.__doc__,
     )
-    differences = attention_differences(problem, ours, textbook_attention)
-    for name, difference in differences.items():
-        what = "the output" if name == "output" else f"the gradient of the {name}"
-        print(f"largest difference of {what}: {difference:.1e}")
-    if any(not difference <= TOLERANCE for difference in differences.values()):
-        print(f"error: the results differ by more than {TOLERANCE:g}; times would mean nothing", file=sys.stderr)
-        return 1
-    with torch.set_grad_enabled(args.backward):
-        work = {
-            name: _attention_work(partial(function, problem), problem.leaves, args.backward)
-            for name, function in functions.items()
-        }
-        timings = _measure(work, args.repeat)
-    _report(timings, {"differences": differences}, args)
-    return 0
+    train = commands.add_parser(
+        "train-step",
+        parents=[_contestants(), _model_options("512x640", 2), _common(10)],
+        help="training steps: forward, losses, backward, optimizer",
+        description="Training steps. Losses and the norm of the gradients are compared first, without dropout.",
+    )
+    for parser in (infer, train):
+        parser.add_argument(
+            "--memory", action="store_true", help="also the memory that the work adds, in new processes"
+        )
+    train.add_argument("--checkpoint", action="store_true", help="also ours with gradient checkpointing")
+    scaling = commands.add_parser(
+        "scaling",
+        parents=[_contestants(), _model_options("512x640", 1), _common(5)],
+        help="inference time against image area, queries and batch",
+    )
+    sizes = ["256x320", "384x480", "512x640", "640x800", "800x1066"]
+    scaling.add_argument("--sizes", type=_size, nargs="*", default=[_size(x) for x in sizes], metavar="HxW")
+    scaling.add_argument("--queries", type=int, nargs="*", default=[25, 100, 300, 900], metavar="Q")
+    scaling.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8], metavar="B")
+    scaling.add_argument("--plot", metavar="FILE", help="write a picture (PNG)")
+    commands.add_parser(
+        "ceilings",
+        parents=[_model_options("800x1066", 1), _common()],
+        help="what the machine can do at most, and the part of it that inference reaches",
+    )
 
 
-def _attention_work(function: Callable[[], Tensor], leaves: Sequence[Tensor], backward: bool) -> Callable[[], object]:
-    return (lambda: torch.autograd.grad(function().sum(), leaves)) if backward else function
+def _add_parts(commands: Any) -> None:
+    criterion = commands.add_parser(
+        "criterion",
+        parents=[_common()],
+        help="matching and losses against other implementations",
+        description="Set loss of this package against that of transformers (where installed), of the authors (their "
+        "repository in DETR_REPO) and, in a checkout, the naive one of the tests. Their results are compared first.",
+    )
+    criterion.add_argument("--contestants", nargs="+", metavar="NAME", help="ours, transformers, authors, naive")
+    _add_sizes(criterion, {"batch": 16, "queries": 100, "layers": 6, "objects": 7, "classes": 80})
+    criterion.add_argument("--backward", action="store_true", help="time the gradients too")
+
+    attention = commands.add_parser(
+        "deformable-attention",
+        parents=[_common()],
+        help="multi-scale deformable attention against the usual grid_sample loop",
+        description="The attention function alone, at the sizes of Deformable DETR, against the usual loop of "
+        "grid_sample over the levels. Outputs and gradients are compared first.",
+    )
+    sizes = {"height": 800, "width": 1066, "batch": 1, "heads": 8, "channels": 32, "levels": 4, "points": 4}
+    _add_sizes(attention, sizes)
+    attention.add_argument(
+        "--queries", type=int, default=0, metavar="N", help="default: 0, one for each token, as in the encoder"
+    )
+    attention.add_argument("--backend", choices=DEFORMABLE_BACKENDS, default="auto", help="default: %(default)s")
+    attention.add_argument("--backward", action="store_true", help="time the gradients too")
+
+    model = commands.add_parser(
+        "model",
+        parents=[_common()],
+        help="latency of configs",
+        description="Inference time of configs with random weights.",
+    )
+    model.add_argument("--config-file", nargs="+", required=True, metavar="FILE", help="YAML files or names of configs")
+    _add_sizes(model, {"height": 800, "width": 1066, "batch": 1, "classes": 80})
+    model.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
 
 
-def _model(args: argparse.Namespace) -> int:
-    models: dict[str, nn.Module] = {}
-    for config_file in args.config_file:
-        cfg = load_config(config_file, [*args.opts, "MODEL.DEVICE", args.device, "MODEL.WEIGHTS", ""])
-        set_num_classes(cfg, args.classes)
-        models[_unused(Path(config_file).stem, models)] = build_model(cfg).eval()
-    parameters = {name: count_parameters(model) for name, model in models.items()}
-    image = torch.randint(256, (3, args.height, args.width), dtype=torch.uint8)
-    inputs = [{"image": image, "height": args.height, "width": args.width}] * args.batch
-    print(f"latency of {args.batch} x {args.width}x{args.height} pixels with random weights")
-    for name, number in parameters.items():
-        print(f"{name}: {number / 1e6:.1f} M parameters")
-    with torch.no_grad():
-        timings = _measure({name: partial(model, inputs) for name, model in models.items()}, args.repeat)
-    _report(timings, {"parameters": parameters}, args)
-    return 0
+def _add_data(commands: Any) -> None:
+    mapper = commands.add_parser(
+        "mapper", parents=[_common(5)], help="images per second against detectron2's mapper with the same augmentation"
+    )
+    mapper.add_argument("--config-file", default="detr_r50.yaml", metavar="FILE", help="default: %(default)s")
+    mapper.add_argument("--size", type=_size, default=(480, 640), metavar="HxW", help="of the JPEGs (default: 480x640)")
+    _add_sizes(mapper, {"images": 50, "objects": 7})
+    mapper.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
+    evaluate = commands.add_parser(
+        "evaluate", parents=[_common(1)], help="COCO evaluation against detectron2's with pycocotools"
+    )
+    _add_sizes(evaluate, {"images": 5000, "detections": 100, "objects": 7, "classes": 80})
+    commands.add_parser("import", parents=[_common(5)], help="what `import detr_d2` adds to detectron2")
+    coco_file = commands.add_parser(
+        "coco-file", parents=[_common(1)], help="time and memory of reading a large COCO file when a training starts"
+    )
+    _add_sizes(coco_file, {"images": 118_287, "annotations": 860_001, "classes": 80})
+    coco_file.add_argument(
+        "--points", type=int, default=0, metavar="N", help="of every polygon (default: 0, no polygons)"
+    )
 
 
-def _unused(name: str, taken: Container[str]) -> str:
-    """The name, or with a number when two files have the same one."""
-    candidates = (name if i == 1 else f"{name}-{i}" for i in count(1))
-    return next(x for x in candidates if x not in taken)
+def _add_sizes(parser: argparse.ArgumentParser, sizes: dict[str, int]) -> None:
+    for name, size in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=size, metavar="N", help="default: %(default)s")
 
 
-def _measure(work: Mapping[str, Callable[[], object]], repeat: int) -> list[Timing]:
-    warmup = 2
-    with tqdm(total=repeat + warmup, unit="round", leave=False, disable=not sys.stderr.isatty()) as progress:
-        return interleave(work, repeat=repeat, warmup=warmup, progress=progress.update)
-
-
-def _report(timings: Sequence[Timing], more: dict[str, Any], args: argparse.Namespace) -> None:
-    """Prints the table, the ratios to the first contestant, and writes the JSON file when asked for."""
-    machine = machine_info(args.device)
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    width = max(len(timing.name) for timing in timings)
-    first = timings[0]
-    ratios = {timing.name: ratio_of(timing, first) for timing in timings}
-    print(f"{'':{width}}  {'median':>11}  {'p95':>11}  time / {first.name}, median (quartiles)")
-    for timing in timings:
-        print(f"{timing.name:{width}}  {timing.median_ms:8.2f} ms  {timing.p95_ms:8.2f} ms  {ratios[timing.name]}")
-    if args.output:
-        rows = [
-            {
-                "name": timing.name,
-                "median_ms": timing.median_ms,
-                "p95_ms": timing.p95_ms,
-                "time_ratio": vars(ratios[timing.name]),
-                "seconds": timing.seconds,
-            }
-            for timing in timings
-        ]
-        settings = {key: value for key, value in vars(args).items() if key != "output"}
-        write_json(args.output, {"machine": machine, "settings": settings, **more, "timings": rows})
-        print(f"written: {args.output}")
+def _size(text: str) -> tuple[int, int]:
+    """Height and width of "800x1066"."""
+    height, _, width = text.partition("x")
+    try:
+        size = int(height), int(width)
+    except ValueError:
+        size = (0, 0)
+    if min(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH in pixels, such as 800x1066")
+    return size

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     modules = import_user_modules(args.imports)
     cfg = load_config(args.config_file, args.opts, modules)
     recipe = recipe_of(cfg)
-    add_coco_datasets(cfg, args.coco)
+    add_coco_datasets(cfg, args.coco, args.coco_panoptic)
     num_images, images = args.num_images, f"training images: {args.num_images}"
     if num_images is None:
         num_images, images = _training_images(cfg)

@@ -7,18 +7,20 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from detectron2.utils.logger import setup_logger
 
-from ..data import register_coco
-from ..engine.startup import load_config
+from ..data import register_coco, register_coco_panoptic
+from ..engine.startup import import_user_modules, load_config
 from ..evaluation.compare_all import REPORT, RESULTS, Plan, compare_all, text_table, write_all
 from ..evaluation.compare_cost import CostSettings
 from ..evaluation.compare_json import load_comparison
 from ..evaluation.compare_models import Contestant, parse_models
 from ..evaluation.compare_results import Comparison, ModelComparison
 from ..evaluation.compare_run import Settings
+from .data_options import add_import
 from .quiet import quiet_libraries
 
 
@@ -34,6 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--coco", metavar="NAME=annotations.json:image_root", help="a dataset of your own in COCO's format"
     )
+    data.add_argument(
+        "--coco-panoptic",
+        metavar="NAME=panoptic.json:png_root:image_root:instances.json",
+        help="a dataset of your own in COCO's panoptic format, with the instances of its things",
+    )
     parser.add_argument(
         "--model",
         action="append",
@@ -41,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="LABEL=config.yaml,weights",
         help="a model; give one of these for each. Nothing after the comma: random weights",
     )
+    add_import(parser, "such as one that registers a model or a dataset")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--cache", metavar="DIR", help="folder for what models said (default: OUTPUT/cache)")
     parser.add_argument("--fresh", action="store_true", help="run the models again even if the cache knows them")
@@ -89,7 +97,7 @@ def _check(args: argparse.Namespace) -> None:
     """Says what is wrong with the options before anything is done."""
     if not args.model:
         raise ValueError("no model is given: add --model LABEL=config.yaml,weights for each")
-    if not (args.dataset or args.coco):
+    if not (args.dataset or args.coco or args.coco_panoptic):
         raise ValueError("no data are given: add --dataset NAME or --coco NAME=annotations.json:image_root")
     for name in ("limit", "resamples", "repeat"):
         value = getattr(args, name)
@@ -105,7 +113,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Comparison:
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
-    name = register_coco(args.coco) if args.coco else args.dataset
+    modules = import_user_modules(args.imports)
+    name = _dataset(args)
     batch_sizes = tuple(sorted(set(args.batch_sizes)))
     cost = None if args.skip_cost else CostSettings(repeat=args.repeat, batch_sizes=batch_sizes)
     plan = Plan(
@@ -117,16 +126,25 @@ def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Com
         limit=args.limit,
         cache=Path(args.cache) if args.cache else None,
         fresh=args.fresh,
+        imports=args.imports,
         options={key: getattr(args, key) for key in ("limit", "score_threshold", "resamples", "repeat", "seed")},
     )
-    return compare_all(_contestants(args, name, device), plan, lambda record: _report_model(record, output))
+    return compare_all(_contestants(args, modules, name, device), plan, lambda record: _report_model(record, output))
 
 
-def _contestants(args: argparse.Namespace, dataset: str, device: str) -> list[Contestant]:
+def _dataset(args: argparse.Namespace) -> str:
+    if args.coco_panoptic:
+        return register_coco_panoptic(args.coco_panoptic)
+    return register_coco(args.coco) if args.coco else str(args.dataset)
+
+
+def _contestants(
+    args: argparse.Namespace, modules: Sequence[ModuleType], dataset: str, device: str
+) -> list[Contestant]:
     """All configs and weights are found before the first model runs."""
     result = []
     for spec in parse_models(args.model):
-        cfg = load_config(spec.config_file, args.opts)
+        cfg = load_config(spec.config_file, args.opts, modules)
         cfg.MODEL.DEVICE = device
         try:
             result.append(Contestant.prepare(spec, cfg, dataset=dataset, seed=args.seed))

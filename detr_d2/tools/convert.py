@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..checkpoint import local_file
 from ..checkpoint.architecture import DILATED, HEADS
-from ..checkpoint.coco_classes import select_classes
+from ..checkpoint.coco_classes import NUMBERINGS, PANOPTIC
 from ..checkpoint.contents import read_model_file
 from ..checkpoint.conversion import FOLDER_FILES, TARGETS, Converted, convert_checkpoint, write_checkpoint
-from ..checkpoint.layouts import Layout, convert
+from ..checkpoint.layouts import WITH_MASKS, Layout, convert
 from ..checkpoint.model_file import num_rows
 from ..data import read_image
 from ..engine.startup import load_config
@@ -33,9 +33,10 @@ from ..evaluation.references import (
     our_forward,
     transformers_forward,
 )
+from ..model_zoo import list_configs
 from .quiet import quiet_libraries
 
-TOLERANCE = 1e-4  # largest difference of logits and normalised boxes that `--verify` accepts
+TOLERANCE = 1e-4  # largest difference of logits, normalised boxes and mask logits that `--verify` accepts
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep-all-rows",
         action="store_true",
-        help="leave the class head as it is (otherwise: COCO's 80 classes for detectron2, a row for each id elsewhere)",
+        help="leave the class head as it is (otherwise: COCO's 80 classes, of panoptic models 133, for detectron2, a "
+        "row for each id elsewhere)",
     )
     parser.add_argument(
         "--config-file",
@@ -115,12 +117,7 @@ def _config(config_file: str | None, converted: Converted) -> CfgNode:
     if not name:
         raise ValueError(f"no config is shipped for a {family} on a ResNet-{depth}: pass --config-file.")
     cfg = load_config(name)
-    wanted = "DETRTransformer" if family == "DETR" else "DeformableTransformer"
-    if (
-        cfg.MODEL.META_ARCHITECTURE != "DETR"
-        or depth != cfg.MODEL.RESNETS.DEPTH
-        or wanted != cfg.MODEL.DETR.TRANSFORMER.NAME
-    ):
+    if cfg.MODEL.META_ARCHITECTURE != "DETR" or depth != cfg.MODEL.RESNETS.DEPTH or not _is_of_family(cfg, family):
         raise ValueError(f"{name} is not a config of this model, which is a {family} on a ResNet-{depth}.")
     _check_stated(name, cfg, stated)
     if config_file is None:
@@ -134,6 +131,13 @@ def _config(config_file: str | None, converted: Converted) -> CfgNode:
     return cfg
 
 
+def _is_of_family(cfg: CfgNode, family: str) -> bool:
+    """Whether the model of a config may be of a family of layouts."""
+    if family not in ("DETR", WITH_MASKS):
+        return bool(cfg.MODEL.DETR.TRANSFORMER.NAME == "DeformableTransformer")
+    return cfg.MODEL.DETR.TRANSFORMER.NAME == "DETRTransformer" and (family == WITH_MASKS) == cfg.MODEL.MASK_ON
+
+
 def _check_stated(name: str, cfg: CfgNode, stated: Mapping[str, Any]) -> None:
     """Raises ValueError if a file says of its model what the config does not."""
     dilated, heads = cfg.MODEL.RESNETS.RES5_DILATION == 2, cfg.MODEL.DETR.TRANSFORMER.NUM_HEADS
@@ -144,6 +148,10 @@ def _check_stated(name: str, cfg: CfgNode, stated: Mapping[str, Any]) -> None:
 def _default_config(state: Mapping[str, Tensor], family: str, *, dilated: bool) -> str:
     """Name of the shipped config; "" if there is none."""
     depth = _depth(state)
+    if family == WITH_MASKS:
+        panoptic = num_rows(state) - 1 in (len(PANOPTIC.ids), PANOPTIC.num_ids)
+        name = f"detr_r{depth}{'_dc5' if dilated else ''}_{'panoptic' if panoptic else 'segm'}.yaml"
+        return name if name in list_configs() else ""
     if family == "DETR":
         return f"detr_r{depth}{'_dc5' if dilated else ''}.yaml" if depth in (50, 101) else ""
     single = "neck.input_proj.1.0.weight" not in state
@@ -173,26 +181,34 @@ def _verify(cfg: CfgNode, source: Mapping[str, Tensor], converted: Converted, im
     for layout, state in ((converted.source_layout, source), (converted.layout, converted.state)):
         name, forward = _model_of(layout, state, cfg)
         with torch.no_grad():
-            logits, boxes = (x[-1] for x in forward(images.tensor, mask))
+            logits, *others = (x[-1] for x in forward(images.tensor, mask))
         names.append(name)
-        outputs.append((logits, boxes))
-    count = min(logits.shape[-1] for logits, _ in outputs)
-    (logits, boxes), (other_logits, other_boxes) = [(_common_rows(x, count), boxes) for x, boxes in outputs]
-    differences = [float((a - b).abs().max()) for a, b in ((logits, other_logits), (boxes, other_boxes))]
+        outputs.append((logits, *others))
+    count = min(logits.shape[-1] for logits, *_ in outputs)
+    first, second = ((_common_rows(logits, count), *others) for logits, *others in outputs)
+    differences = [float((a - b).abs().max()) for a, b in zip(first, second, strict=True)]
     same = max(differences) <= TOLERANCE
+    found = ", ".join(f"of {name} {x:.2g}" for name, x in zip(_OUTPUTS, differences, strict=False))
     print(
-        f"verified, {names[0]} against {names[1]}: largest difference of logits {differences[0]:.2g}, of boxes "
-        f"{differences[1]:.2g}" + ("" if same else f"; more than {TOLERANCE:g}, so nothing is written")
+        f"verified, {names[0]} against {names[1]}: largest difference {found}"
+        + ("" if same else f"; more than {TOLERANCE:g}, so nothing is written")
     )
     return same
 
 
+_OUTPUTS = ("logits", "boxes", "mask logits")
+
+
 def _common_rows(logits: Tensor, count: int) -> Tensor:
     """The logits of COCO's classes, where the other model has no others."""
-    return logits if logits.shape[-1] == count else select_classes(logits.movedim(-1, 0)).movedim(0, -1)
+    if logits.shape[-1] == count:
+        return logits
+    numbering = next(x for x in NUMBERINGS if x.num_ids - len(x.ids) == logits.shape[-1] - count)
+    return numbering.select(logits.movedim(-1, 0)).movedim(0, -1)
 
 
 def _images(cfg: CfgNode, image: str | None) -> ImageList:
+    cfg = _without_maps(cfg)
     model = build_model(cfg)
     if image is None:
         pixels = torch.rand(3, 480, 640, generator=torch.Generator().manual_seed(0)) * 255
@@ -200,9 +216,16 @@ def _images(cfg: CfgNode, image: str | None) -> ImageList:
     return model.preprocess_image([ImagePredictor(cfg, model=model).inputs(read_image(image, "BGR"))])
 
 
+def _without_maps(cfg: CfgNode) -> CfgNode:
+    """A copy whose model does not make panoptic maps, for which it would have to know the classes."""
+    cfg = cfg.clone()
+    cfg.MODEL.DETR.PANOPTIC.ENABLED = False
+    return cfg
+
+
 def _model_of(layout: Layout, state: Mapping[str, Tensor], cfg: CfgNode) -> tuple[str, Forward]:
     """The model of a library; the authors' detectron2 wrapper stands around the authors' own."""
-    cfg = cfg.clone()
+    cfg = _without_maps(cfg)
     cfg.MODEL.DETR.NUM_CLASSES = _num_classes(convert(state, "detectron2", source=layout.title), cfg)
     if layout.name == "detectron2":
         model = build_model(cfg).eval()
@@ -211,6 +234,7 @@ def _model_of(layout: Layout, state: Mapping[str, Tensor], cfg: CfgNode) -> tupl
     if layout.name.startswith("huggingface"):
         model = build_transformers_model(cfg, state, timm=layout.name == "huggingface")
         return layout.title, transformers_forward(model)
-    model = build_authors_model(cfg)[0] if layout.family == "DETR" else build_authors_deformable(cfg)
+    own_transformer = cfg.MODEL.DETR.TRANSFORMER.NAME == "DETRTransformer"
+    model = build_authors_model(cfg)[0] if own_transformer else build_authors_deformable(cfg)
     model.load_state_dict(convert(state, "official", source=layout.title))
     return "the authors' code", authors_forward(model.eval())

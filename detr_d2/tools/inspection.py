@@ -13,18 +13,20 @@ from detectron2.utils.logger import setup_logger
 
 from ..data import register_coco, register_datasets
 from ..data.registration import require_registered
-from ..engine.startup import choose_device, load_config
+from ..engine.startup import choose_device, import_user_modules, load_config
 from ..evaluation.prediction import Categories
 from ..evaluation.trained_model import load_trained_model
 from ..modeling import DETR
+from .data_options import add_import
 from .outputs import claim_files
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Adds --config-file and --opts."""
+    """Adds --config-file, --import and --opts."""
     parser.add_argument(
         "--config-file", required=required, metavar="FILE", help="YAML file of a DETR, or name of a shipped config"
     )
+    add_import(parser, "such as one that registers a transformer")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
 
 
@@ -42,13 +44,13 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool = True) 
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
 
 
-def read_detr_config(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """Reads the config of a DETR, and settles the device.
+def read_detr_config(config_file: str, opts: Sequence[str], imports: Sequence[str]) -> CfgNode:
+    """Reads the config of a DETR, and settles the device; before that, imports what --import names.
 
     Raises:
         ValueError: the config is of another architecture.
     """
-    cfg = load_config(config_file, opts)
+    cfg = load_config(config_file, opts, import_user_modules(imports))
     setup_logger(name="detr_d2")
     if cfg.MODEL.META_ARCHITECTURE != "DETR":
         raise ValueError(

@@ -109,7 +109,7 @@ def _distinct(names: Sequence[str], folders: Sequence[str]) -> list[str]:
 
 
 def _draw_stability(args: argparse.Namespace, paths: Sequence[Path]) -> None:
-    cfg = read_detr_config(args.config_file, args.opts)
+    cfg = read_detr_config(args.config_file, args.opts, args.imports)
     dataset, given = find_dataset(cfg, args.dataset, args.coco)
     records = take_images(dataset, DatasetCatalog.get(dataset), args.limit)
     mapper = DetrDatasetMapper(

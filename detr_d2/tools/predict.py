@@ -1,4 +1,4 @@
-"""`python -m detr_d2 predict`: detections of a trained model in images, folders and videos."""
+"""`python -m detr_d2 predict`: detections, masks and panoptic maps of a model in images, folders and videos."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.structures import Instances
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from tqdm import tqdm
 
 from ..data import read_image
-from ..engine.startup import choose_device, load_config
+from ..data.registration import is_panoptic
+from ..engine.startup import choose_device, import_user_modules, load_config
 from ..evaluation.detector_keys import set_score_threshold
 from ..evaluation.media import Media, VideoReader, VideoWriter, find_media, video_suffix
-from ..evaluation.prediction import Categories, ImagePredictor, coco_results
+from ..evaluation.prediction import Categories, ImagePredictor, coco_results, panoptic_result
 from ..evaluation.results import write_json
 from ..evaluation.trained_model import class_names_option, coco_option, load_trained_model
+from ..panoptic_classes import PanopticClasses
+from .data_options import add_import
 from .outputs import claim_files
 from .quiet import quiet_libraries
 
@@ -33,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of predict."""
     parser = argparse.ArgumentParser(
         prog="python -m detr_d2 predict",
-        description="Draws the detections of a trained model and writes them in COCO's results format. "
+        description="Draws the detections of a trained model and writes them in COCO's results format, masks as RLE "
+        "and panoptic maps as PNGs in OUTPUT/panoptic with OUTPUT/panoptic.json. "
         "Works with every detectron2 config that detects boxes.",
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, videos, or folders of them")
@@ -48,7 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=annotations.json:image_root",
         help="take class names, category ids and image ids from this annotation file",
     )
+    names.add_argument(
+        "--coco-panoptic",
+        metavar="NAME=panoptic.json:png_root:image_root",
+        help="the same for a panoptic model, from this panoptic file",
+    )
     names.add_argument("--classes", metavar="A,B,C", help="class names, in the order of the model's classes")
+    add_import(parser, "such as one that registers a transformer")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
     return parser
 
@@ -61,14 +70,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
     media = find_media(args.inputs)
     outputs = _plan_outputs(media, Path(args.output), overwrite=args.overwrite)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts, import_user_modules(args.imports))
     setup_logger(name="detr_d2")
     choose_device(cfg)
     set_score_threshold(cfg, args.score_threshold)
-    given, image_ids = coco_option(args.coco) if args.coco else (class_names_option(args.classes), {})
+    maps = is_panoptic(cfg) and cfg.MODEL.MASK_ON
+    if maps:
+        cfg.MODEL.DETR.PANOPTIC.SEM_SEG = False  # nothing here shows it
+        claim_files([Path(args.output) / "panoptic.json"], output=Path(args.output), overwrite=args.overwrite)
+    given, image_ids = _categories(args, panoptic=is_panoptic(cfg))
     model, categories = load_trained_model(cfg, args.weights or cfg.MODEL.WEIGHTS, given)
     predictor = ImagePredictor(cfg, model=model, score_threshold=args.score_threshold)
-    run = _Run(predictor=predictor, categories=categories, image_ids=image_ids, folder=Path(args.output))
+    run = _Run(
+        predictor=predictor,
+        categories=categories,
+        image_ids=image_ids,
+        folder=Path(args.output),
+        panoptic=PanopticClasses.from_config(cfg) if maps else None,
+    )
     failed = run.over(media, outputs)
     run.save()
     print(
@@ -76,6 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"pictures, predictions.json and images.json are in {args.output}"
     )
     return 1 if failed else 0
+
+
+def _categories(args: argparse.Namespace, *, panoptic: bool) -> tuple[Categories | None, dict[Path, int]]:
+    """The classes that the user names, and the image ids of the annotation file where it is that which names them."""
+    if args.coco_panoptic and not panoptic:
+        raise ValueError(
+            f"--coco-panoptic {args.coco_panoptic} is for panoptic models, but MODEL.DETR.PANOPTIC.ENABLED is False: "
+            "give --coco"
+        )
+    if args.coco_panoptic:
+        return coco_option(args.coco_panoptic, panoptic=True)
+    return coco_option(args.coco) if args.coco else (class_names_option(args.classes), {})
 
 
 def _plan_outputs(media: Sequence[Media], folder: Path, *, overwrite: bool) -> list[Path]:
@@ -114,15 +145,25 @@ class _Run:
         categories: its classes.
         image_ids: resolved file -> image id of an annotation file; other images get ids of their own.
         folder: of all outputs.
+        panoptic: classes of a panoptic model.
     """
 
     def __init__(
-        self, *, predictor: ImagePredictor, categories: Categories, image_ids: dict[Path, int], folder: Path
+        self,
+        *,
+        predictor: ImagePredictor,
+        categories: Categories,
+        image_ids: dict[Path, int],
+        folder: Path,
+        panoptic: PanopticClasses | None = None,
     ) -> None:
         self.predictor = predictor
         self.categories = categories
         self.image_ids = image_ids
         self.folder = folder
+        self.panoptic = panoptic
+        self.metadata = categories.metadata(panoptic)
+        self.panoptic_results: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
         self._next_id = max(image_ids.values(), default=0) + 1
@@ -145,23 +186,35 @@ class _Run:
         return failed
 
     def save(self) -> None:
-        """Writes predictions.json (COCO results) and images.json (what their ids mean)."""
+        """Writes predictions.json (COCO results), images.json (what their ids mean), and panoptic.json."""
         write_json(self.folder / "predictions.json", self.results)
-        write_json(self.folder / "images.json", {"images": self.images, "categories": self.categories.to_json()})
+        described = {"images": self.images, "categories": self.categories.to_json()}
+        write_json(self.folder / "images.json", described)
+        if self.panoptic is not None:
+            categories = [
+                {**category, "isthing": int(self.panoptic.is_thing(row))}
+                for row, category in enumerate(self.categories.to_json())
+            ]
+            content = {"images": self.images, "annotations": self.panoptic_results, "categories": categories}
+            write_json(self.folder / "panoptic.json", content)
 
     def _image(self, item: Media, output: Path) -> None:
         try:
             image = read_image(item.path, "BGR")
         except (FileNotFoundError, ValueError) as error:  # a link to nowhere is found, but cannot be read
             raise _Unreadable(str(error)) from error
-        instances = self.predictor(image)
-        drawn = Visualizer(image[:, :, ::-1], self.categories.metadata()).draw_instance_predictions(instances)
+        outputs = self.predictor.outputs(image)
+        self._add(item, outputs, {"picture": self._picture(output)}, output.relative_to(self.folder))
+        visualizer = Visualizer(image[:, :, ::-1], self.metadata)
+        if self.panoptic is None:
+            drawn = visualizer.draw_instance_predictions(self.predictor.instances(outputs))
+        else:
+            drawn = visualizer.draw_panoptic_seg(outputs["panoptic_seg"][0].cpu(), outputs["panoptic_seg"][1])
         if not cv2.imwrite(str(output), drawn.get_image()[:, :, ::-1]):
             raise OSError(f"cannot write {output}")
-        self._add(item, instances, {"picture": self._picture(output)})
 
     def _video(self, item: Media, output: Path) -> None:
-        visualizer = VideoVisualizer(self.categories.metadata())
+        visualizer = VideoVisualizer(self.metadata)
         try:
             reader = VideoReader(item.path)
         except ValueError as error:
@@ -169,21 +222,39 @@ class _Run:
         with VideoWriter(output, fps=reader.fps, size=reader.size) as writer:
             frames = tqdm(_readable(reader), total=len(reader) or None, unit="frame", leave=False, disable=None)
             for number, frame in enumerate(frames):
-                instances = self.predictor(frame)
-                drawn = visualizer.draw_instance_predictions(frame[:, :, ::-1], instances)
+                outputs = self.predictor.outputs(frame)
+                name = output.relative_to(self.folder)
+                name = name.with_name(f"{name.stem}-{number:06d}")
+                self._add(item, outputs, {"picture": self._picture(output), "frame": number}, name)
+                if self.panoptic is None:
+                    drawn = visualizer.draw_instance_predictions(frame[:, :, ::-1], self.predictor.instances(outputs))
+                else:
+                    segment_map, segments = outputs["panoptic_seg"]
+                    drawn = visualizer.draw_panoptic_seg_predictions(frame[:, :, ::-1], segment_map.cpu(), segments)
                 writer.write(drawn.get_image()[:, :, ::-1])
-                self._add(item, instances, {"picture": self._picture(output), "frame": number})
 
     def _picture(self, output: Path) -> str:
         return output.relative_to(self.folder).as_posix()
 
-    def _add(self, item: Media, instances: Instances, more: dict[str, Any]) -> None:
+    def _add(self, item: Media, outputs: dict[str, Any], more: dict[str, Any], name: Path) -> None:
+        """Keeps the detections of an image or frame; a panoptic map goes into panoptic/ under `name`, as PNG."""
+        instances = self.predictor.instances(outputs)
         image_id = self.image_ids.get(item.path.resolve())
         if image_id is None:
             image_id, self._next_id = self._next_id, self._next_id + 1
         height, width = instances.image_size
         self.images.append({"id": image_id, "file_name": str(item.path), "height": height, "width": width, **more})
         self.results += coco_results(instances, image_id, self.categories)
+        if self.panoptic is not None:
+            name = name.with_suffix(".png")
+            picture, result = panoptic_result(
+                outputs["panoptic_seg"], image_id, name.as_posix(), self.categories, self.panoptic
+            )
+            self.panoptic_results.append(result)
+            path = self.folder / "panoptic" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not cv2.imwrite(str(path), picture[:, :, ::-1]):
+                raise OSError(f"cannot write {path}")
 
 
 class _Unreadable(Exception):

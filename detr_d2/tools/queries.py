@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.show < 1:
         raise ValueError(f"--show is {args.show}, expected 1 or more")
     paths = prepare_outputs(args.output, FILES, overwrite=args.overwrite)
-    cfg = read_detr_config(args.config_file, args.opts)
+    cfg = read_detr_config(args.config_file, args.opts, args.imports)
     if cfg.MODEL.DETR.TRANSFORMER.TWO_STAGE:
         raise ValueError(
             f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.TWO_STAGE), whose queries are proposals "

@@ -35,6 +35,10 @@ from ..evaluation.results import RunResult, bbox_metrics, minutes, write_json
 WARMUP_STEPS, MIN_TIMED_STEPS, MAX_TIMED_STEPS = 3, 3, 30
 """Steps of a throw-away model before a run that is given a time; as many as a tenth of that time allows."""
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What a step's time is measured with: the wall's clock, or the processor time of the training process, which what else
+runs on the machine hardly changes; with workers or a GPU it says nothing."""
+
 Report = Callable[..., None]
 """Called with what the training process has to say: iteration=, max_iter=, loss=, seconds_per_step=."""
 
@@ -55,6 +59,10 @@ class TrainingJob:
         opts: config overrides.
         iterations: instead of the config's; its schedule is stretched to them.
         seconds: or as many iterations as take this time, at least one.
+        evaluations: made of the run at equal distances, the last at its end; 0 for the config's own.
+        clock: what its time is measured with, a key of `CLOCKS`.
+        data_hash: of annotation files that may change under the same name; a part of the settings.
+        coco_panoptic: datasets, as for `train_net.py --coco-panoptic`.
     """
 
     title: str
@@ -64,6 +72,10 @@ class TrainingJob:
     opts: tuple[str, ...] = ()
     iterations: int | None = None
     seconds: float | None = None
+    evaluations: int = 0
+    clock: str = "wall"
+    data_hash: str = ""
+    coco_panoptic: tuple[str, ...] = ()
 
     @property
     def log(self) -> Path:
@@ -141,18 +153,20 @@ class TimedTrainer(Trainer):
     Args:
         cfg: of the run.
         report: called after each step.
+        clock: a key of `CLOCKS`.
     """
 
-    def __init__(self, cfg: CfgNode, report: Report) -> None:
+    def __init__(self, cfg: CfgNode, report: Report, clock: str = "wall") -> None:
         super().__init__(cfg)
         self.report = report
+        self.now = CLOCKS[clock]
         self.step_seconds = 0.0
 
     def run_step(self) -> None:
         """One iteration."""
-        start = time.perf_counter()
+        start = self.now()
         super().run_step()
-        self.step_seconds += time.perf_counter() - start
+        self.step_seconds += self.now() - start
         latest = self.storage.latest()
         loss = latest["total_loss"][0] if "total_loss" in latest else None
         self.report(iteration=self.iter + 1, max_iter=self.max_iter, loss=loss)
@@ -171,15 +185,15 @@ def train(job: TrainingJob, report: Report) -> RunResult:
     config_file = find_config_file(job.config_file)
     args = default_argument_parser().parse_args(["--config-file", config_file, "--resume", *job.opts])
     args.opts += ["OUTPUT_DIR", job.output_dir]
-    args.coco, args.imports = list(job.coco), []
+    args.coco, args.coco_panoptic, args.imports = list(job.coco), list(job.coco_panoptic), []
     cfg = setup(args)
     check_datasets(cfg)
     iterations = cfg.SOLVER.MAX_ITER if job.iterations is None else job.iterations
     if job.seconds is not None:
-        iterations = _planned_iterations(cfg, job.seconds, job.output_dir, report)
-    cfg = with_iterations(cfg, iterations)
+        iterations = _planned_iterations(cfg, job, report)
+    cfg = with_iterations(cfg, iterations, evaluations=job.evaluations)
     default_setup(cfg, args)
-    trainer = TimedTrainer(cfg, report)
+    trainer = TimedTrainer(cfg, report, job.clock)
     trainer.resume_or_load(resume=True)
     trainer.train()
     metrics = {name: value for name, (value, _) in trainer.storage.latest().items()}
@@ -198,8 +212,14 @@ def train(job: TrainingJob, report: Report) -> RunResult:
     )
 
 
-def with_iterations(cfg: CfgNode, iterations: int) -> CfgNode:
-    """The same config with another number of iterations: steps and warm-up keep their share of the run."""
+def with_iterations(cfg: CfgNode, iterations: int, *, evaluations: int = 0) -> CfgNode:
+    """The same config with another number of iterations: steps and warm-up keep their share of the run.
+
+    Args:
+        cfg: any detectron2 config.
+        iterations: of the run.
+        evaluations: at equal distances, at most one an iteration; 0 keeps the config's period.
+    """
     cfg = cfg.clone()
     cfg.defrost()
     factor = iterations / cfg.SOLVER.MAX_ITER
@@ -208,40 +228,45 @@ def with_iterations(cfg: CfgNode, iterations: int) -> CfgNode:
     cfg.SOLVER.STEPS = tuple(sorted(step for step in steps if 0 < step < iterations))
     cfg.SOLVER.WARMUP_ITERS = round(cfg.SOLVER.WARMUP_ITERS * factor)
     cfg.SOLVER.CHECKPOINT_PERIOD = max(1, iterations // 4)
+    if evaluations:
+        cfg.TEST.EVAL_PERIOD = -(-iterations // evaluations)  # rounded up
     cfg.freeze()
     return cfg
 
 
-def _planned_iterations(cfg: CfgNode, wanted_seconds: float, output_dir: str, report: Report) -> int:
+def _planned_iterations(cfg: CfgNode, job: TrainingJob, report: Report) -> int:
     """As many iterations as the time allows; measured once, so that a continued run has the same number."""
-    plan = Path(output_dir) / "plan.json"
+    assert job.seconds is not None
+    plan = Path(job.output_dir) / "plan.json"
     if not plan.exists():
-        seconds = seconds_per_step(cfg, limit=wanted_seconds / 10)
-        iterations = max(1, round(wanted_seconds / seconds))
-        write_json(plan, {"seconds_per_step": seconds, "seconds": wanted_seconds, "iterations": iterations})
+        seconds = seconds_per_step(cfg, limit=job.seconds / 10, clock=job.clock)
+        iterations = max(1, round(job.seconds / seconds))
+        write_json(plan, {"seconds_per_step": seconds, "seconds": job.seconds, "iterations": iterations})
     values = json.loads(plan.read_text(encoding="utf-8"))
     report(seconds_per_step=values["seconds_per_step"], max_iter=values["iterations"])
     return values["iterations"]
 
 
-def seconds_per_step(cfg: CfgNode, limit: float) -> float:
+def seconds_per_step(cfg: CfgNode, limit: float, clock: str = "wall") -> float:
     """Mean time of a training step of a model that is thrown away; leaves nothing in the output folder.
 
     Args:
         cfg: of the run.
         limit: seconds after which no further step is timed.
+        clock: a key of `CLOCKS`.
     """
+    now = CLOCKS[clock]
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     trainer = Trainer(cfg)
     elapsed = 0.0
     with EventStorage(0) as trainer.storage:
         for step in range(WARMUP_STEPS + MAX_TIMED_STEPS):
             trainer.iter = step
-            start = time.perf_counter()
+            start = now()
             trainer.run_step()
             timed = step + 1 - WARMUP_STEPS
             if timed > 0:
-                elapsed += time.perf_counter() - start
+                elapsed += now() - start
             if timed >= MIN_TIMED_STEPS and elapsed > limit:
                 break
     del trainer

@@ -17,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..checkpoint import Checkpointer
 from ..data import DatasetReport, check_datasets, register_datasets
+from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
 from ..engine.elastic import continues_elastic_run
 from ..engine.launch import started_by_torchrun
@@ -120,7 +121,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
-    checkpointer.metadata.update(class_metadata(cfg.DATASETS.TEST))
+    checkpointer.metadata.update(class_metadata(cfg.DATASETS.TEST, panoptic=is_panoptic(cfg)))
     last = checkpointer.get_checkpoint_file() if resume else ""
     checkpointer.load_trained(last or cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)

@@ -106,7 +106,7 @@ def look_inside(
     decoder = attention_of_layer(model.transformer, "decoder", decoder_layer)
     images = model.preprocess_image([inputs])
     with recorded_calls([*encoder, *decoder, model.transformer]) as calls:
-        logits, boxes_cxcywh, _ = model.predict(images, all_layers=False)
+        logits, boxes_cxcywh = model.predict(images, all_layers=False)[:2]
     of_image = [call for call in calls if call.module in decoder and not call.reads_itself]
     if not of_image:
         raise ValueError(f"a decoder layer of {type(model.transformer).__name__} does not attend to the image")

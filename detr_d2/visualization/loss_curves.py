@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 DEFAULT_METRICS = ("total_loss", "bbox/AP")
 
@@ -96,6 +97,7 @@ def save_curves(path: str | os.PathLike[str], logs: Sequence[RunLog], metrics: S
             axis.plot(list(curve), list(curve.values()), color=f"C{index}", marker=marker, markersize=3, label=label)
         axis.set(xlabel="iteration", ylabel=metric)
         axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # few iterations are no halves of one
     axes[0].legend(fontsize=8, frameon=False)
     figure.savefig(path)
 

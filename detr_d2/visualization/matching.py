@@ -63,7 +63,7 @@ def collect_assignment(model: DETR, samples: Iterable[dict[str, Any]]) -> Assign
         raise ValueError(f"the criterion {type(model.criterion).__name__} has no `matcher`, so nothing can be matched")
     queries, images, num_queries, index = [], [], 0, -1
     for index, sample in enumerate(samples):
-        logits, boxes_cxcywh, _ = model.predict(model.preprocess_image([sample]), all_layers=True)
+        logits, boxes_cxcywh = model.predict(model.preprocess_image([sample]), all_layers=True)[:2]
         targets = Targets.from_instances([sample["instances"]], num_classes=model.num_classes, device=model.device)
         try:
             matching = matcher(logits.float(), boxes_cxcywh.float(), targets)

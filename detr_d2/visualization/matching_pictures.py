@@ -28,9 +28,10 @@ def save_stability(path: str | os.PathLike[str], transitions: Sequence[dict[str,
         left.plot([100 * x["same"] for x in layers], color=colour, marker="o", label=f"decoder layer {index + 1}")
         right.plot([x["instability"] for x in layers], color=colour, marker="o")
     names = [transition["to"].replace("$", r"\$") for transition in transitions]
+    highest = max(x["instability"] for transition in transitions for x in transition["layers"])
+    right.set_ylim(0, 1.1 * highest or 1.0)  # room above the highest mark
     for axis in (left, right):
         axis.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=7)
-        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     left.set_ylim(0, 100)
     left.set_ylabel("objects matched to the same query\nas in the checkpoint before (%)")

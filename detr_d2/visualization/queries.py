@@ -55,7 +55,7 @@ def collect_queries(model: DETR, inputs: Iterable[dict[str, Any]]) -> QueryPredi
     assert not model.training
     boxes, scores, classes, sizes = [], [], [], []
     for x in inputs:
-        logits, boxes_cxcywh, _ = model.predict(model.preprocess_image([x]), all_layers=False)
+        logits, boxes_cxcywh = model.predict(model.preprocess_image([x]), all_layers=False)[:2]
         score, label, query = (y[0].cpu().numpy() for y in model.classification.select(logits[-1], None))
         _, best = np.unique(query, return_index=True)  # best first: the first of a query is its best class
         boxes.append(boxes_cxcywh[-1, 0].float().cpu().numpy())

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from foreign_models import assert_same_state, foreign_state, small_detr
+from tiny_deformable import tiny_deformable
 from tiny_models import tiny_detr
 from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.checkpoint.coco_classes import COCO_IDS, COCO_NAMES
+from detr_d2.checkpoint.coco_classes import DETECTION
 from detr_d2.checkpoint.layouts import LAYOUTS, OFFICIAL, Layout
 from detr_d2.modeling import DETR
 
@@ -52,7 +53,7 @@ def test_a_head_by_coco_id_becomes_that_of_the_80_classes(tmp_path: Path) -> Non
     source, model = small_detr("MODEL.DETR.NUM_CLASSES", 91), small_detr("MODEL.DETR.NUM_CLASSES", 80)
     torch.save({"model": foreign_state(source, OFFICIAL)}, tmp_path / "detr.pth")
     checkpointer = load(model, str(tmp_path / "detr.pth"))
-    rows = [*COCO_IDS, 91]
+    rows = [*DETECTION.ids, 91]
     for name in CLASS_HEAD:
         assert torch.equal(model.state_dict()[name], source.state_dict()[name][rows])
     assert "80 classes, out of those by category id" in str(checkpointer.report)
@@ -67,7 +68,7 @@ def test_focal_heads_by_coco_id_become_those_of_the_80_classes(family: str, tmp_
     heads = [name for name in model.state_dict() if name.startswith("head.class_embed")]
     assert len(heads) == (6 if family.startswith("two") else 2)
     for name in heads:
-        rows = list(COCO_IDS)
+        rows = list(DETECTION.ids)
         if name.startswith("head.class_embed.2"):  # of the encoder's proposals: row 0 stands for any object
             rows[0] = 0
         assert torch.equal(model.state_dict()[name], source.state_dict()[name][rows])
@@ -137,7 +138,7 @@ def test_the_authors_file_names_its_classes_by_coco(tmp_path: Path) -> None:
     source, model = small_detr("MODEL.DETR.NUM_CLASSES", 91), small_detr("MODEL.DETR.NUM_CLASSES", 2)
     torch.save({"model": foreign_state(source, OFFICIAL)}, tmp_path / "detr.pth")
     load(model, str(tmp_path / "detr.pth"), ["zebra", "unicorn"], class_head_from="names")
-    zebra = COCO_IDS[COCO_NAMES.index("zebra")]
+    zebra = DETECTION.ids[DETECTION.names.index("zebra")]
     weight = model.state_dict()[CLASS_HEAD[0]]
     assert torch.equal(weight[[0, 2]], source.state_dict()[CLASS_HEAD[0]][[zebra, 91]])
 
@@ -246,3 +247,9 @@ def test_a_model_of_other_classes_is_not_evaluated(tmp_path: Path) -> None:
         checkpointer.load_trained(path)
     checkpointer.metadata["class_names"] = ["Circle", "square"]
     checkpointer.load_trained(path)
+
+
+def test_another_number_of_feature_levels_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "single.pth", tiny_deformable("single_scale"))
+    with pytest.raises(ValueError, match=r"single\.pth .* levels is 1, but MODEL\.DETR\.NUM_FEATURE_LEVELS is 4: take"):
+        load(tiny_deformable("multi_scale"), path)

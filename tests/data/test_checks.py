@@ -192,7 +192,7 @@ def test_masks_are_needed_for_masks(cfg: Any, write_coco: Write, make_annotation
     cfg = _train_on(cfg, write_coco(annotations))
     check_datasets(cfg)
     cfg.MODEL.MASK_ON = True
-    with pytest.raises(ValueError, match=r"1 annotations have no segmentation \(the first: annotation 2\)"):
+    with pytest.raises(ValueError, match=r"annotations\.json: 1 of 2 annotations have no mask .*: annotation 2 has no segmentation;"):
         check_datasets(cfg)
 
 
@@ -207,7 +207,7 @@ def test_second_start_reads_neither_file_nor_images(
 
     annotation_table._read_cached.cache_clear()  # as in a new process
     with monkeypatch.context() as patched:
-        patched.setattr("detr_d2.data.annotation_table._load_json", fail)
+        patched.setattr("detr_d2.data.annotation_table.load_json", fail)
         patched.setattr("detr_d2.data.checks.read_image", fail)
         assert check_datasets(cfg) == first
     (_json_file(spec).parent / "1.png").unlink()

@@ -169,13 +169,15 @@ def test_unknown_models_have_a_total_only() -> None:
 
 
 def test_difference_in_time_is_paired_by_rounds() -> None:
-    rounds = [0.010, 0.030, 0.020, 0.090, 0.040]
+    rounds = [0.010, 0.030, 0.020, 0.090, 0.040, 0.050]
     same, ab, _ = latency_differences({"a": rounds, "b": [x - 0.005 for x in rounds], "c": rounds[::-1]})
     assert (same.first, same.second, same.metric) == ("a", "b", "latency_ms")
     assert [same.difference.value, same.difference.low, same.difference.high] == pytest.approx([5, 5, 5])
     assert (ab.first, ab.second) == ("a", "c")
     assert ab.difference.value == 0
     assert ab.difference.low < 0 < ab.difference.high
+    (few,) = latency_differences({"a": rounds[:5], "b": [x - 0.005 for x in rounds[:5]]})
+    assert np.isnan(few.difference.low)
 
 
 def test_what_cannot_be_measured_is_unknown_and_said(tiny_coco: CocoFiles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +226,21 @@ def test_throughput_of_batches_and_what_does_not_fit() -> None:
     assert not np.isnan(found["small"][1].images_per_second)
     assert set(seen) == {1, 2, 4}
 
-    class Wrong(nn.Module):
-        def forward(self, _batch: Any) -> None:
-            raise RuntimeError("a mistake")
 
-    with pytest.raises(RuntimeError, match="a mistake"):
-        measure_throughput({"a": Wrong()}, {"a": [image()]}, [1], repeat=1)
+def test_a_model_of_one_image_at_a_time_is_told_of_and_the_others_are_timed() -> None:
+    class OneByOne(nn.Module):
+        def forward(self, batch: list[Any]) -> None:
+            assert len(batch) == 1, "one only"
+
+    failures: list[tuple[str, int, str]] = []
+    models = {"one": OneByOne(), "any": nn.Identity()}
+    found = measure_throughput(
+        models,
+        {name: [image()] for name in models},
+        [1, 2],
+        repeat=1,
+        failed=lambda label, size, error: failures.append((label, size, str(error))),
+    )
+    assert [np.isnan(x.images_per_second) for x in found["one"]] == [False, True]
+    assert not np.isnan(found["any"][1].images_per_second)
+    assert [x[:2] for x in failures] == [("one", 2)]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from comparison_example import example_comparison
 
+from detr_d2.evaluation.compare_figures import Interval
 from detr_d2.evaluation.compare_json import load_comparison, save_comparison, to_json
 from detr_d2.evaluation.compare_tables import (
     latex_table,
@@ -73,7 +74,7 @@ def test_main_table() -> None:
     assert (cells["AP"], cells["AP50"], cells["GFLOPs"], cells["memory (MB)"]) == ("65.0", "85.0", "3.2", "812")
     assert cells["AP without NMS"] == "65.0"
     assert dict(zip(head, rcnn, strict=True))["AP without NMS"] == "30.0"
-    assert failed == ["RetinaNet *", *["-"] * 12]
+    assert failed == ["RetinaNet *", *["-"] * 19]  # 12 of boxes, 4 of masks, 3 of panoptic maps
 
 
 def test_the_point_of_an_nms_is_that_of_the_last_layer() -> None:
@@ -88,6 +89,8 @@ def test_markdown_and_latex_escape_labels() -> None:
     example = example_comparison()
     named = replace(example, models=[replace(example.models[0], label="a|b_c & 5%")])
     assert "| a\\|b_c & 5% |" in markdown_table(named)
+    tag = replace(example, models=[replace(example.models[0], label="<b>")])
+    assert "| &lt;b> |" in markdown_table(tag)
     assert r"a|b\_c \& 5\% &" in latex_table(named)
     assert latex_table(named).count(r"\\") == 2
 
@@ -96,6 +99,9 @@ def test_markdown_tells_intervals_and_failures() -> None:
     text = markdown_table(example_comparison())
     assert "- DETR: AP 65.0, 95 % interval 61.9 to 67.9" in text
     assert "* RetinaNet failed: no.pth does not fit the config" in text
+    unknown = {"ap": Interval(1.0, math.nan, math.nan)}
+    few = [replace(x, confidence=unknown) for x in example_comparison().models]
+    assert "nan" not in markdown_table(replace(example_comparison(), models=few))
 
 
 def test_csv_keeps_full_precision_and_leaves_unknown_cells_empty() -> None:

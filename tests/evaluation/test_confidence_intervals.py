@@ -67,6 +67,15 @@ def test_a_difference_is_paired() -> None:
     assert (result.value, result.low, result.high) == (5, 5, 5)
 
 
+def test_few_images_have_no_interval() -> None:
+    samples = {"ap": [10.0, 20.0]}
+    for images, known in ((1, False), (5, False), (6, True)):
+        assert np.isfinite(interval(1.0, [1.0, 2.0], drawn_from=images).low) == known
+        result = difference({"ap": 2.0}, {"ap": 1.0}, samples, {"ap": [1.0, 2.0]}, "ap", drawn_from=images)
+        assert result.value == 1.0
+        assert np.isfinite(result.high) == known
+
+
 def test_resamples_without_objects_are_left_out() -> None:
     assert interval(3.0, [float("nan"), 2.0, 4.0]).low == pytest.approx(2.05)
     assert np.isnan(interval(3.0, [float("nan")]).high)

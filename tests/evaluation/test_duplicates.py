@@ -98,6 +98,9 @@ def test_crowding_bins() -> None:
     ]  # fmt: skip
     assert [x.recall for x in bins] == pytest.approx([100, math.nan, math.nan, 100, 50, math.nan], nan_ok=True)
     assert bins[4].recall_without_nms == 100
+    unknown = crowding_bins(truth, with_nms(found, 0.5), None, score_threshold=0.5)
+    assert [x.recall for x in unknown] == pytest.approx([x.recall for x in bins], nan_ok=True)
+    assert all(math.isnan(x.recall_without_nms) for x in unknown)
     assert [bins[0].ap50, bins[3].ap50] == pytest.approx([100, 100])
     assert bins[4].ap50 == pytest.approx(100 * 51 / 101)  # one of two found, no mistake: recalls 0 to 0.5
     assert math.isnan(bins[1].ap50)
@@ -133,9 +136,15 @@ def test_counting_error() -> None:
 def test_query_limit() -> None:
     truth = ground_truth([[(A, 0), (FAR, 0), (A_60, 0)], [(A, 0)]])
     found = detections([[(A, 0, 0.01), (FAR, 0, 0.9)], [(A, 0, 0.5)]])
-    limit = query_limit(truth, found, num_queries=2)
+    limit = query_limit(truth, found, num_queries=2, max_detections=100)
     assert (limit.num_queries, limit.max_objects, limit.images_over, limit.objects_over) == (2, 3, 1, 1)
     assert [(x.low, x.num_images, x.num_objects, x.missed) for x in limit.groups] == [(1, 1, 1, 0), (3, 1, 3, 1)]
+
+
+def test_fewer_detections_than_queries_are_the_limit() -> None:
+    truth = ground_truth([[(A, 0), (FAR, 0), (A_60, 0)], [(A, 0)]])
+    limit = query_limit(truth, perfect(truth), num_queries=300, max_detections=1)
+    assert (limit.num_queries, limit.images_over, limit.objects_over) == (300, 1, 2)
 
 
 def test_groups_of_many_numbers_cover_each_once() -> None:

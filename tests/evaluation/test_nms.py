@@ -128,7 +128,10 @@ def test_settings_of_every_family() -> None:
     cfg = CfgNode(tiny_cfg())
     cfg.MODEL.META_ARCHITECTURE = "SomethingElse"
     assert family_of(cfg) == "other"
-    assert not shipped_settings(cfg).nms_switched_off
+    unknown = shipped_settings(cfg)
+    assert not unknown.nms_switched_off
+    assert unknown.max_detections > 10_000  # whatever such a model returns is what it ships
+    assert np.isnan(unknown.score_threshold)
 
 
 def by_hand(**changes: Any) -> Candidates:
@@ -157,6 +160,8 @@ def test_boxes_are_scaled_clipped_and_dropped_after_the_limit() -> None:
     detections, kept = OfflineNms([outside], limit=2, class_map=np.arange(2))(None)
     assert kept == 4
     assert detections.scores.tolist() == pytest.approx([0.8])  # the best one lies outside, and took a place
+    detections, _ = OfflineNms([outside], limit=2, class_map=np.arange(2))(None, limited=False)
+    assert len(detections.scores) == 3
 
 
 def test_classes_that_the_data_do_not_have_are_left_out() -> None:

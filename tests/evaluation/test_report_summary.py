@@ -8,9 +8,18 @@ from dataclasses import replace
 
 import pytest
 from comparison_example import example_comparison
-from report_html import Node, cells
+from report_html import Node, cells, parse
 
-from detr_d2.evaluation.compare_results import Comparison, Difference, Interval, ModelComparison, StageLatency
+from detr_d2.evaluation.compare_results import (
+    Comparison,
+    Difference,
+    Interval,
+    ModelComparison,
+    ShippedSettings,
+    StageLatency,
+)
+from detr_d2.evaluation.compare_tables import markdown_table
+from detr_d2.evaluation.report import render
 from detr_d2.evaluation.report_cells import decimal, number, span
 from detr_d2.evaluation.report_summary import LATENCY, MEASURES, decide, paired_difference, verdict_of
 
@@ -85,6 +94,15 @@ def test_summary_names_winners_where_the_difference_is_beyond_noise(root: Node) 
     assert table["AP, small objects", "Ahead"].text() == "highest: Faster R-CNN not tested against noise"
     assert table["Parameters (millions)", "Ahead"].text() == "equal"
     assert "Faster R-CNN has the highest AP, by 5.0 (2.0 to 8.0) over DETR" in root.find("p", class_="lead").text()
+
+
+def test_too_few_images_name_no_winner(example: Comparison) -> None:
+    unknown = [replace(x, difference=Interval(5.0, _NAN, _NAN)) for x in example.differences]
+    record = replace(example, differences=unknown)
+    verdict = verdict_of(record, MEASURES[0])
+    assert (verdict.text, verdict.detail) == ("no clear winner", "too few images for an interval")
+    latency = Difference("DETR", "Faster R-CNN", "latency_ms", Interval(5.0, _NAN, _NAN))
+    assert verdict_of(replace(example, differences=[latency]), LATENCY).detail == "too few rounds for an interval"
 
 
 def test_differences_say_which_may_be_noise(root: Node) -> None:
@@ -179,12 +197,17 @@ def test_what_is_no_number_is_a_dash(value: float | None) -> None:
     assert (cell.text, cell.reason, cell.sort) == ("–", "why", None)
 
 
-def test_tables_hold_the_figures_of_the_record(root: Node) -> None:
+def test_tables_hold_the_figures_of_the_record(root: Node, example: Comparison) -> None:
     nms = cells(root, "nms-table")
     assert nms["NMS at IoU 0.5", "Faster R-CNN"].text() == "70.0 200.0 per image, as shipped"
     assert nms["without NMS", "Faster R-CNN"].text() == "30.0 300.0 per image"
     assert nms["without NMS", "DETR"].text() == "65.0 20.0 per image, as shipped"  # its last layer
     assert nms["NMS at IoU 0.3", "DETR"].text() == "64.2 20.0 per image"  # 65 − (1.1 − 0.3)
+    stays = replace(example.models[1], shipped=ShippedSettings(None, _NAN, 10**6, None, nms_switched_off=False))
+    other = parse(render(replace(example, models=[example.models[0], stays])))
+    assert "cannot be switched off" in cells(other, "nms-table")["without NMS", "Faster R-CNN"].text()
+    assert cells(other, "made-table")["Most detections of an image", "Faster R-CNN"].text() == "no limit"
+    assert "| - |" in markdown_table(replace(example, models=[stays]))
     layers = cells(root, "layers-table-0")
     assert [layers[str(i), "none"].text() for i in (1, 2, 3)] == ["55.0", "60.0", "65.0"]
     assert layers["1", "0.3"].text() == "55.8"
@@ -198,9 +221,7 @@ def test_tables_hold_the_figures_of_the_record(root: Node) -> None:
     cost = cells(root, "cost-table")
     assert cost["of it transformer", "DETR"].text() == "7.5 ms 95 % below 9.8"
     assert cost["of it transformer", "Faster R-CNN"].text() == "– : not a part of this model"
-    assert (
-        cost["Multiply-adds of one image", "DETR"].text() == "3.21 × 10⁹ mean of 10 images; without aten::grid_sampler"
-    )
+    assert cost["Multiply-adds of one image", "DETR"].text() == "3.21 × 10⁹ mean of 10 images; grid sampler not counted"
     body = root.find("table", id="duplicates-table").find("tbody")
     rows = [[x.text() for x in row.children if isinstance(x, Node)] for row in body.find_all("tr")]
     assert rows[5] == ["Faster R-CNN", "with NMS (IoU 0.5)", "108", "0.00", "0.00", "0", "94", "0", "92", "5"]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from parity_models import (
     assert_all_close,
     assert_close,
     assert_predictions_close,
+    authors_losses,
+    authors_twin,
     build_detr,
     gradients_of,
     losses_of,
@@ -30,19 +31,17 @@ from parity_models import (
     small_cfg,
     targets_per_image,
     train_everything,
-    under_our_names,
+    under_names_of,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.checkpoint.layouts import convert
 from detr_d2.evaluation.references import (
     authors_arguments,
     authors_forward,
     authors_modules,
     build_authors_model,
 )
-from detr_d2.modeling import DETR
 from detr_d2.solver import build_optimizer
 
 pytestmark = needs_authors
@@ -50,30 +49,6 @@ pytestmark = needs_authors
 SMALL_SIZES = [(96, 128), (128, 64)]
 NO_DROPOUT = ["MODEL.DETR.TRANSFORMER.DROPOUT", 0.0]
 configs = pytest.mark.parametrize("config", ["detr_r50.yaml", "detr_r50_dc5.yaml", "detr_r101.yaml"])
-
-
-def authors_twin(model: DETR, cfg: Any) -> tuple[nn.Module, nn.Module]:
-    """The authors' model with our weights, and their criterion."""
-    theirs, criterion = build_authors_model(cfg)
-    theirs.load_state_dict(convert(model.state_dict(), "official", source="the model"))
-    dtype = next(model.parameters()).dtype
-    return theirs.to(dtype).train(model.training), criterion.to(dtype)
-
-
-def authors_losses(theirs: nn.Module, criterion: Any, images: Tensor, mask: Tensor, targets: Any) -> dict[str, Tensor]:
-    """Their losses, weighted as their training loop does."""
-    with authors_modules() as authors:
-        outputs = theirs(authors.module("util.misc").NestedTensor(images, mask))
-    unweighted = criterion(outputs, targets)
-    return {name: weight * unweighted[name] for name, weight in criterion.weight_dict.items()}
-
-
-def under_names_of(model: DETR, theirs: nn.Module, read: Callable[[nn.Parameter], Any]) -> dict[str, Tensor]:
-    """What `read` says of each of the authors' parameters, by the names of ours."""
-    state = {name: buffer.detach() for name, buffer in theirs.named_buffers()}
-    state.update({name: read(parameter) for name, parameter in theirs.named_parameters()})
-    state = under_our_names(state)
-    return {name: state[name] for name, _ in model.named_parameters()}
 
 
 @configs

@@ -9,18 +9,21 @@ from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.evaluation.set_losses import Problem, SetLoss
-from detr_d2.tools import benchmark
+from detr_d2.tools import benchmark_parts, benchmark_report
 
 SMALL = ["--batch", "2", "--queries", "6", "--layers", "2", "--objects", "3", "--classes", "4", "--repeat", "2"]
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_criterion(tmp_path: Path, capsys: pytest.CaptureFixture[str], backward: bool) -> None:
+def test_criterion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, backward: bool
+) -> None:
     pytest.importorskip("transformers")
+    monkeypatch.delenv("DETR_REPO", raising=False)
     arguments = [*SMALL, "--device", "cpu", "--output", str(tmp_path / "out.json"), *["--backward"] * backward]
     assert main(["benchmark", "criterion", *arguments]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
-    assert [x["name"] for x in report["timings"]] == ["detr_d2", "transformers", "naive"]
+    assert [x["name"] for x in report["timings"]] == ["ours", "transformers", "naive"]
     for x in report["timings"]:
         assert len(x["seconds"]) == 2
         assert min(x["seconds"]) > 0
@@ -32,29 +35,30 @@ def test_criterion(tmp_path: Path, capsys: pytest.CaptureFixture[str], backward:
     assert report["machine"]["threads"] == torch.get_num_threads()
     output = capsys.readouterr().out
     assert "forward and backward" in output if backward else "forward and backward" not in output
-    assert "time / detr_d2" in output
+    assert "time / ours" in output
 
 
 def test_different_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    right = benchmark.package_loss
+    right = benchmark_parts.package_loss
 
     def wrong(problem: Problem) -> SetLoss:
         return lambda: {name: x + 0.01 * ("giou" in name) for name, x in right(problem)().items()}
 
-    monkeypatch.setattr(benchmark, "package_loss", wrong)
-    monkeypatch.setattr(benchmark, "interleave", lambda *_, **__: pytest.fail("timed"))
+    monkeypatch.setattr(benchmark_parts, "package_loss", wrong)
+    monkeypatch.setattr(benchmark_report, "interleave", lambda *_, **__: pytest.fail("timed"))
     assert main(["benchmark", "criterion", *SMALL, "--device", "cpu"]) == 1
     captured = capsys.readouterr()
     assert "differ by more than 0.0001" in captured.err
-    assert "loss_giou" in captured.out
+    assert "loss_giou" in captured.err
 
 
 def test_nothing_to_compare_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(benchmark, "transformers_loss", lambda _: None)
-    monkeypatch.setattr(benchmark, "naive_loss", lambda _: None)
+    monkeypatch.setattr(benchmark_parts, "transformers_loss", lambda _: None)
+    monkeypatch.setattr(benchmark_parts, "naive_loss", lambda _: None)
+    monkeypatch.setattr(benchmark_parts, "authors_set_loss", lambda _: None)
     assert main(["benchmark", "criterion", *SMALL, "--device", "cpu"]) == 1
     captured = capsys.readouterr()
-    assert "not there: transformers, naive" in captured.out
+    assert "not there: transformers, authors, naive" in captured.out
     assert "nothing to compare with" in captured.err
 
 
@@ -67,7 +71,7 @@ def test_deformable_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     arguments = [*ATTENTION, "--queries", str(queries), "--device", "cpu", *["--backward"] * backward]
     assert main(["benchmark", "deformable-attention", *arguments, "--output", str(tmp_path / "out.json")]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
-    assert [x["name"] for x in report["timings"]] == ["detr_d2", "grid_sample loop"]
+    assert [x["name"] for x in report["timings"]] == ["ours", "grid_sample loop"]
     assert all(len(x["seconds"]) == 2 for x in report["timings"])
     assert set(report["differences"]) == {"output", "value", "locations", "weights"}
     assert max(report["differences"].values()) < 1e-4
@@ -78,9 +82,9 @@ def test_deformable_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_different_attention_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    right = benchmark.package_attention
-    monkeypatch.setattr(benchmark, "package_attention", lambda problem, backend: 1.01 * right(problem, backend))
-    monkeypatch.setattr(benchmark, "interleave", lambda *_, **__: pytest.fail("timed"))
+    right = benchmark_parts.package_attention
+    monkeypatch.setattr(benchmark_parts, "package_attention", lambda problem, backend: 1.01 * right(problem, backend))
+    monkeypatch.setattr(benchmark_report, "interleave", lambda *_, **__: pytest.fail("timed"))
     assert main(["benchmark", "deformable-attention", *ATTENTION, "--device", "cpu"]) == 1
     captured = capsys.readouterr()
     assert "differ by more than 0.0001" in captured.err
@@ -111,6 +115,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["criterion", "--queries", "0"], "queries is 0"),
         (["criterion", *SMALL, "--repeat", "0"], "repeats is 0"),
+        (["criterion", *SMALL, "--contestants", "ours", "nobody"], "no contestant 'nobody'"),
         (["deformable-attention", "--levels", "0"], "levels is 0"),
         (["deformable-attention", *ATTENTION, "--backend", "triton"], "the tensors are on cpu"),
         (["model", "--config-file", "nowhere.yaml"], "nowhere.yaml"),

@@ -56,7 +56,7 @@ def results(output: Path) -> Comparison:
 
 
 def test_three_families(models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detr_d2.evaluation.compare_cost.peak_memory_mb", lambda _cfg, _files: 123.0)
+    monkeypatch.setattr("detr_d2.evaluation.compare_cost.peak_memory_mb", lambda *_: 123.0)
     extra = ["--repeat", 2, "--batch-sizes", 1, 2, "--score-threshold", 0.3]
     assert run(models, tiny_coco, tmp_path, ["detr", "rcnn", "retina"], *extra) == 0
     found = results(tmp_path)
@@ -197,6 +197,78 @@ def test_an_image_that_crashes_is_reported(
     assert "detr failed on 1 image, first on" in capsys.readouterr().err
 
 
+def test_an_image_that_failed_is_tried_again(
+    models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, done = collect.raw_outputs, []
+
+    def once(*arguments: Any) -> Any:
+        done.append(1)
+        if len(done) == 2:
+            raise RuntimeError("no memory")
+        return original(*arguments)
+
+    monkeypatch.setattr(collect, "raw_outputs", once)
+    assert run(models, tiny_coco, tmp_path, ["detr"], "--skip-cost") == 0
+    assert len(results(tmp_path).models[0].crashed_images) == 1
+    assert run(models, tiny_coco, tmp_path, ["detr"], "--skip-cost") == 0
+    assert results(tmp_path).models[0].crashed_images == []
+    assert len(done) == 4  # that image alone
+
+
+def test_costs_that_cannot_be_measured_lose_nothing(
+    models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("the clock\nis broken")
+
+    monkeypatch.setattr("detr_d2.evaluation.compare_run.measure_costs", fails)
+    assert run(models, tiny_coco, tmp_path, ["detr"]) == 0
+    (model,) = results(tmp_path).models
+    assert model.cost is None
+    assert model.coco is not None
+    assert model.notes == ["the cost of the models could not be measured (RuntimeError: the clock is broken)"]
+    assert (tmp_path / "report.html").exists()
+
+
+_OWN = """
+from detr_d2.modeling import TRANSFORMER_REGISTRY
+from detr_d2.modeling.transformer import DETRTransformer
+
+
+def add_config(cfg):
+    cfg.MODEL.MINE = 0
+
+
+@TRANSFORMER_REGISTRY.register()
+class ComparedTransformer(DETRTransformer):
+    pass
+"""
+
+
+def test_parts_of_the_user_are_imported_and_belong_to_what_predictions_depend_on(
+    models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "compared_parts.py"
+    own.write_text(_OWN)
+    wanted: list[str] = []
+
+    def measure(*_: object, imports: Sequence[str], **__: object) -> None:
+        wanted.extend(imports)
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr("detr_d2.evaluation.compare_run.measure_costs", measure)
+    options = ["--import", own, "--opts", "MODEL.MINE", 3, "MODEL.DETR.TRANSFORMER.NAME", "ComparedTransformer"]
+    assert run(models, tiny_coco, tmp_path / "out", ["detr"], *options) == 0
+    assert wanted == [str(own)]
+    (first,) = (tmp_path / "out" / "cache").glob("*/classes.json")
+    assert results(tmp_path / "out").versions["compared_parts.py"]
+    own.write_text(_OWN + "# changed")
+    assert run(models, tiny_coco, tmp_path / "out", ["detr"], *options) == 0
+    assert len(list((tmp_path / "out" / "cache").glob("*/classes.json"))) == 2
+    assert first.exists()
+
+
 def test_stopping_keeps_what_is_finished(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,12 +337,33 @@ def test_classes_in_common_are_needed(models: Path, tiny_coco: CocoFiles, tmp_pa
     assert "detr knows none of the classes of the data" in results(tmp_path).models[0].failed
 
 
-def test_peak_memory_of_a_process_of_its_own(tiny_coco: CocoFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_of_a_process_of_its_own(
+    tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = str(tiny_coco.image_root / "001.png")
     ballast = torch.ones(75_000_000)  # 300 MB of this process, which are not the model's
-    peak = compare_memory.peak_memory_mb(tiny_cfg(), [image])
+    own = tmp_path / "memory_parts.py"
+    own.write_text(_OWN.replace("ComparedTransformer", "MemoryTransformer"))
+    cfg = tiny_cfg("MODEL.DETR.TRANSFORMER.NAME", "MemoryTransformer")
+    peak = compare_memory.peak_memory_mb(cfg, [image], [str(own)])
     assert 50 < peak < compare_memory.resident_peak() / 1e6 - 100
     del ballast
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(RuntimeError, match="exit code 1"):
         compare_memory.peak_memory_mb(tiny_cfg(), [image])
+
+
+def test_the_length_of_the_training_is_in_the_record(models: Path, tiny_coco: CocoFiles, tmp_path: Path) -> None:
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    content = torch.load(models / "detr.pth")
+    torch.save({**content, "iteration": 39}, folder / "detr.pth")
+    (folder / "last_checkpoint").write_text("detr.pth")
+    (folder / "detr.yaml").write_bytes((models / "detr.yaml").read_bytes())
+    (folder / "config.yaml").write_text("SEED: 3\nSOLVER: {IMS_PER_BATCH: 8}\n")
+    (folder / "metrics.json").write_text('{"iteration": 19, "time": 0.5}\n{"iteration": 39, "time": 1.5}\n')
+    assert run(folder, tiny_coco, tmp_path / "out", ["detr"], "--skip-cost") == 0
+    found = results(tmp_path / "out").models[0].run
+    assert (found.iterations, found.train_seconds, found.seed) == (40, 40.0, 3)
+    assert found.train_images_per_second == 8
+    assert found.extra == {"images_per_iteration": 8}

@@ -283,3 +283,23 @@ def test_results_are_kept_unless_told_otherwise(
     blocked.write_text("")
     assert attention(models, "detr", coco, blocked / "below") == 2
     assert "cannot write into" in capsys.readouterr().err
+
+
+def test_parts_of_the_user_are_imported(models: Path, coco: CocoFiles, tmp_path: Path) -> None:
+    own = tmp_path / "inspected_parts.py"
+    own.write_text(
+        "from detr_d2.modeling import TRANSFORMER_REGISTRY\n"
+        "from detr_d2.modeling.transformer import DETRTransformer\n"
+        "@TRANSFORMER_REGISTRY.register()\n"
+        "class InspectedTransformer(DETRTransformer):\n"
+        "    pass\n"
+        "def add_config(cfg):\n"
+        "    cfg.MODEL.MINE = 0\n"
+    )
+    opts = ["--import", own, "--opts", "MODEL.MINE", 1, "MODEL.DETR.TRANSFORMER.NAME", "InspectedTransformer"]
+    config, data = ["--config-file", models / "detr.yaml"], ["--coco", coco.spec("inside")]
+    weights = ["--weights", models / "detr.pth"]
+    checkpoints = ["--checkpoints", models / "detr.pth", models / "other.pth"]
+    assert run("attention", coco.image_root / "001.png", *config, *weights, "--output", tmp_path / "a", *opts) == 0
+    assert run("queries", *config, *weights, *data, "--output", tmp_path / "q", *opts) == 0
+    assert run("matching", *config, *checkpoints, *data, "--output", tmp_path / "m", *opts) == 0

@@ -349,3 +349,20 @@ def test_faster_rcnn(data: Path, tmp_path: Path) -> None:
     results = read(tmp_path / "out" / "predictions.json")
     assert results
     assert all(0.2 <= row["score"] <= 1 for row in results)
+
+
+def test_parts_of_the_user_are_imported(data: Path, tmp_path: Path) -> None:
+    own = tmp_path / "predicting_parts.py"
+    own.write_text(
+        "from detr_d2.modeling import TRANSFORMER_REGISTRY\n"
+        "from detr_d2.modeling.transformer import DETRTransformer\n"
+        "@TRANSFORMER_REGISTRY.register()\n"
+        "class PredictingTransformer(DETRTransformer):\n"
+        "    pass\n"
+        "def add_config(cfg):\n"
+        "    cfg.MODEL.MINE = 0\n"
+    )
+    write_image(tmp_path / "a.png", (40, 60), seed=1)
+    options = ["--opts", "MODEL.MINE", 1, "MODEL.DETR.TRANSFORMER.NAME", "PredictingTransformer"]
+    assert predict(data, tmp_path / "out", tmp_path / "a.png", "--import", own, *options) == 0
+    assert (tmp_path / "out" / "a.png").exists()

@@ -23,7 +23,7 @@ from detr_d2.evaluation.compare_cost import CostSettings
 from detr_d2.evaluation.compare_json import load_comparison
 from detr_d2.evaluation.compare_models import Contestant
 from detr_d2.evaluation.results import RunResult
-from detr_d2.tools import quickstart, timed_training
+from detr_d2.tools import quickstart, timed_training, trained_comparison
 from detr_d2.tools.timed_training import (
     TrainingError,
     TrainingJob,
@@ -89,8 +89,8 @@ def command(tmp_path: Path, detr_config: str, faster_rcnn_config: str, monkeypat
     """A small quickstart that writes into `tmp_path / "out"`."""
     monkeypatch.setattr(quickstart, "DETR_CONFIG", detr_config)
     monkeypatch.setattr(quickstart, "FASTER_RCNN_CONFIG", faster_rcnn_config)
-    monkeypatch.setattr(quickstart, "COST", CostSettings(repeat=2, batch_sizes=(1,), images=2, flops_images=1))
-    monkeypatch.setattr("detr_d2.evaluation.compare_cost.peak_memory_mb", lambda _cfg, _files: 123.0)
+    monkeypatch.setattr(trained_comparison, "COST", CostSettings(repeat=2, batch_sizes=(1,), images=2, flops_images=1))
+    monkeypatch.setattr("detr_d2.evaluation.compare_cost.peak_memory_mb", lambda *_: 123.0)
     sizes = ["--max-iter", "3", "--train-images", "4", "--val-images", "3", "--seed", "5"]
     return ["quickstart", "--output", str(tmp_path / "out"), *sizes]
 

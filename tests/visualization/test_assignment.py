@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny_deformable import stir
 from tiny_models import random_input, tiny_detr
@@ -106,3 +107,18 @@ def test_each_checkpoint_is_compared_with_the_one_before(tmp_path: Path) -> None
     assert [(x["from"], x["to"], x["layers"][0]["same"]) for x in transitions] == [("a", "b", 0.5), ("b", "$c", 1.0)]
     save_stability(tmp_path / "matching.png", transitions)
     assert Image.open(tmp_path / "matching.png").size[0] > 800
+
+
+@pytest.mark.parametrize("highest", [6.0, 0.1])
+def test_the_highest_mark_of_the_picture_is_not_cut(highest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _path: drawn.append(figure))
+    layers = [
+        {"layer": 1, "same": 0.2, "instability": highest},
+        {"layer": 2, "same": 0.3, "instability": 0.9 * highest},
+    ]
+    save_stability("matching.png", [{"from": "a", "to": "b", "layers": layers}])
+    _, right = drawn[0].axes
+    low, high = right.get_ylim()
+    assert low == 0
+    assert high > 1.05 * highest

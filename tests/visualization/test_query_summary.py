@@ -60,7 +60,7 @@ def test_collected_from_a_model() -> None:
     assert predictions.sizes.tolist() == [[64, 96], [160, 96]]
     for index, x in enumerate(inputs):
         with torch.no_grad():
-            logits, boxes, _ = model.predict(model.preprocess_image([x]), all_layers=True)
+            logits, boxes = model.predict(model.preprocess_image([x]), all_layers=True)[:2]
         probability = logits[-1, 0].softmax(-1)[:, :-1]
         np.testing.assert_allclose(predictions.scores[index], probability.max(-1).values, atol=1e-6)
         assert predictions.classes[index].tolist() == probability.argmax(-1).tolist()

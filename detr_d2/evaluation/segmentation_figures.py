@@ -1,0 +1,51 @@
+"""What a model segments, added to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .compare_data import GroundTruth
+from .compare_measure import coco_limit
+from .compare_results import ModelComparison
+from .mask_collect import Segmentation
+from .mask_metrics import mask_metrics
+from .mask_truth import MaskTruth
+from .panoptic_metrics import is_panoptic, panoptic_metrics
+
+
+def segmentation_figures(
+    record: ModelComparison,
+    ground_truth: GroundTruth,
+    truth: MaskTruth | None,
+    images: Sequence[Segmentation],
+    class_map: np.ndarray,
+) -> ModelComparison:
+    """A record with the figures of masks and panoptic maps, as far as model and data have both, and with notes.
+
+    Args:
+        record: of the model, with `shipped`.
+        ground_truth: N images.
+        truth: masks of their objects; None for data without.
+        images: what the model segments in each.
+        class_map: see `mask_metrics`.
+    """
+    assert record.shipped is not None
+    notes, masks, panoptic = [], None, None
+    failed = [(name, x.error) for name, x in zip(ground_truth.file_names, images, strict=True) if x.error]
+    if failed:
+        notes.append(
+            f"its masks of {len(failed)} images could not be predicted and count as missed, first those of "
+            f"{failed[0][0]} ({failed[0][1]})"
+        )
+    if truth is not None:
+        limit = coco_limit(record.shipped)
+        masks = mask_metrics(ground_truth, truth, images, class_map, max_detections=limit)
+    if is_panoptic(ground_truth.name) and any(x.segments is not None for x in images):
+        try:
+            panoptic = panoptic_metrics(ground_truth, images)
+        except ValueError as error:  # the classes of another dataset; its boxes and masks can be measured all the same
+            notes.append(f"its panoptic maps are not measured: {error}")
+    return replace(record, masks=masks, panoptic=panoptic, notes=[*record.notes, *notes])

@@ -1,0 +1,249 @@
+"""What the quickstarts share: detectors trained one after the other, then a table, pictures and one page of both."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog
+from tqdm import tqdm
+
+from ..data import read_image, register_coco
+from ..engine.startup import load_config
+from ..evaluation.benchmark import machine_info
+from ..evaluation.compare_all import REPORT, Plan, compare_all, write_all
+from ..evaluation.compare_cost import CostSettings
+from ..evaluation.compare_models import Contestant, ModelSpec
+from ..evaluation.compare_results import Comparison
+from ..evaluation.compare_run import Settings
+from ..evaluation.comparison import draw_detections, grid, ground_truth, side_by_side
+from ..evaluation.prediction import ImagePredictor
+from ..evaluation.results import RunResult, minutes, results_table, write_json
+from .quiet import quiet_libraries
+from .timed_training import TrainingError, TrainingJob, run_training
+from .training_progress import TrainingProgress
+
+SHOWN_SCORE = 0.5
+SHOWN_IMAGES = 6
+COST = CostSettings(repeat=20, batch_sizes=(1, 8))  # seconds
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        job: what was asked for.
+        result: what came of it.
+    """
+
+    job: TrainingJob
+    result: RunResult
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a quickstart says of itself.
+
+    Attributes:
+        name: of the command.
+        argv: its arguments, for the reader who wants to repeat it.
+        output: folder of everything.
+        fresh: whether the models are run again even if the cache knows them.
+        options: to be written down beside the results.
+        shown_width: of a picture among those that show detections, in pixels.
+    """
+
+    name: str
+    argv: Sequence[str]
+    output: Path
+    fresh: bool
+    options: Mapping[str, Any]
+    shown_width: int
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, output: str, max_iter: str) -> None:
+    """Adds --output, --seed, --fresh and --max-iter; `max_iter` says whose iterations these are."""
+    parser.add_argument("--output", default=output, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of data, initialisation and training (default: 0)")
+    parser.add_argument("--fresh", action="store_true", help="train again even if the folder holds results")
+    parser.add_argument("--max-iter", type=int, metavar="N", help=max_iter)
+
+
+def run_quickstart(args: argparse.Namespace, work: Callable[[], int], *, counts: Sequence[str] = ()) -> int:
+    """Checks the numbers, does the work, and tells the user how it ended.
+
+    Args:
+        args: with `seed`, `max_iter` and the attributes `counts`.
+        work: returns the exit code.
+        counts: further options that must be at least 1.
+
+    Returns:
+        The exit code; 1 when a training fails.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+    for name, least in (*((x, 1) for x in (*counts, "max_iter")), ("seed", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
+    quiet_libraries()
+    try:
+        return work()
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        raise
+
+
+def file_name(title: str) -> str:
+    """ "Faster R-CNN" -> "faster_rcnn"."""
+    return title.lower().replace(" ", "_").replace("-", "")
+
+
+def job_options(seed: int) -> tuple[str, ...]:
+    """Config overrides of every training."""
+    return ("SEED", str(seed), "TEST.BEST_CHECKPOINT", "False")
+
+
+def train(job: TrainingJob, *, fresh: bool) -> Trained:
+    """Trains and evaluates a model, or takes what is there, and says what came of it.
+
+    Raises:
+        TrainingError: the training failed.
+        ValueError: the output folder holds something else.
+    """
+    with TrainingProgress(job.title) as progress:
+        result = run_training(job, progress, fresh=fresh)
+    print(
+        f"{job.title}: AP {result.ap:.1f}, AP50 {result.ap50:.1f} after {training_of(result)}; log: {job.log}",
+        flush=True,
+    )
+    return Trained(job, result)
+
+
+def training_of(result: RunResult) -> str:
+    """As in "1,700 iterations in 6:14"."""
+    return f"{result.iterations:,} iterations in {minutes(result.train_seconds)}"
+
+
+def compare_trained(models: Sequence[Trained], page: Page, *, started: float) -> int:
+    """Compares models on the validation data of their trainings; prints the table and, as the last line, the page.
+
+    Args:
+        models: of one dataset.
+        page: see there.
+        started: when the command was, by `time.perf_counter`.
+
+    Returns:
+        The exit code; 1 when a model cannot be compared.
+
+    Raises:
+        ImportError: the page needs a package that is not there; all else is written.
+    """
+    print(f"[4/{STEPS}] comparison: with and without NMS, kinds of error, cost", flush=True)
+    dataset = register_coco(models[0].job.coco[1])
+    contestants = [_contestant(x.job, dataset) for x in models]
+    comparison = _compare(contestants, models, dataset, page)
+    milliseconds = {x.label: x.run.inference_ms for x in comparison.models}
+    results = [replace(x.result, inference_ms=milliseconds[x.result.model]) for x in models]
+    print(f"[5/{STEPS}] pictures and page", flush=True)
+    class_names = comparison.dataset.class_names
+    usable = [x for x, model in zip(contestants, comparison.models, strict=True) if not model.failed]
+    predictors = {x.spec.label: x.load(nms=True, class_names=class_names)[0] for x in usable}
+    _draw(DatasetCatalog.get(dataset)[:SHOWN_IMAGES], predictors, class_names, page)
+    _save_and_show(results, page.output)
+    try:
+        write_all(comparison, page.output / "compare")
+    finally:  # where no page can be made, all else is there
+        print(f"all of it took {minutes(time.perf_counter() - started)}")
+    print(f"report: {page.output / 'compare' / REPORT}")
+    return 1 if any(x.failed for x in comparison.models) else 0
+
+
+def _contestant(job: TrainingJob, dataset: str) -> Contestant:
+    cfg = load_config(job.config_file, job.opts)
+    cfg.MODEL.DEVICE = _device()
+    spec = ModelSpec(job.title, job.config_file, str(Path(job.output_dir) / "model_final.pth"))
+    return Contestant.prepare(spec, cfg, dataset=dataset, seed=cfg.SEED)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _compare(contestants: Sequence[Contestant], models: Sequence[Trained], dataset: str, page: Page) -> Comparison:
+    settings = Settings(cost=COST)
+    plan = Plan(
+        dataset=dataset,
+        output=page.output / "compare",
+        settings=settings,
+        device=_device(),
+        command=shlex.join(["python", "-m", "detr_d2", page.name, *page.argv]),
+        fresh=page.fresh,
+        options={
+            "score_threshold": settings.score_threshold,
+            "resamples": settings.resamples,
+            "repeat": COST.repeat,
+            **page.options,
+            **{f"training of {x.job.title}": training_of(x.result) for x in models},
+        },
+    )
+    comparison = compare_all(contestants, plan)
+    for model in comparison.models:
+        if model.failed:
+            print(f"error: {model.label} cannot be compared: {model.failed}", file=sys.stderr)
+    return comparison
+
+
+def _draw(
+    dataset: Sequence[dict[str, Any]], predictors: Mapping[str, ImagePredictor], class_names: Sequence[str], page: Page
+) -> None:
+    """Ground truth and the detections of each model side by side: a file per image, and all of them in one."""
+    folder = page.output / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for x in tqdm(dataset, desc="pictures", unit="image", leave=False, disable=None):
+        path = Path(x["file_name"])
+        image_bgr = read_image(path, "BGR")
+        draw = partial(draw_detections, class_names=class_names, scale=page.shown_width / image_bgr.shape[1])
+        detections = {title: predictor(image_bgr) for title, predictor in predictors.items()}
+        shown = {"ground truth": ground_truth(x)}
+        shown.update({title: found[found.scores >= SHOWN_SCORE] for title, found in detections.items()})
+        rows.append(side_by_side([draw(image_bgr[:, :, ::-1], found) for found in shown.values()], list(shown)))
+        _write_png(folder / f"{path.stem}.png", rows[-1])
+    _write_png(folder / "side_by_side.png", grid(rows, columns=2))
+
+
+def _write_png(path: Path, image_rgb: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), image_rgb[:, :, ::-1]):
+        raise OSError(f"cannot write {path}")
+
+
+def _save_and_show(results: Sequence[RunResult], output: Path) -> None:
+    files = [f"{file_name(x.model)}.json" for x in results]
+    for result, file in zip(results, files, strict=True):
+        result.save(output / file)
+    (output / "results.md").write_text(results_table(results, markdown=True) + "\n", encoding="utf-8")
+    machine = machine_info(_device())
+    write_json(output / "machine.json", machine)
+    print()
+    print(results_table(results))
+    print()
+    print(f"validation data: {results[0].dataset}; machine: " + ", ".join(f"{k} {v}" for k, v in machine.items()))
+    print(f"pictures: {output / 'pictures' / 'side_by_side.png'}")
+    print(f"results:  {output / 'results.md'}; as JSON: {', '.join(files)}")
