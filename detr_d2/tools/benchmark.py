@@ -116,9 +116,20 @@ def _add_models(commands: Any) -> None:
         help="inference time against image area, queries and batch",
     )
     sizes = ["256x320", "384x480", "512x640", "640x800", "800x1066"]
-    scaling.add_argument("--sizes", type=_size, nargs="*", default=[_size(x) for x in sizes], metavar="HxW")
-    scaling.add_argument("--queries", type=int, nargs="*", default=[25, 100, 300, 900], metavar="Q")
-    scaling.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8], metavar="B")
+    scaling.add_argument(
+        "--sizes",
+        type=_size,
+        nargs="*",
+        default=[_size(x) for x in sizes],
+        metavar="HxW",
+        help="default: five, up to 800x1066",
+    )
+    scaling.add_argument(
+        "--queries", type=int, nargs="*", default=[25, 100, 300, 900], metavar="Q", help="default: 25 100 300 900"
+    )
+    scaling.add_argument(
+        "--batches", type=int, nargs="*", default=[1, 2, 4, 8], metavar="B", help="images in a batch (default: 1 2 4 8)"
+    )
     scaling.add_argument("--plot", metavar="FILE", help="write a picture (PNG)")
     commands.add_parser(
         "ceilings",
