@@ -71,7 +71,9 @@ def make_tiny_panoptic(root: Path) -> PanopticFiles:
     files = PanopticFiles(root / "panoptic.json", root / "pngs", root / "images", root / "instances.json")
     files.pngs.mkdir(parents=True)
     files.images.mkdir()
-    images, panoptic, instances = [], [], []
+    images: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
     for image_id, height, width, segments in _IMAGES:
         name = f"{image_id:03d}.png"
         pixels = np.random.default_rng(image_id).integers(0, 256, (height, width, 3), dtype=np.uint8)

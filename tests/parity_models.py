@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -210,9 +210,7 @@ def assert_close(what: str, got: Tensor, expected: Tensor, atol: float) -> None:
     assert difference <= atol, f"{what} differs by {difference:.2e}, allowed is {atol:.0e}"
 
 
-def assert_predictions_close(
-    what: str, got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], atol: float
-) -> None:
+def assert_predictions_close(what: str, got: Sequence[Tensor], expected: Sequence[Tensor], atol: float) -> None:
     """Compares logits (L, B, Q, K + 1) and boxes_cxcywh (L, B, Q, 4), after checking that there is much to compare."""
     for name, x, y in zip(("logits", "boxes"), got, expected, strict=True):
         y = y.detach()

@@ -275,8 +275,11 @@ def _is_own(node: ast.expr) -> bool:
 
 
 # What PyTorch offers under no other name: the operators that its compiler makes of single ones (where they are absent,
-# the single ones run), writes to tensors, and hooks.
+# the single ones run), writes to tensors, hooks, and whether a transformation is at work.
 PRIVATE_NAMES_OF_TORCH = {
+    "detr_d2.layers.acceleration, _C",
+    "detr_d2.layers.acceleration, _current_level",
+    "detr_d2.layers.acceleration, _functorch",
     "detr_d2.layers.acceleration, _is_mkldnn_bf16_supported",
     "detr_d2.layers.fused_convolution, _convolution_pointwise",
     "detr_d2.layers.fused_convolution, _convolution_pointwise_",

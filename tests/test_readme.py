@@ -54,6 +54,7 @@ def test_files_and_folders_that_the_readme_names_exist():
         "looking_inside",
         "deformable",
         "segmentation",
+        "performance",
     ]
     pages = [f"docs/{x}.md" for x in names]
     for name in [*pages, "docs/images/quickstart.png", "CHANGELOG.md", "LICENSE"]:

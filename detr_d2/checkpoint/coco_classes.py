@@ -86,8 +86,12 @@ class Numbering:
         return class_names is None or list(class_names) == list(self.names_by_id) or "person" in class_names[1:2]
 
     def counts_classes(self, num_classes: int, class_names: Sequence[str] | None) -> bool:
-        """Whether so many classes are these in this order; their names, where known, must not say otherwise."""
-        return num_classes == len(self.ids) and (class_names is None or list(class_names) == list(self.names))
+        """Whether so many classes are these in this order; their names, where known, must not say otherwise.
+
+        Stuff may be named as in COCO's files, as detectron2's metadata of the standard layout has it.
+        """
+        names = None if class_names is None else [STUFF_NAMES.get(name, name) for name in class_names]
+        return num_classes == len(self.ids) and (names is None or names == list(self.names))
 
 
 def _plain(stuff: str) -> str:

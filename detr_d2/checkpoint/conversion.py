@@ -17,7 +17,15 @@ from torch import Tensor
 from .atomic_write import write_atomically
 from .coco_classes import Numbering, numbering_of_classes
 from .layouts import Layout, convert, layout_of, unknown_layout
-from .model_file import coco_ids_of, keep_coco_classes, map_class_rows, num_classes, num_rows, to_detectron2
+from .model_file import (
+    PANOPTIC_KEYS,
+    coco_ids_of,
+    keep_coco_classes,
+    map_class_rows,
+    num_classes,
+    num_rows,
+    to_detectron2,
+)
 from .rules import ConversionError
 from .transformers_config import model_config, preprocessor_config
 
@@ -39,6 +47,7 @@ class Converted:
         category_ids: of the same.
         notes: sentences on what happened to the class head.
         architecture: what the file says beside its tensors; see `stated_architecture`.
+        panoptic: `PANOPTIC_KEYS` of the file.
     """
 
     state: dict[str, Tensor]
@@ -48,6 +57,7 @@ class Converted:
     category_ids: Sequence[int] | None
     notes: list[str] = field(default_factory=list)
     architecture: Mapping[str, Any] = field(default_factory=dict)
+    panoptic: Mapping[str, Any] = field(default_factory=dict)
 
 
 def convert_checkpoint(
@@ -92,6 +102,7 @@ def convert_checkpoint(
         category_ids=content.get("category_ids"),
         notes=notes,
         architecture=content.get("architecture", {}),
+        panoptic={key: content[key] for key in PANOPTIC_KEYS if key in content},
     )
 
 
@@ -151,7 +162,7 @@ def write_checkpoint(converted: Converted, path: str, cfg: CfgNode | None) -> No
     data: dict[str, Any] = {"model": converted.state}
     if converted.layout.name == "detectron2":
         known = {"class_names": converted.class_names, "category_ids": converted.category_ids}
-        data.update({key: list(value) for key, value in known.items() if value})
+        data.update({key: list(value) for key, value in known.items() if value}, **converted.panoptic)
     write_atomically(path, lambda file: torch.save(data, file))
 
 

@@ -17,6 +17,9 @@ from .layouts import Layout, convert, identify
 CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
 """Names of the tensors with a row for each class."""
 
+PANOPTIC_KEYS = ("num_things", "panoptic_layout")
+"""What files of this package's panoptic models tell beside the names: see `PanopticClasses`."""
+
 
 def to_detectron2(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any], Layout | None]:
     """Renames the weights of a checkpoint, if they are a DETR in a layout that is known.

@@ -86,6 +86,8 @@ def training_differences(contestants: Sequence[Contestant], inputs: Inputs) -> d
         norm = torch.stack([x.double().norm() for x in gradients]).norm().item()
         contestant.model.zero_grad()
         results[contestant.name] = {name: x.detach() for name, x in losses.items()}, norm
+    if not results:
+        return {}
     (expected, expected_norm), *_ = results.values()
     return {
         name: {

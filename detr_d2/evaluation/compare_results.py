@@ -1,9 +1,9 @@
 """What `python -m detr_d2 compare` measures, as records: the schema of its `results.json`.
 
-`Comparison` is the whole file; the figures of a model are in `compare_figures`, and can be imported from here. AP, AR,
-recall and precision are on the 0-100 scale, times in milliseconds, boxes xyxy in pixels of the original image, IoU and
-scores 0-1. What was not measured, or cannot be (no object of a class), is NaN in Python and null in the file; a part
-that does not apply to a model is None and null. Reading and writing: `compare_json`.
+`Comparison` is the whole file; the figures of a model are in `compare_figures`, `cost_figures` and `mask_records`, and
+can be imported from here. AP, AR, recall and precision are on the 0-100 scale, times in milliseconds, boxes xyxy in
+pixels of the original image, IoU and scores 0-1. What was not measured, or cannot be (no object of a class), is NaN in
+Python and null in the file; a part that does not apply to a model is None and null. `compare_json` reads and writes it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ from typing import Any
 from .compare_figures import (
     ClassMetrics,
     CocoMetrics,
-    Cost,
     CountGroup,
     Counting,
     CrowdingBin,
     Duplicates,
     ErrorKind,
     Interval,
-    MaskMetrics,
     NmsPoint,
-    PanopticMetrics,
     PrecisionRecall,
     QueryGroup,
     QueryLimit,
-    StageLatency,
-    Throughput,
 )
+from .cost_figures import Cost, StageLatency, Throughput
+from .mask_records import MaskMetrics, PanopticMetrics
 from .results import RunResult
 
 __all__ = [

@@ -32,7 +32,7 @@ from .panoptic_metrics import is_panoptic
 from .prediction import Categories
 from .segmentation_figures import segmentation_figures
 
-MEASURE_VERSION = 4
+MEASURE_VERSION = 5
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -118,8 +118,9 @@ class ComparisonRun:
         }
         path = folder / f"figures-{combined_hash(what)}.json"
         measured = remembered(path, Measured, lambda: self._measure(contestant, identity, folder))
-        masks = measured.record.masks
-        if measured.record.crashed_images or (masks is not None and masks.failed_images):
+        record = measured.record
+        segmented = (x for x in (record.masks, record.panoptic) if x is not None)
+        if record.crashed_images or any(x.failed_images for x in segmented):
             # They are tried again in the next run: memory, or a disk, may have failed.
             path.unlink()
         return measured

@@ -20,11 +20,12 @@ _GAP = 8  # pixels of white between pictures
 def draw_detections(
     image_rgb: np.ndarray, instances: Instances, class_names: Sequence[str], *, scale: float = 1.0
 ) -> np.ndarray:
-    """Boxes with class and, where there is one, score; a class has the same colour in every picture.
+    """Boxes with class and, where there are some, scores and masks; a class has the same colour in every picture.
 
     Args:
         image_rgb: (H, W, 3) uint8.
-        instances: `pred_boxes` (xyxy pixels of that image), `pred_classes`, optionally `scores`; on the CPU.
+        instances: `pred_boxes` (xyxy pixels of that image), `pred_classes`, optionally `scores` and `pred_masks`
+            (N, H, W) or N polygons or run lengths of COCO; on the CPU.
         class_names: K names.
         scale: the picture is enlarged by this before it is drawn on.
 
@@ -36,27 +37,31 @@ def draw_detections(
     if instances.has("scores"):
         labels = [f"{label} {100 * score:.0f}%" for label, score in zip(labels, instances.scores.tolist(), strict=True)]
     palette = colormap(rgb=True, maximum=1)
+    masks: Any = instances.pred_masks if instances.has("pred_masks") else None
     visualizer = Visualizer(image_rgb, Metadata(), scale=scale)
     drawn = visualizer.overlay_instances(
+        masks=masks.numpy() if isinstance(masks, torch.Tensor) else masks,
         boxes=instances.pred_boxes.tensor.numpy(),
         labels=labels,
         assigned_colors=[palette[index % len(palette)] for index in classes],
-        alpha=1.0,
     )
     return drawn.get_image()
 
 
-def ground_truth(dataset_dict: dict[str, Any]) -> Instances:
+def ground_truth(dataset_dict: dict[str, Any], *, masks: bool = False) -> Instances:
     """Ground truth of an image as something `draw_detections` draws; crowd regions are left out.
 
     Args:
         dataset_dict: detectron2's, with "height", "width" and "annotations".
+        masks: also those of the objects, if all objects have one.
     """
     objects = [x for x in dataset_dict.get("annotations", []) if not x.get("iscrowd", 0)]
     boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
     instances = Instances((dataset_dict["height"], dataset_dict["width"]))
     instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.pred_classes = torch.tensor([x["category_id"] for x in objects], dtype=torch.int64)
+    if masks and all("segmentation" in x for x in objects):
+        instances.pred_masks = [x["segmentation"] for x in objects]
     return instances
 
 

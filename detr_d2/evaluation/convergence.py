@@ -5,6 +5,7 @@ Time is that of the training steps, data loading included; evaluations and check
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ class LearningCurve:
         if not ap:
             raise ValueError(f"{result.model} with seed {result.seed} has no bbox/AP among its metrics")
         made = [min(iteration + 1, result.iterations) for iteration in ap]  # detectron2 counts from 0
-        values = tuple(ap.values()), tuple(ap50[iteration] for iteration in ap)
+        values = tuple(map(_known, ap.values())), tuple(_known(ap50[iteration]) for iteration in ap)
         return cls(result.model, result.seed, tuple(made), *values, result.train_seconds)
 
     @property
@@ -72,6 +73,11 @@ class LearningCurve:
                 return t1 if a1 == a0 else t0 + (t1 - t0) * max(ap - a0, 0.0) / (a1 - a0)
             previous = point
         return None
+
+
+def _known(ap: float) -> float:
+    """NaN is what detectron2 writes when nothing at all was detected."""
+    return 0.0 if math.isnan(ap) else ap
 
 
 def by_model(curves: Sequence[LearningCurve]) -> dict[str, list[LearningCurve]]:

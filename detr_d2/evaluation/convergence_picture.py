@@ -40,8 +40,9 @@ def _draw(
 ) -> None:
     for x, y in zip(times, values, strict=True):
         axis.plot([0, *x], [0, *y], color=colour, linewidth=0.8, alpha=0.45)
+    mean_x, mean_y = [], []
     if len({len(y) for y in values}) == 1:
         mean_x = [statistics.mean(column) for column in zip(*times, strict=True)]
         mean_y = [statistics.mean(column) for column in zip(*values, strict=True)]
-        label = model.replace("$", r"\$")
-        axis.plot([0, *mean_x], [0, *mean_y], color=colour, linewidth=2, marker="o", markersize=3, label=label)
+    label = model.replace("$", r"\$")  # also in the legend where no mean can be drawn
+    axis.plot([0, *mean_x], [0, *mean_y], color=colour, linewidth=2, marker="o", markersize=3, label=label)

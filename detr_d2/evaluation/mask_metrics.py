@@ -20,9 +20,9 @@ from pycocotools.cocoeval import COCOeval
 from .boundary import boundary_rle, mask_iou
 from .coco_metrics import coco_dataset
 from .compare_data import GroundTruth
-from .compare_figures import MaskMetrics
 from .compare_matching import MAX_DETECTIONS
 from .mask_collect import Segmentation
+from .mask_records import MaskMetrics
 from .mask_truth import MaskTruth
 
 

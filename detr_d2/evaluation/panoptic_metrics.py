@@ -10,8 +10,8 @@ from detectron2.data import MetadataCatalog
 from pycocotools import mask as coco_mask
 
 from .compare_data import GroundTruth
-from .compare_figures import PanopticMetrics
 from .mask_collect import Segment, Segmentation
+from .mask_records import PanopticMetrics
 from .panoptic_quality import PanopticQualityEvaluator
 
 
@@ -52,6 +52,7 @@ def panoptic_metrics(ground_truth: GroundTruth, images: Sequence[Segmentation]) 
         pq_stuff=found["PQ_st"],
         sq_stuff=found["SQ_st"],
         rq_stuff=found["RQ_st"],
+        failed_images=sum(bool(x.error) for x in images),
     )
 
 

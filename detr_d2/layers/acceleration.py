@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 _FUSED_OPERATORS = ("_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise")
 
@@ -20,14 +21,16 @@ class Accelerated(nn.Module):
     optimize_training: bool = True
 
     def is_accelerated(self) -> bool:
-        """Whether to take the faster way now: never while a graph is being made of what is called."""
+        """Whether to take the faster way now: never while something else is made of the calls; see `is_captured`."""
         wanted = self.optimize_training if self.training else self.optimize_inference
         return wanted and not is_captured()
 
 
 def is_captured() -> bool:
-    """Whether calls are being traced, exported or compiled."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+    """Whether calls are being traced, exported, compiled, or transformed (`torch.func`, forward-mode derivatives)."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return True
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def set_acceleration(model: nn.Module, *, inference: bool, training: bool) -> None:

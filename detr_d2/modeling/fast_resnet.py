@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import ResNet
+from detectron2.modeling import Backbone, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from torch import Tensor, nn
 
@@ -105,7 +105,7 @@ class FastResNet(Accelerated, ResNet):
         return fused_convolution(x.to(dtype), self._folded.get(convolution, dtype), **after)
 
 
-def accelerated(backbone: nn.Module) -> nn.Module:
+def accelerated(backbone: Backbone) -> Backbone:
     """The backbone, as a `FastResNet` if it is detectron2's ResNet; every other one as it is."""
     return FastResNet.of(backbone) if type(backbone) is ResNet else backbone
 

@@ -5,57 +5,37 @@ Paper: Carion et al. 2020, Fig. 2. What a relative of DETR changes is in the par
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
-from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from ..layers import (
-    LearnedPositionEncoding,
-    SinePositionEncoding,
-    downsample_mask,
-    padding_mask,
-    set_acceleration,
-)
-from ..panoptic_classes import PanopticClasses
+from ..layers import downsample_mask, padding_mask, set_acceleration
 from .classification import SOFTMAX, Classification, build_classification
+from .config_values import check_in_features, inference_dtype_of, with_num_classes
 from .criterion import build_criterion
 from .fast_resnet import FastResNet, accelerated
+from .freezing import freeze_part
 from .mask_head import MaskHead, MaskInputs, build_mask_head
 from .matcher import NonFinitePredictionsError
 from .neck import build_neck
+from .non_finite import describe_non_finite
 from .panoptic import PanopticPostprocessor, build_panoptic
+from .position_encoding import build_position_encoding
 from .query_head import build_query_head
 from .segmentation import add_masks
+from .state_dict_check import check_state_dict
 from .targets import Targets, predictions_to_instances
 from .transformer import build_transformer
 from .visualize import draw_training_image
-
-# Beginnings of parameter names in files of the authors, of their detectron2 wrapper and of Hugging Face.
-FOREIGN_PREFIXES = (
-    "backbone.0.",
-    "bbox_embed.",
-    "bbox_predictor.",
-    "class_embed.",
-    "class_labels_classifier.",
-    "detr.",
-    "input_proj.",
-    "model.",
-    "query_embed.",
-)
-
-
-INFERENCE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Predictions(NamedTuple):
@@ -144,11 +124,8 @@ class DETR(nn.Module):
         self.num_classes = num_classes
         self.classification = classification
         self.panoptic = panoptic
-        if panoptic is not None and len(panoptic.classes) != num_classes:
-            raise ValueError(
-                f"MODEL.DETR.NUM_CLASSES is {num_classes}, but there are {panoptic.classes.num_things} things and "
-                f"{panoptic.classes.num_stuff} stuff classes: set it to {len(panoptic.classes)}, or to 0."
-            )
+        if panoptic is not None:
+            panoptic.check_num_classes(num_classes)
         self.aux_loss = aux_loss
         self.score_threshold = score_threshold
         self.max_detections = max_detections
@@ -158,25 +135,20 @@ class DETR(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         for name in freeze:
-            _freeze(self, name)
+            freeze_part(self, name)
         set_acceleration(self, inference=optimize_inference, training=optimize_training)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        cfg = _with_num_classes(cfg)
+        cfg = with_num_classes(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        missing = [name for name in cfg.MODEL.DETR.IN_FEATURES if name not in shapes]
-        if missing:
-            raise ValueError(
-                f"MODEL.DETR.IN_FEATURES names {missing}, which the backbone does not output; it outputs "
-                f"{sorted(shapes)}."
-            )
+        check_in_features(cfg, shapes)
         return {
             "backbone": backbone,
             "in_features": cfg.MODEL.DETR.IN_FEATURES,
             "neck": build_neck(cfg, [shapes[name] for name in cfg.MODEL.DETR.IN_FEATURES]),
-            "position_encoding": _build_position_encoding(cfg),
+            "position_encoding": build_position_encoding(cfg),
             "transformer": build_transformer(cfg),
             "head": build_query_head(cfg),
             "mask_head": build_mask_head(cfg, shapes),
@@ -194,33 +166,16 @@ class DETR(nn.Module):
             "vis_period": cfg.VIS_PERIOD,
             "optimize_inference": cfg.MODEL.DETR.OPTIMIZE_INFERENCE,
             "optimize_training": cfg.MODEL.DETR.OPTIMIZE_TRAINING,
-            "inference_dtype": _inference_dtype(cfg.MODEL.DETR.INFERENCE_DTYPE),
+            "inference_dtype": inference_dtype_of(cfg),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As `nn.Module.load_state_dict`, but refuses checkpoints of other models and libraries.
 
         Raises:
-            ValueError: if no key is known, some are those of another layout, such as the authors', or in evaluation
-                mode a trained model is not complete; detectron2's checkpointer would only warn, and go on with random
-                weights.
+            ValueError: see `check_state_dict`.
         """
-        foreign = [key for key in state_dict if key.startswith(FOREIGN_PREFIXES)]
-        if not foreign and not state_dict.keys() & self.state_dict().keys():
-            foreign = list(state_dict)
-        if foreign:
-            raise ValueError(
-                f"{len(foreign)} of the {len(state_dict)} keys of the checkpoint ({foreign[0]!r}, ...) are not named "
-                "as in this DETR: it comes from another library or model. Convert the file first, by "
-                "`python -m detr_d2 convert SRC DST --to detectron2`, or load it by train_net.py or a command of "
-                "detr_d2, which convert it themselves."
-            )
-        absent = [name for name, _ in self.named_parameters() if name not in state_dict]
-        if absent and not self.training and any(key.startswith("transformer.") for key in state_dict):
-            raise ValueError(
-                f"the checkpoint has no fitting values for {len(absent)} parameters of this DETR, such as {absent[0]}, "
-                "and nothing would be predicted without them: check MODEL.DETR.NUM_CLASSES and the config."
-            )
+        check_state_dict(state_dict, self)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def refresh(self) -> None:
@@ -325,7 +280,8 @@ class DETR(nn.Module):
                 logits, boxes_cxcywh, targets, proposals=proposals, predict_masks=predict_masks, strict=strict
             )
         except NonFinitePredictionsError as error:
-            raise FloatingPointError(_describe(error, logits, boxes_cxcywh, batched_inputs)) from error
+            message = describe_non_finite(logits, boxes_cxcywh, batched_inputs, error.image_index)
+            raise FloatingPointError(message) from error
         if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
             detections = self._decode(logits[-1].detach(), boxes_cxcywh[-1].detach(), [x.image_size for x in instances])
             draw_training_image(batched_inputs[0], detections[0], self.input_format)
@@ -375,68 +331,3 @@ class DETR(nn.Module):
             num_things=self.num_things,
             with_queries=with_queries,
         )
-
-
-def _with_num_classes(cfg: CfgNode) -> CfgNode:
-    """Fills in `NUM_CLASSES: 0` from the metadata of the training data, on a copy."""
-    if cfg.MODEL.DETR.NUM_CLASSES > 0:
-        return cfg
-    classes: Sized | None = None
-    if cfg.MODEL.DETR.PANOPTIC.ENABLED:
-        classes = PanopticClasses.from_config(cfg)
-    elif len(cfg.DATASETS.TRAIN):
-        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    if not classes:
-        raise ValueError(
-            "MODEL.DETR.NUM_CLASSES is 0 and the training data (DATASETS.TRAIN: "
-            f"{list(cfg.DATASETS.TRAIN)}) has no class names in its metadata: set MODEL.DETR.NUM_CLASSES, or register "
-            "the dataset with its thing_classes before the model is built."
-        )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DETR.NUM_CLASSES = len(classes)
-    cfg.freeze()
-    return cfg
-
-
-def _inference_dtype(name: str) -> torch.dtype:
-    if name not in INFERENCE_DTYPES:
-        raise ValueError(f"MODEL.DETR.INFERENCE_DTYPE is {name!r}, expected one of {', '.join(INFERENCE_DTYPES)}.")
-    return INFERENCE_DTYPES[name]
-
-
-def _build_position_encoding(cfg: CfgNode) -> nn.Module:
-    encoding, channels = cfg.MODEL.DETR.POSITION_ENCODING, cfg.MODEL.DETR.TRANSFORMER.HIDDEN_DIM
-    if encoding.NAME == "sine":
-        return SinePositionEncoding(num_channels=channels, temperature=encoding.TEMPERATURE, offset=encoding.OFFSET)
-    if encoding.NAME == "learned":
-        return LearnedPositionEncoding(num_channels=channels)
-    raise ValueError(f"MODEL.DETR.POSITION_ENCODING.NAME is {encoding.NAME!r}, expected 'sine' or 'learned'.")
-
-
-def _freeze(model: nn.Module, name: str) -> None:
-    """Takes the gradients from all modules called `name`; their batch norms stop updating."""
-    found = [(path, module) for path, module in model.named_modules() if path == name or path.endswith("." + name)]
-    if not found:
-        raise ValueError(
-            f"MODEL.DETR.FREEZE names {name!r}, which is no module of the model; its parts are "
-            f"{[child for child, _ in model.named_children()]} and what is inside them."
-        )
-    for path, module in found:
-        module.requires_grad_(False)
-        parent, _, child = path.rpartition(".")
-        setattr(model.get_submodule(parent), child, FrozenBatchNorm2d.convert_frozen_batchnorm(module))
-
-
-def _describe(
-    error: NonFinitePredictionsError, logits: Tensor, boxes_cxcywh: Tensor, batched_inputs: list[dict[str, Any]]
-) -> str:
-    iteration = get_event_storage().iter if has_event_storage() else "unknown"
-    bad = [n for n, x in (("logits", logits), ("boxes", boxes_cxcywh)) if not x.isfinite().all()]
-    bad = bad or ["the encoder's proposals"]
-    files = [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]
-    return (
-        f"Iteration {iteration}: all predictions for {files[error.image_index]} are NaN or infinite "
-        f"(in {' and '.join(bad)}; images of this batch: {', '.join(files)}). Lower SOLVER.BASE_LR, check that "
-        "SOLVER.CLIP_GRADIENTS is on, or train with SOLVER.AMP.DTYPE bfloat16 instead of float16."
-    )

@@ -58,6 +58,14 @@ class PanopticPostprocessor:
         self.min_area = min_area
         self.sem_seg = sem_seg
 
+    def check_num_classes(self, num_classes: int) -> None:
+        """Raises `ValueError` unless a model of so many classes has a row for each of these."""
+        if len(self.classes) != num_classes:
+            raise ValueError(
+                f"MODEL.DETR.NUM_CLASSES is {num_classes}, but there are {self.classes.num_things} things and "
+                f"{self.classes.num_stuff} stuff classes: set it to {len(self.classes)}, or to 0."
+            )
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         keys = cfg.MODEL.DETR.PANOPTIC
@@ -67,6 +75,11 @@ class PanopticPostprocessor:
             "min_area": keys.MIN_AREA,
             "sem_seg": keys.SEM_SEG,
         }
+
+    def is_kept(self, logits: Tensor) -> Tensor:
+        """Whether queries can own pixels: logits (Q, K + 1) to (Q,) bool."""
+        scores, rows = logits.float().softmax(-1).max(-1)
+        return (rows != len(self.classes)) & (scores > self.score_threshold)
 
     @torch.no_grad()
     def __call__(
@@ -95,7 +108,7 @@ class PanopticPostprocessor:
         upsample = upsample or _same
         probabilities = logits.float().softmax(-1)
         scores, rows = probabilities.max(-1)
-        kept = ((rows != len(self.classes)) & (scores > self.score_threshold)).nonzero().flatten()
+        kept = self.is_kept(logits).nonzero().flatten()
         ids, areas = self._segment(upsample(mask_logits[kept]), rows[kept], output_size)
         found = zip((areas > 0).nonzero().flatten().tolist(), areas[areas > 0].tolist(), strict=True)
         segments, numbers = [], torch.zeros(len(kept) + 1, dtype=torch.int32)
@@ -156,11 +169,12 @@ class PanopticPostprocessor:
         weights = probabilities.new_zeros(len(probabilities), self.classes.num_channels)
         weights.index_add_(1, channels.to(weights.device), probabilities)
         total = weights.new_zeros(self.classes.num_channels, *output_size)
-        for weight, masks in zip(weights.split(_CHUNK), mask_logits.split(_CHUNK), strict=True):
-            soft = upsample(masks).float().sigmoid()
-            if soft.shape[-2:] != total.shape[-2:]:
-                soft = F.interpolate(soft[:, None], size=output_size, mode="bilinear", align_corners=False)[:, 0]
-            total += torch.einsum("qc,qhw->chw", weight, soft)
+        with torch.autocast(total.device.type, enabled=False):  # whose products are not in float32
+            for weight, masks in zip(weights.split(_CHUNK), mask_logits.split(_CHUNK), strict=True):
+                soft = upsample(masks).float().sigmoid()
+                if soft.shape[-2:] != total.shape[-2:]:
+                    soft = F.interpolate(soft[:, None], size=output_size, mode="bilinear", align_corners=False)[:, 0]
+                total += torch.einsum("qc,qhw->chw", weight, soft)
         return total
 
 

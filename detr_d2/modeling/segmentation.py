@@ -56,4 +56,4 @@ def _needed(queries: Tensor, logits: Tensor, panoptic: PanopticPostprocessor | N
         return needed
     if panoptic.sem_seg:
         return torch.ones_like(needed)
-    return needed | (logits.float().softmax(-1).max(-1).values > panoptic.score_threshold)
+    return needed | panoptic.is_kept(logits)

@@ -45,28 +45,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one benchmark."""
     args = build_parser().parse_args(argv)
     quiet_libraries()
+    if args.repeat < 1:
+        raise ValueError(f"--repeat is {args.repeat}, expected 1 or more")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     return WORKS[args.what](args)
 
 
-def _common(repeat: int = 20) -> argparse.ArgumentParser:
+def _common(repeat: int = 20, *, without: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Options of the benchmarks, but those that one of them has no use for."""
+    settings: dict[str, dict[str, Any]] = {
+        "device": {"default": "cuda" if torch.cuda.is_available() else "cpu", "help": "default: %(default)s"},
+        "threads": {"type": int, "metavar": "N", "help": "CPU threads (default: torch's choice)"},
+        "repeat": {"type": int, "default": repeat, "metavar": "N", "help": "timed rounds (default: %(default)s)"},
+        "seed": {"type": int, "default": 0, "help": "of the random inputs and weights (default: 0)"},
+        "output": {"metavar": "FILE", "help": "also write the figures as JSON"},
+    }
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    common.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
-    common.add_argument("--repeat", type=int, default=repeat, metavar="N", help="timed rounds (default: %(default)s)")
-    common.add_argument("--seed", type=int, default=0, help="of the random inputs and weights (default: 0)")
-    common.add_argument("--output", metavar="FILE", help="also write the figures as JSON")
+    for name in settings:
+        if name not in without:
+            common.add_argument(f"--{name}", **settings[name])
+    unused = {"device": "cpu", "threads": None, "repeat": repeat, "seed": 0}
+    common.set_defaults(**{name: unused[name] for name in without})
     return common
 
 
-def _model_options(size: str, batch: int) -> argparse.ArgumentParser:
+def _model_options(size: str, batch: int, *, weights: bool = True) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
         "--config-file", default="detr_r50.yaml", metavar="FILE", help="of ours (default: %(default)s)"
     )
-    options.add_argument("--weights", default="", metavar="FILE", help="in any layout (default: random weights)")
+    if weights:
+        options.add_argument("--weights", default="", metavar="FILE", help="in any layout (default: random weights)")
     options.add_argument(
         "--size", type=_size, default=_size(size), metavar="HxW", help=f"of the images in pixels (default: {size})"
     )
@@ -112,7 +123,7 @@ def _add_models(commands: Any) -> None:
     train.add_argument("--checkpoint", action="store_true", help="also ours with gradient checkpointing")
     scaling = commands.add_parser(
         "scaling",
-        parents=[_contestants(), _model_options("512x640", 1), _common(5)],
+        parents=[_contestants(), _model_options("512x640", 1, weights=False), _common(5)],
         help="inference time against image area, queries and batch",
     )
     sizes = ["256x320", "384x480", "512x640", "640x800", "800x1066"]
@@ -178,19 +189,29 @@ def _add_parts(commands: Any) -> None:
 
 def _add_data(commands: Any) -> None:
     mapper = commands.add_parser(
-        "mapper", parents=[_common(5)], help="images per second against detectron2's mapper with the same augmentation"
+        "mapper",
+        parents=[_common(5, without=["device"])],
+        help="images per second against detectron2's mapper with the same augmentation",
     )
     mapper.add_argument("--config-file", default="detr_r50.yaml", metavar="FILE", help="default: %(default)s")
     mapper.add_argument("--size", type=_size, default=(480, 640), metavar="HxW", help="of the JPEGs (default: 480x640)")
     _add_sizes(mapper, {"images": 50, "objects": 7})
     mapper.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
     evaluate = commands.add_parser(
-        "evaluate", parents=[_common(1)], help="COCO evaluation against detectron2's with pycocotools"
+        "evaluate",
+        parents=[_common(1, without=["device"])],
+        help="COCO evaluation against detectron2's with pycocotools",
     )
     _add_sizes(evaluate, {"images": 5000, "detections": 100, "objects": 7, "classes": 80})
-    commands.add_parser("import", parents=[_common(5)], help="what `import detr_d2` adds to detectron2")
+    commands.add_parser(
+        "import",
+        parents=[_common(5, without=["device", "threads", "seed"])],
+        help="what `import detr_d2` adds to detectron2",
+    )
     coco_file = commands.add_parser(
-        "coco-file", parents=[_common(1)], help="time and memory of reading a large COCO file when a training starts"
+        "coco-file",
+        parents=[_common(1, without=["device", "threads", "repeat"])],
+        help="time and memory of reading a large COCO file when a training starts",
     )
     _add_sizes(coco_file, {"images": 118_287, "annotations": 860_001, "classes": 80})
     coco_file.add_argument(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -91,8 +93,7 @@ def infer(args: argparse.Namespace) -> int:
     if args.amp:
         more["autocast_differences"] = _autocast_differences(contestants, inputs, args)
     timings = measure(_inference_work(contestants, inputs, args), args.repeat)
-    _finish(timings, more, args, cfg, others, train=False)
-    return 0
+    return _finish(timings, more, args, cfg, others, train=False)
 
 
 def _inference_work(contestants: Sequence[Contestant], inputs: Inputs, args: argparse.Namespace) -> Work:
@@ -138,11 +139,13 @@ def _finish(
     others: Mapping[str, CfgNode],
     *,
     train: bool,
-) -> None:
-    """Measures memory where that is asked for, then reports everything."""
+) -> int:
+    """Measures memory where that is asked for, then reports everything; the exit code is 1 if some is missing."""
+    memory = {}
     if args.memory:
-        more["added_memory_mb"] = _memory([x.name for x in timings], args, cfg, others, train=train)
+        memory = more["added_memory_mb"] = _memory([x.name for x in timings], args, cfg, others, train=train)
     report(timings, more, args)
+    return 1 if any(math.isnan(x) for x in memory.values()) else 0
 
 
 def _memory(
@@ -165,7 +168,12 @@ def _memory(
             precision=PRECISIONS[args.amp] if args.amp and name != FLOAT32 else "",
             seed=args.seed,
         )
-        found[name] = added_memory_mb(task)
+        try:
+            found[name] = added_memory_mb(task)
+        except RuntimeError as error:  # the times are measured, and must not be lost with it
+            found[name] = float("nan")
+            print(f"error: {error}", file=sys.stderr)
+            continue
         first = next(iter(found.values()))
         print(f"memory that the work of {name} adds: {found[name]:.0f} MB ({found[name] / first:.2f}x)")
     return found
@@ -197,8 +205,7 @@ def train_step(args: argparse.Namespace) -> int:
     built.clear()
     work.clear()
     curves = {name: torch.stack(values).tolist() for name, values in losses.items()}
-    _finish(timings, {"differences": differences, "losses": curves}, args, cfg, others, train=True)
-    return 0
+    return _finish(timings, {"differences": differences, "losses": curves}, args, cfg, others, train=True)
 
 
 def _recorded(step: Callable[[], dict[str, torch.Tensor]], losses: list[torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..evaluation.benchmark import Timing, interleave, machine_info, ratio_of
+from ..evaluation.compare_json import to_json
 from ..evaluation.results import write_json
 
 TOLERANCE = 1e-4
@@ -75,5 +76,6 @@ def write_report(content: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Writes the JSON file, with machine and settings, when `--output` asks for it."""
     if args.output:
         settings = {key: value for key, value in vars(args).items() if key != "output"}
-        write_json(args.output, {"machine": machine_info(args.device), "settings": settings, **content})
+        machine = machine_info(args.device)
+        write_json(args.output, to_json({"machine": machine, "settings": settings, **content}))  # NaN becomes null
         print(f"written: {args.output}")

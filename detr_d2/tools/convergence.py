@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from detectron2.data import MetadataCatalog
 
-from ..data.synthetic import ShapesPaths, make_shapes
-from ..engine.startup import find_config_file
+from ..data import register_coco
+from ..engine.startup import find_config_file, load_config
 from ..evaluation.benchmark import machine_info
+from ..evaluation.collect_cache import file_hash
 from ..evaluation.convergence import LearningCurve, by_model, convergence_table, save_curves_json
 from ..evaluation.convergence_picture import save_convergence
 from ..visualization.loss_curves import read_log
 from .quiet import quiet_libraries
+from .shapes_data import VAL_SEED_OFFSET, shapes_spec
 from .timed_training import CLOCKS, TrainingError, TrainingJob, run_training
+from .trained_comparison import job_options
 from .training_progress import TrainingProgress
 
 DEFORMABLE = "quickstart/deformable_detr_shapes.yaml"
@@ -30,7 +33,6 @@ MODELS = (
     f"+ two stages={DEFORMABLE} {TWO_STAGE} True",
     "Faster R-CNN=quickstart/faster_rcnn_shapes.yaml",
 )
-VAL_SEED = 10_000
 OUTPUTS = ("convergence.json", "convergence.md", "convergence.png")
 
 
@@ -62,11 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--coco",
         nargs=2,
         metavar=("TRAIN", "VAL"),
-        help="NAME=annotations.json:images of training and validation data; the configs must name them "
+        help="NAME=annotations.json:images of training and validation data, in place of those of the configs "
         "(default: shapes_train and shapes_val, made here)",
     )
     parser.add_argument("--train-images", type=int, default=2000, metavar="N", help="of shapes (default: 2000)")
     parser.add_argument("--val-images", type=int, default=200, metavar="N", help="of shapes (default: 200)")
+    parser.add_argument("--fresh", action="store_true", help="train again even if the folder holds results")
     parser.add_argument("--output", default="output/convergence", metavar="DIR", help="default: %(default)s")
     return parser
 
@@ -76,8 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     models = [parse_model(text) for text in args.model or MODELS]
     _check(args, [name for name, _, _ in models])
+    if args.clock == "cpu":
+        _check_clock(models)
     quiet_libraries()
     output = Path(args.output)
+    data_opts, data_hash = _own_data(args.coco) if args.coco else ((), "")
     coco = tuple(args.coco) if args.coco else _shapes(output, args.train_images, args.val_images)
     jobs = [
         TrainingJob(
@@ -85,16 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             config,
             str(output / _folder(name) / f"seed-{seed}"),
             coco=coco,
-            opts=(*opts, "SEED", str(seed), "TEST.BEST_CHECKPOINT", "False"),
+            opts=(*opts, *data_opts, *job_options(seed)),
             seconds=60 * args.minutes,
             evaluations=args.evaluations,
             clock=args.clock,
+            data_hash=data_hash,
         )
         for seed in args.seeds
         for name, config, opts in models
     ]
     try:
-        curves = [_train(job) for job in jobs]
+        curves = [_train(job, fresh=args.fresh) for job in jobs]
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -134,25 +141,42 @@ def _check(args: argparse.Namespace, names: Sequence[str]) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least {least}")
 
 
+def _check_clock(models: Sequence[tuple[str, str, tuple[str, ...]]]) -> None:
+    """The processor time of a training is that of its process: workers and a GPU would do their part unseen."""
+    for name, config, opts in models:
+        cfg = load_config(config, opts)
+        on_gpu = cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available()
+        if on_gpu or cfg.DATALOADER.NUM_WORKERS > 0:
+            raise ValueError(
+                f"--clock cpu measures the training process alone, but {name} has MODEL.DEVICE {cfg.MODEL.DEVICE} and "
+                f"DATALOADER.NUM_WORKERS {cfg.DATALOADER.NUM_WORKERS}: override them with MODEL.DEVICE cpu "
+                "DATALOADER.NUM_WORKERS 0 in its --model"
+            )
+
+
 def _folder(name: str) -> str:
     return "".join(x if x.isalnum() else "_" for x in name.lower()).strip("_")
 
 
 def _shapes(output: Path, train_images: int, val_images: int) -> tuple[str, str]:
-    train = _make_shapes(output / "data" / f"train-{train_images}", train_images, seed=0)
-    val = _make_shapes(output / "data" / f"val-{val_images}", val_images, seed=VAL_SEED)
-    return f"shapes_train={train.annotations}:{train.images}", f"shapes_val={val.annotations}:{val.images}"
+    data = output / "data"
+    return (
+        shapes_spec("shapes_train", data / f"train-{train_images}", train_images, seed=0),
+        shapes_spec("shapes_val", data / f"val-{val_images}", val_images, seed=VAL_SEED_OFFSET),
+    )
 
 
-def _make_shapes(folder: Path, num_images: int, seed: int) -> ShapesPaths:
-    with tqdm(desc=folder.name, total=num_images, unit="image", leave=False, disable=None) as bar:
-        return make_shapes(folder, num_images, seed, on_image=lambda _: bar.update())
+def _own_data(specs: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Overrides that make every config use the data of --coco, and a hash of their annotations."""
+    train, val = (register_coco(spec) for spec in specs)
+    hashes = [file_hash(MetadataCatalog.get(name).json_file) for name in (train, val)]
+    return ("DATASETS.TRAIN", f"({train!r},)", "DATASETS.TEST", f"({val!r},)"), " ".join(hashes)
 
 
-def _train(job: TrainingJob) -> LearningCurve:
+def _train(job: TrainingJob, *, fresh: bool) -> LearningCurve:
     title = f"{job.title}, {Path(job.output_dir).name}"
     with TrainingProgress(title) as progress:
-        result = run_training(job, progress)
+        result = run_training(job, progress, fresh=fresh)
     curve = LearningCurve.from_run(result, read_log(Path(job.output_dir) / "metrics.json", title).curves)
     print(f"{title}: AP {curve.ap[-1]:.1f} after {result.iterations:,} iterations", flush=True)
     return curve

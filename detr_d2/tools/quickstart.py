@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
-from ..data.synthetic import ShapesPaths, make_shapes
 from ..evaluation.results import minutes
+from .shapes_data import VAL_SEED_OFFSET, shapes_spec
 from .timed_training import TrainingJob
 from .trained_comparison import (
     STEPS,
@@ -27,7 +25,6 @@ from .trained_comparison import (
 
 DETR_CONFIG = "quickstart/detr_shapes.yaml"
 FASTER_RCNN_CONFIG = "quickstart/faster_rcnn_shapes.yaml"
-VAL_SEED_OFFSET = 10_000  # training and validation pictures come from different seeds
 SHOWN_WIDTH = 320
 
 
@@ -54,31 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     started, output = time.perf_counter(), Path(args.output)
     models = _train_both(args, output)
-    page = Page(
-        name="quickstart",
-        argv=argv,
-        output=output,
-        fresh=args.fresh,
-        options={"seed": args.seed},
-        shown_width=SHOWN_WIDTH,
-    )
-    return compare_trained(models, page, started=started)
+    return compare_trained(models, Page.of("quickstart", args, argv, shown_width=SHOWN_WIDTH), started=started)
 
 
 def _train_both(args: argparse.Namespace, output: Path) -> list[Trained]:
     print(f"[1/{STEPS}] data: {args.train_images:,} training and {args.val_images:,} validation images of shapes")
     data = output / "data"
-    train_data = _make_data(data / f"train-seed-{args.seed}-{args.train_images}", args.train_images, args.seed)
-    val_seed = args.seed + VAL_SEED_OFFSET
-    val_data = _make_data(data / f"val-seed-{val_seed}-{args.val_images}", args.val_images, val_seed)
-    job = partial(
-        TrainingJob,
-        coco=(
-            f"shapes_train={train_data.annotations}:{train_data.images}",
-            f"shapes_val={val_data.annotations}:{val_data.images}",
-        ),
-        opts=job_options(args.seed),
+    coco = tuple(
+        shapes_spec(f"shapes_{split}", data / f"{split}-seed-{seed}-{count}", count, seed)
+        for split, count, seed in (
+            ("train", args.train_images, args.seed),
+            ("val", args.val_images, args.seed + VAL_SEED_OFFSET),
+        )
     )
+    job = partial(TrainingJob, coco=coco, opts=job_options(args.seed))
 
     print(f"[2/{STEPS}] DETR: training and evaluation")
     detr = train(job("DETR", DETR_CONFIG, str(output / "detr"), iterations=args.max_iter), fresh=args.fresh)
@@ -93,11 +79,3 @@ def _train_both(args: argparse.Namespace, output: Path) -> list[Trained]:
     if not 80 <= share <= 120:
         print("note: that is more than 20 % off, so the machine was unsteady; --fresh repeats the comparison")
     return [detr, faster_rcnn]
-
-
-def _make_data(folder: Path, num_images: int, seed: int) -> ShapesPaths:
-    with tqdm(desc=folder.name, total=num_images, unit="image", leave=False, disable=None) as bar:
-        paths = make_shapes(folder, num_images, seed, on_image=lambda _: bar.update())
-    if paths.reused:
-        print(f"{folder} is there already")
-    return paths

@@ -66,15 +66,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     started, output = time.perf_counter(), Path(args.output)
     models = _train_both(args, output)
     print("trained: " + "; ".join(f"{x.job.title} {training_of(x.result)}" for x in models))
-    page = Page(
-        name="quickstart-real",
-        argv=argv,
-        output=output,
-        fresh=args.fresh,
-        options={"seed": args.seed},
-        shown_width=SHOWN_WIDTH,
-    )
-    return compare_trained(models, page, started=started)
+    return compare_trained(models, Page.of("quickstart-real", args, argv, shown_width=SHOWN_WIDTH), started=started)
 
 
 def _train_both(args: argparse.Namespace, output: Path) -> list[Trained]:

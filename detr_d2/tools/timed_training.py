@@ -277,7 +277,7 @@ def seconds_per_step(cfg: CfgNode, limit: float, clock: str = "wall") -> float:
 def main(argv: Sequence[str]) -> int:
     """Executed by the training process; arguments: the job as JSON, the file descriptor that progress goes to."""
     values: dict[str, Any] = json.loads(argv[0])
-    values.update(coco=tuple(values["coco"]), opts=tuple(values["opts"]))
+    values.update({name: tuple(values[name]) for name in ("coco", "coco_panoptic", "opts")})
     job = TrainingJob(**values)
     with os.fdopen(int(argv[1]), "w", encoding="utf-8", buffering=1) as messages:
         result = train(job, lambda **news: print(json.dumps(news), file=messages))

@@ -72,6 +72,11 @@ class Page:
     options: Mapping[str, Any]
     shown_width: int
 
+    @classmethod
+    def of(cls, name: str, args: argparse.Namespace, argv: Sequence[str], *, shown_width: int) -> Page:
+        """Of a command with the options of `add_common_options`."""
+        return cls(name, argv, Path(args.output), args.fresh, {"seed": args.seed}, shown_width)
+
 
 def add_common_options(parser: argparse.ArgumentParser, *, output: str, max_iter: str) -> None:
     """Adds --output, --seed, --fresh and --max-iter; `max_iter` says whose iterations these are."""
@@ -222,7 +227,8 @@ def _draw(
         image_bgr = read_image(path, "BGR")
         draw = partial(draw_detections, class_names=class_names, scale=page.shown_width / image_bgr.shape[1])
         detections = {title: predictor(image_bgr) for title, predictor in predictors.items()}
-        shown = {"ground truth": ground_truth(x)}
+        masks = any(found.has("pred_masks") for found in detections.values())
+        shown = {"ground truth": ground_truth(x, masks=masks)}
         shown.update({title: found[found.scores >= SHOWN_SCORE] for title, found in detections.items()})
         rows.append(side_by_side([draw(image_bgr[:, :, ::-1], found) for found in shown.values()], list(shown)))
         _write_png(folder / f"{path.stem}.png", rows[-1])

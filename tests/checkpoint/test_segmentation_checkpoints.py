@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from foreign_models import assert_same_state, foreign_state, small_detr
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from detr_d2 import model_zoo
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.checkpoint.coco_classes import DETECTION, PANOPTIC
 from detr_d2.checkpoint.contents import read_model_file
-from detr_d2.checkpoint.conversion import convert_checkpoint
+from detr_d2.checkpoint.conversion import convert_checkpoint, write_checkpoint
 from detr_d2.checkpoint.layouts import LAYOUTS, OFFICIAL, WITH_MASKS, Layout, convert, identify
 from detr_d2.checkpoint.rules import ConversionError
 from detr_d2.modeling import DETR
@@ -208,6 +209,23 @@ def test_133_classes_are_spread_over_250_ids_and_come_back(target: str, tmp_path
     assert_same_state(back.state, ours)
     assert list(back.class_names or ()) == list(PANOPTIC.names)
     assert list(back.category_ids or ()) == list(PANOPTIC.ids)
+
+
+def test_classes_named_as_in_cocos_files_are_spread_too() -> None:
+    names = [*DETECTION.names, *(x["name"] for x in COCO_CATEGORIES if not x["isthing"])]
+    assert names != list(PANOPTIC.names)  # "wall-other-merged", of detectron2's standard layout
+    content = {"model": segmenter(133).state_dict(), "class_names": names}
+    assert convert_checkpoint(content, "a.pth", "official").state["detr.class_embed.bias"].shape == (251,)
+
+
+@pytest.mark.parametrize("keep_all_rows", [False, True])
+def test_what_a_panoptic_file_of_ours_tells_of_its_classes_is_kept(keep_all_rows: bool, tmp_path: Path) -> None:
+    told = {"class_names": ["a", "b", "c"], "category_ids": [1, 2, 7], "num_things": 2, "panoptic_layout": "standard"}
+    content = {"model": segmenter(3).state_dict(), "optimizer": {}, **told}
+    converted = convert_checkpoint(content, "a.pth", "detectron2", keep_all_rows=keep_all_rows)
+    write_checkpoint(converted, str(tmp_path / "b.pth"), None)
+    written = read_model_file(str(tmp_path / "b.pth"))
+    assert {key: value for key, value in written.items() if key != "model"} == told
 
 
 def test_a_mask_head_begins_anew_on_a_box_model(tmp_path: Path) -> None:

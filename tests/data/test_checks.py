@@ -192,7 +192,8 @@ def test_masks_are_needed_for_masks(cfg: Any, write_coco: Write, make_annotation
     cfg = _train_on(cfg, write_coco(annotations))
     check_datasets(cfg)
     cfg.MODEL.MASK_ON = True
-    with pytest.raises(ValueError, match=r"annotations\.json: 1 of 2 annotations have no mask .*: annotation 2 has no segmentation;"):
+    message = r"annotations\.json: 1 of 2 annotations have no mask .*: annotation 2 has no segmentation;"
+    with pytest.raises(ValueError, match=message):
         check_datasets(cfg)
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from coco_files import CocoFiles
+from segmentation_cases import PANOPTIC
 from tiny_models import tiny_cfg, tiny_detr
 
 from detr_d2.data import register_coco
@@ -77,6 +79,16 @@ def test_a_second_run_needs_no_model(runner: Runner, files: list[str], tmp_path:
     assert same(first, second)
     assert collect(runner, files[:2], CandidateCache(tmp_path / "c")).layers[0][1].image_size == (64, 48)
     assert runner.loaded == 1
+
+
+def test_the_boxes_of_a_panoptic_model_are_things(files: list[str], tmp_path: Path) -> None:
+    predictor = ImagePredictor(tiny_cfg(*PANOPTIC, "INPUT.MIN_SIZE_TEST", 48), model=tiny_detr(*PANOPTIC))
+    with torch.no_grad():
+        predictor.model.get_parameter("head.class_embed.bias")[4] = 50.0  # it sees nothing but the last kind of stuff
+    found = collect(lambda: predictor, files, CandidateCache(tmp_path))
+    classes = np.concatenate([x.classes for layer in found.layers for x in layer])
+    assert len(classes) == 3 * 8 * len(found.layers)
+    assert classes.max() < 3
 
 
 def test_a_stopped_run_goes_on(runner: Runner, files: list[str], tmp_path: Path) -> None:

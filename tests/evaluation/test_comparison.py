@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,30 @@ def test_boxes_are_drawn_where_they_are() -> None:
     assert drawn[:, :70].max() == 0
     assert image.max() == 0  # the argument is left alone
     assert draw_detections(image, detections([], []), ["a", "b"]).max() == 0
+
+
+def test_masks_are_filled_where_they_are() -> None:
+    found = detections([[10, 10, 70, 50]], [0])
+    found.pred_masks = torch.zeros(1, 60, 80, dtype=torch.bool)
+    found.pred_masks[0, 20:40, 40:60] = True
+    polygon = detections([[10, 10, 70, 50]], [0])
+    polygon.pred_masks = [[[40, 20, 60, 20, 60, 40, 40, 40]]]
+    for instances in (found, polygon):
+        drawn = draw_detections(solid(60, 80, 0), instances, ["a"], scale=2)
+        assert drawn[46:76, 86:116].max(axis=2).min() > 60
+        assert drawn[84:94, 30:130].max() == 0  # in the box, but not in the mask
+
+
+def test_ground_truth_with_masks() -> None:
+    objects: list[dict[str, Any]] = [
+        {"bbox": [0, 0, 5, 5], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 5]]},
+        {"bbox": [0, 0, 9, 9], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "iscrowd": 1},
+        {"bbox": [1, 2, 3, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
+    ]
+    record = {"height": 100, "width": 90, "annotations": objects[:2]}
+    assert ground_truth(record, masks=True).pred_masks == [[[0, 0, 5, 0, 5, 5]]]
+    assert not ground_truth(record).has("pred_masks")
+    assert not ground_truth({**record, "annotations": objects}, masks=True).has("pred_masks")
 
 
 def test_a_class_has_its_colour() -> None:

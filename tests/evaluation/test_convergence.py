@@ -33,6 +33,12 @@ def test_from_the_metrics_of_a_run() -> None:
     assert (run.seconds, run.seed) == ((80.0, 160.0, 200.0), 3)
 
 
+def test_nothing_detected_is_an_ap_of_zero() -> None:
+    result = RunResult("DETR", "detr.yaml", "val", ap=3.0, ap50=5.0, ap75=2.0, iterations=20, train_seconds=2.0)
+    run = LearningCurve.from_run(result, {"bbox/AP": {9: math.nan, 19: 3.0}, "bbox/AP50": {9: math.nan, 19: 5.0}})
+    assert (run.ap, run.ap50) == ((0.0, 3.0), (0.0, 5.0))
+
+
 def test_a_run_without_evaluation_is_an_error() -> None:
     result = RunResult(
         "DETR", "detr.yaml", "val", ap=30.0, ap50=50.0, ap75=20.0, iterations=50, train_seconds=200.0, seed=3

@@ -354,4 +354,4 @@ def test_an_image_that_failed_counts_as_nothing_found(panoptic: GroundTruth) -> 
     from detr_d2.evaluation.panoptic_metrics import panoptic_metrics
 
     metrics = panoptic_metrics(panoptic, [Segmentation([1, 1], [], [], [], error="out of memory")])
-    assert metrics.pq == 0
+    assert (metrics.pq, metrics.failed_images) == (0, 1)

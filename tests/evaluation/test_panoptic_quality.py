@@ -220,8 +220,13 @@ def test_processes_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None
     parts[1].process(inputs[:1], outputs[:1])
     parts[2].process(inputs[1:], outputs[1:])
     alone = parts[0].evaluate()
-    other = []
-    monkeypatch.setattr(comm, "gather", lambda own: other.append(own) or [own])
+    other: list[Any] = []
+
+    def remember(own: Any) -> list[Any]:
+        other.append(own)
+        return [own]
+
+    monkeypatch.setattr(comm, "gather", remember)
     parts[2].evaluate()
     monkeypatch.setattr(comm, "gather", lambda own: [own, *other])
     assert parts[1].evaluate() == alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from detr_d2.modeling.fast_resnet import FastResNet
 from detr_d2.solver import build_optimizer
 
 PLAIN = ("MODEL.DETR.OPTIMIZE_INFERENCE", False, "MODEL.DETR.OPTIMIZE_TRAINING", False)
-MODELS = {"detr": tiny_detr, "deformable": partial(tiny_deformable, "refine")}
+MODELS: dict[str, Callable[..., DETR]] = {"detr": tiny_detr, "deformable": partial(tiny_deformable, "refine")}
 
 
 def randomise(model: DETR) -> None:
@@ -88,7 +89,7 @@ def test_gradients_are_the_plain_models(kind: str, norm: str, padded: bool) -> N
         assert (a.grad is None) == (b.grad is None), name
         if a.grad is not None:
             compared += 1
-            torch.testing.assert_close(a.grad, b.grad, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
     assert compared > 50
 
 
@@ -242,7 +243,7 @@ def test_export_takes_the_plain_way() -> None:
 def test_the_plain_model_calls_detectron2s_modules() -> None:
     _, plain = pair()
     calls = []
-    plain.backbone.stem.conv1.register_forward_hook(lambda *_: calls.append(1))
+    plain.get_submodule("backbone.stem.conv1").register_forward_hook(lambda *_: calls.append(1))
     detections(plain.eval(), batch())
     assert calls == [1]
     assert isinstance(plain.backbone, ResNet)

@@ -171,3 +171,18 @@ def test_semantic_scores(layout: str, channels: int) -> None:
     assert found.shape == (channels, 1, 2)
     expected = sum(w[:, None, None] * m.sigmoid() for w, m in zip(weights, masks, strict=True))
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_semantic_scores_are_exact_under_autocast() -> None:
+    torch.manual_seed(0)
+    logits, masks = torch.randn(20, 5), torch.randn(20, 4, 6)
+    processor = PanopticPostprocessor(classes=CLASSES)
+    exact = processor(logits, masks, output_size=(4, 6))["sem_seg"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = processor(logits, masks, output_size=(4, 6))["sem_seg"]
+    torch.testing.assert_close(found, exact, atol=1e-6, rtol=0)
+
+
+def test_queries_that_see_nothing_are_not_kept() -> None:
+    logits = torch.tensor([[9.0, 0, 0, 0, 0], [0, 0, 0, 0, 9.0], [0.1, 0, 0, 0, 0], [0, 0, 0, 9.0, 0]])
+    assert PanopticPostprocessor(classes=CLASSES).is_kept(logits).tolist() == [True, False, False, True]

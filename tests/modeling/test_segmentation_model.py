@@ -234,14 +234,21 @@ def test_without_sem_seg_only_queries_that_can_be_seen_go_through_the_head():
     model.score_threshold = 1.1
     seen: list[int] = []
     model.get_submodule("mask_head.out_lay").register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
-    logits = model.eval().predict(model.preprocess_image(inputs), all_layers=False).logits[-1, 0]
-    scores = logits.softmax(-1).max(-1).values.sort(descending=True).values
-    assert model.panoptic is not None
-    model.panoptic.score_threshold = scores[4].item()
+
+    def say(_module: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        logits = torch.zeros_like(output[0])
+        logits[..., 5] = 9.0  # "no object", as sure as can be
+        logits[..., [1, 4, 6], 2] = 20.0
+        logits[..., 3, 0] = 9.5  # an object, but not sure enough
+        return logits, output[1]
+
+    model.get_submodule("head").register_forward_hook(say)
     everything = predict(model, inputs)[0]["panoptic_seg"]
-    assert seen == [4]
+    assert seen == [3]
+    assert model.panoptic is not None
     model.panoptic.sem_seg = True
     assert torch.equal(predict(model, inputs)[0]["panoptic_seg"][0], everything[0])
+    assert seen == [3, 8]
 
 
 def test_classes_of_panoptic_models_are_things_and_stuff():

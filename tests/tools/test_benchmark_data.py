@@ -16,12 +16,12 @@ from detr_d2.tools import benchmark_data, benchmark_report
 
 def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     output = tmp_path / "out.json"
-    assert main(["benchmark", *arguments, "--repeat", "2", "--output", str(output)]) == 0
+    assert main(["benchmark", *arguments, "--output", str(output)]) == 0
     return json.loads(output.read_text())
 
 
-MAPPER = ["mapper", "--size", "48x64", "--images", "4", "--objects", "3"]
-EVALUATE = ["evaluate", "--images", "12", "--detections", "20", "--objects", "4", "--classes", "3"]
+MAPPER = ["mapper", "--size", "48x64", "--images", "4", "--objects", "3", "--repeat", "2"]
+EVALUATE = ["evaluate", "--images", "12", "--detections", "20", "--objects", "4", "--classes", "3", "--repeat", "2"]
 
 
 def test_mapper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,10 +43,12 @@ def test_mappers_that_differ_are_not_timed(
 
         def ours(record: dict[str, Any]) -> Any:
             sample = mappers["ours"](record)
-            changed = sample["image"] if key == "image" else sample["instances"].gt_boxes.tensor
-            changed.flatten()[0] = torch.nextafter(torch.tensor(5.0), torch.tensor(6.0)) if key != "image" else 3
+            assert sample is not None
             if key == "image":
                 sample["image"] = sample["image"] ^ 1
+            else:
+                boxes = sample["instances"].gt_boxes.tensor
+                boxes[0, 0] = torch.nextafter(boxes[0, 0], torch.tensor(1e9))
             return sample
 
         return {**mappers, "ours": ours}
@@ -90,3 +92,18 @@ def test_coco_file(tmp_path: Path) -> None:
 def test_processes_that_fail_say_why() -> None:
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         run_statements(["x = 1", "x / 0"])
+
+
+@pytest.mark.parametrize("arguments", [["coco-file", "--repeat", "2"], ["import", "--device", "cpu"]])
+def test_options_that_would_change_nothing_are_mistakes(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["benchmark", *arguments])
+    assert left.value.code == 2
+    assert f"unrecognized arguments: {arguments[1]}" in capsys.readouterr().err
+
+
+def test_no_round_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", *MAPPER[:-1], "0"]) == 2
+    assert "--repeat is 0, expected 1 or more" in capsys.readouterr().err

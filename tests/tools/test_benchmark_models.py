@@ -107,7 +107,7 @@ def test_different_results_are_not_timed(
         contestant = right(name, *arguments)
         if name == "ours-eager":
             with torch.no_grad():
-                contestant.model.head.class_embed.bias[0] += 0.01
+                contestant.model.get_parameter("head.class_embed.bias")[0] += 0.01
         return contestant
 
     monkeypatch.setattr(benchmark_models, "build_contestant", wrong)
@@ -117,6 +117,23 @@ def test_different_results_are_not_timed(
     error = capsys.readouterr().err
     assert "differ by more than 0.0001 from those of ours-eager" in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("only_ours")
+def test_times_are_kept_where_memory_cannot_be_measured(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: MemoryTask) -> float:
+        raise RuntimeError("the memory of ours could not be measured: killed")
+
+    monkeypatch.setattr(benchmark_models, "added_memory_mb", fail)
+    output = tmp_path / "out.json"
+    arguments = ["--config-file", config, *SMALL, "--contestants", "ours", "--memory", "--output", str(output)]
+    assert main(["benchmark", "infer", *arguments]) == 1
+    assert "error: the memory of ours could not be measured: killed" in capsys.readouterr().err
+    report = json.loads(output.read_text())
+    assert report["added_memory_mb"] == {"ours": None}
+    assert len(report["timings"][0]["seconds"]) == 2
 
 
 def test_memory_is_what_the_work_adds() -> None:

@@ -60,9 +60,22 @@ def test_wrong_options_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("override", ["DATALOADER.NUM_WORKERS 2", "MODEL.DEVICE cuda"])
+def test_the_processor_time_of_workers_and_gpus_is_not_known(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    models = ["--model", f"A=quickstart/detr_shapes.yaml MODEL.DEVICE cpu {override}"]
+    assert main(["convergence", "--output", str(tmp_path / "out"), "--clock", "cpu", *models]) == 2
+    error = capsys.readouterr().err
+    assert override in error.partition(": override")[0]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_two_models_two_seeds(tmp_path: Path, tiny_coco: CocoFiles, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "detr.yaml").write_text(tiny_cfg(*DATA).dump())
+    elsewhere = ("DATASETS.TRAIN", ("elsewhere",), "DATASETS.TEST", ("elsewhere",))
+    (tmp_path / "detr.yaml").write_text(tiny_cfg(*DATA, *elsewhere).dump())
     command = ["convergence", "--minutes", "0.01", "--evaluations", "2", "--output", str(tmp_path / "out")]
     command += [
         "--model",
@@ -87,6 +100,12 @@ def test_two_models_two_seeds(tmp_path: Path, tiny_coco: CocoFiles, capsys: pyte
         assert run["ap"][-1] == saved["ap"]
     assert "| Wide | 2 |" in (tmp_path / "out" / "convergence.md").read_text()
     assert (tmp_path / "out" / "convergence.png").exists()
+
+    tiny_coco.annotations.write_text(tiny_coco.annotations.read_text() + "\n")
+    assert main([*command, "--seeds", "3"]) == 0
+    assert "trained already" not in capsys.readouterr().out
+    assert main([*command, "--seeds", "3", "--fresh"]) == 0
+    assert "trained already" not in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore")

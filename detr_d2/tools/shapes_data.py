@@ -1,0 +1,34 @@
+"""The shapes dataset for commands that train on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..data.synthetic import make_shapes
+
+VAL_SEED_OFFSET = 10_000
+"""Training and validation pictures come from different seeds."""
+
+
+def shapes_spec(name: str, folder: Path, num_images: int, seed: int) -> str:
+    """Makes pictures of shapes, or takes those that are there.
+
+    Args:
+        name: of the dataset.
+        folder: for its files.
+        num_images: in it.
+        seed: of its pictures.
+
+    Returns:
+        NAME=annotations.json:image_root, as for `train_net.py --coco`.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    with tqdm(desc=folder.name, total=num_images, unit="image", leave=False, disable=None) as bar:
+        paths = make_shapes(folder, num_images, seed, on_image=lambda _: bar.update())
+    if paths.reused:
+        print(f"{folder} is there already")
+    return f"{name}={paths.annotations}:{paths.images}"
