@@ -114,7 +114,7 @@ def test_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["criterion", "--queries", "0"], "queries is 0"),
-        (["criterion", *SMALL, "--repeat", "0"], "repeats is 0"),
+        (["criterion", *SMALL, "--repeat", "0"], "--repeat is 0"),
         (["criterion", *SMALL, "--contestants", "ours", "nobody"], "no contestant 'nobody'"),
         (["deformable-attention", "--levels", "0"], "levels is 0"),
         (["deformable-attention", *ATTENTION, "--backend", "triton"], "the tensors are on cpu"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coco_files import CocoFiles
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
-from detr_d2.tools import timed_training
+from detr_d2.evaluation.results import RunResult
+from detr_d2.tools import convergence, timed_training
 from detr_d2.tools.convergence import MODELS, parse_model
 from detr_d2.tools.timed_training import TrainingJob
 
@@ -73,7 +75,9 @@ def test_the_processor_time_of_workers_and_gpus_is_not_known(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_two_models_two_seeds(tmp_path: Path, tiny_coco: CocoFiles, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_models(
+    tmp_path: Path, tiny_coco: CocoFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = ("DATASETS.TRAIN", ("elsewhere",), "DATASETS.TEST", ("elsewhere",))
     (tmp_path / "detr.yaml").write_text(tiny_cfg(*DATA, *elsewhere).dump())
     command = ["convergence", "--minutes", "0.01", "--evaluations", "2", "--output", str(tmp_path / "out")]
@@ -84,12 +88,13 @@ def test_two_models_two_seeds(tmp_path: Path, tiny_coco: CocoFiles, capsys: pyte
         f"Wide={tmp_path}/detr.yaml MODEL.DETR.NUM_QUERIES 7",
     ]
     command += ["--coco", tiny_coco.spec("cells_train"), tiny_coco.spec("cells_val")]
-    assert main([*command, "--seeds", "3"]) == 0
+    command += ["--seeds", "3"]
+    assert main(command) == 0
     assert "DETR, seed-3: AP" in capsys.readouterr().out
-    assert main([*command, "--seeds", "3", "4"]) == 0
+    assert main(command) == 0
     assert "trained already" in capsys.readouterr().out
     runs = json.loads((tmp_path / "out" / "convergence.json").read_text())["runs"]
-    assert [(run["model"], run["seed"]) for run in runs] == [("DETR", 3), ("DETR", 4), ("Wide", 3), ("Wide", 4)]
+    assert [(run["model"], run["seed"]) for run in runs] == [("DETR", 3), ("Wide", 3)]
     for run in runs:
         assert 1 <= len(run["iterations"]) <= 2
         assert run["train_seconds"] > 0
@@ -98,14 +103,21 @@ def test_two_models_two_seeds(tmp_path: Path, tiny_coco: CocoFiles, capsys: pyte
         )
         assert run["iterations"][-1] == saved["iterations"]
         assert run["ap"][-1] == saved["ap"]
-    assert "| Wide | 2 |" in (tmp_path / "out" / "convergence.md").read_text()
+    assert "| Wide | 1 |" in (tmp_path / "out" / "convergence.md").read_text()
     assert (tmp_path / "out" / "convergence.png").exists()
 
+    jobs: list[tuple[TrainingJob, bool]] = []
+
+    def noted(job: TrainingJob, _: Any, *, fresh: bool) -> RunResult:
+        jobs.append((job, fresh))
+        return RunResult.load(job.result)
+
+    monkeypatch.setattr(convergence, "run_training", noted)
+    assert main([*command, "--fresh"]) == 0
     tiny_coco.annotations.write_text(tiny_coco.annotations.read_text() + "\n")
-    assert main([*command, "--seeds", "3"]) == 0
-    assert "trained already" not in capsys.readouterr().out
-    assert main([*command, "--seeds", "3", "--fresh"]) == 0
-    assert "trained already" not in capsys.readouterr().out
+    assert main(command) == 0
+    assert [fresh for _, fresh in jobs] == [True, True, False, False]
+    assert jobs[0][0].data_hash != jobs[2][0].data_hash
 
 
 @pytest.mark.filterwarnings("ignore")
