@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from torch import nn
 
 from ..data import read_image
 from ..modeling import DETR, predictions_to_instances
-from .collect_cache import CandidateCache
+from .collect_cache import CandidateCache, ImageCache
 from .compare_results import CrashedImage
 from .nms import Candidates
 from .prediction import ImagePredictor
+
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,7 @@ def collect(
     *,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Collected:
-    """Runs a model over images, or reads what an earlier run has left.
-
-    After each chunk of images the results are on disk, so that a run that is stopped goes on from there. An image that
-    the model cannot process does not stop it, and is tried again in the next run.
+    """Runs a model over images, or reads what an earlier run has left, as `run_over_images`.
 
     Args:
         predictor: gives the model; called only if it has to run.
@@ -124,24 +123,55 @@ def collect(
     Raises:
         ValueError: none of the first images can be processed, so the model is wrong and not an image.
     """
-    ready: ImagePredictor | None = None
-    records: list[ImageRecord] = []
-    for chunk in cache.chunks(len(file_names)):
-        found = cache.read(chunk)
-        if found is None or any(isinstance(x, str) for x in found):
-            ready = ready or predictor()
-            known = found or [""] * len(chunk)
-            fresh = []
-            for old, file_name in zip(known, (file_names[i] for i in chunk), strict=True):
-                fresh.append(_run(ready, file_name) if isinstance(old, str) else old)
-                progress(1)
-                _stop_if_all_crash([*records, *fresh], file_names)
-            found = fresh
-            cache.write(chunk, found)
-        else:
-            progress(len(chunk))
-        records += found
+
+    def watch(records: Sequence[ImageRecord]) -> None:
+        progress(1)
+        _stop_if_all_crash(records, file_names)
+
+    records = run_over_images(predictor, file_names, cache, run=_run, failed=lambda x: isinstance(x, str), watch=watch)
     return _collected(records, file_names)
+
+
+def run_over_images(
+    predictor: Callable[[], ImagePredictor],
+    file_names: Sequence[str],
+    cache: ImageCache[_Record],
+    *,
+    run: Callable[[ImagePredictor, str], _Record],
+    failed: Callable[[_Record], bool],
+    watch: Callable[[Sequence[_Record]], object],
+) -> list[_Record]:
+    """Makes a record of each image, or reads what an earlier run has left.
+
+    After each chunk of images the records are on disk, so that a run that is stopped goes on from there. An image that
+    the model cannot process does not stop it, and is tried again in the next run.
+
+    Args:
+        predictor: gives the model; called only if it has to run.
+        file_names: of the N images.
+        cache: of this model on this dataset.
+        run: makes the record of an image; raises nothing.
+        failed: whether a record says that the model could not process the image.
+        watch: called with all records so far after each image.
+
+    Returns:
+        N records.
+    """
+    ready: ImagePredictor | None = None
+    records: list[_Record] = []
+    for chunk in cache.chunks(len(file_names)):
+        found: Sequence[_Record | None] = cache.read(chunk) or [None] * len(chunk)
+        known = [None if x is None or failed(x) else x for x in found]
+        complete = all(x is not None for x in known)
+        for old, index in zip(known, chunk, strict=True):
+            if old is None:
+                ready = ready or predictor()
+                old = run(ready, file_names[index])
+            records.append(old)
+            watch(records)
+        if not complete:
+            cache.write(chunk, records[chunk.start : chunk.stop])
+    return records
 
 
 _TRIED = 10  # images that must not all fail

@@ -1,4 +1,4 @@
-"""Candidates on disk: a folder for what one model makes of one dataset, a file for each chunk of images."""
+"""What a model makes of images, on disk: a folder for one model and dataset, a file for each chunk of images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -48,12 +49,15 @@ def combined_hash(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-class CandidateCache:
-    """Reads and writes the candidates of one model on one dataset.
+class ImageCache(ABC, Generic[_Record]):
+    """Reads and writes a record for each image, of one model on one dataset.
 
     Args:
-        folder: of them, named after everything that they depend on.
+        folder: of the files, named after everything that the records depend on.
     """
+
+    suffix: str
+    """Of the files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,22 +66,35 @@ class CandidateCache:
         """Indices of the images that share a file."""
         return [range(start, min(start + CHUNK, num_images)) for start in range(0, num_images, CHUNK)]
 
-    def read(self, chunk: range) -> list[list[Candidates] | str] | None:
+    @abstractmethod
+    def read(self, chunk: range) -> list[_Record] | None:
         """What `write` has written for these images; None if there is no such file, or a broken one."""
+
+    @abstractmethod
+    def write(self, chunk: range, records: Sequence[_Record]) -> None:
+        """Keeps the records of these images."""
+
+    def path(self, chunk: range) -> Path:
+        """The file of these images."""
+        return self.folder / f"{chunk.start:07d}-{chunk.stop:07d}{self.suffix}"
+
+
+class CandidateCache(ImageCache[list[Candidates] | str]):
+    """Keeps the candidates of each image per layer, or what went wrong with it."""
+
+    suffix = ".npz"
+
+    def read(self, chunk: range) -> list[list[Candidates] | str] | None:
         try:
-            with np.load(self._path(chunk), allow_pickle=False) as arrays:
+            with np.load(self.path(chunk), allow_pickle=False) as arrays:
                 return _unpack({name: arrays[name] for name in arrays.files})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def write(self, chunk: range, records: Sequence[list[Candidates] | str]) -> None:
-        """Keeps the candidates of these images, per layer, or what went wrong with them."""
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays = _pack(records)
-        write_atomically(str(self._path(chunk)), lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-
-    def _path(self, chunk: range) -> Path:
-        return self.folder / f"{chunk.start:07d}-{chunk.stop:07d}.npz"
+        write_atomically(str(self.path(chunk)), lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
 def _pack(records: Sequence[list[Candidates] | str]) -> dict[str, np.ndarray]:
@@ -116,12 +133,22 @@ def _unpack(arrays: Mapping[str, np.ndarray]) -> list[list[Candidates] | str]:
     ]
 
 
-def remembered(path: Path, kind: type[_Record], make: Callable[[], _Record]) -> _Record:
-    """The record in a JSON file; if there is none, or one of another layout, what `make` makes, which is kept there."""
+def remembered(
+    path: Path, kind: type[_Record], make: Callable[[], _Record], *, keep: Callable[[_Record], bool] = lambda _: True
+) -> _Record:
+    """The record in a JSON file; if there is none, or one of another layout, what `make` makes.
+
+    Args:
+        path: of the file.
+        kind: of the record.
+        make: makes it.
+        keep: whether what was made goes into the file.
+    """
     try:
         return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         record = make()
-        os.makedirs(path.parent, exist_ok=True)
-        write_json(path, to_json(record))
+        if keep(record):
+            os.makedirs(path.parent, exist_ok=True)
+            write_json(path, to_json(record))
         return record

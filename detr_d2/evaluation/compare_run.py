@@ -117,13 +117,7 @@ class ComparisonRun:
             "resamples": self.settings.resamples,
         }
         path = folder / f"figures-{combined_hash(what)}.json"
-        measured = remembered(path, Measured, lambda: self._measure(contestant, identity, folder))
-        record = measured.record
-        segmented = (x for x in (record.masks, record.panoptic) if x is not None)
-        if record.crashed_images or any(x.failed_images for x in segmented):
-            # They are tried again in the next run: memory, or a disk, may have failed.
-            path.unlink()
-        return measured
+        return remembered(path, Measured, lambda: self._measure(contestant, identity, folder), keep=_is_complete)
 
     def _measure(self, contestant: Contestant, identity: ModelComparison, folder: Path) -> Measured:
         names = self.ground_truth.class_names
@@ -252,6 +246,13 @@ class ComparisonRun:
         with _bar("cost, the models in turn", settings.num_steps(len(predictors)), "step") as bar:
             measured = measure_costs(predictors, configs, files, settings, imports=self._imports, progress=bar.update)
         return _Costs(*measured)
+
+
+def _is_complete(measured: Measured) -> bool:
+    """Whether no image has failed; those that have are tried again in the next run, as memory or a disk may be why."""
+    record = measured.record
+    segmented = (x for x in (record.masks, record.panoptic) if x is not None)
+    return not (record.crashed_images or any(x.failed_images for x in segmented))
 
 
 def _with_cost(record: ModelComparison, found: _Costs) -> ModelComparison:

@@ -6,7 +6,6 @@ import gzip
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ import torch
 from ..checkpoint.atomic_write import write_atomically
 from ..data import read_image
 from .boundary import encode
-from .collect_cache import CHUNK
+from .collect import run_over_images
+from .collect_cache import ImageCache
 from .compare_json import from_json, to_json
 from .prediction import ImagePredictor
 
@@ -88,34 +88,24 @@ def _counts(mask: np.ndarray) -> str:
     return str(encode(mask)["counts"], "ascii")
 
 
-class SegmentationCache:
-    """Reads and writes what one model segments in one dataset, many images to a file.
+class SegmentationCache(ImageCache[Segmentation]):
+    """Keeps what is segmented in each image."""
 
-    Args:
-        folder: of them, named after everything that they depend on.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    suffix = ".json.gz"
 
     def read(self, chunk: range) -> list[Segmentation] | None:
-        """What `write` has written for these images; None if there is no such file, or a broken one."""
         try:
-            content = json.loads(gzip.decompress(self._path(chunk).read_bytes()))
+            content = json.loads(gzip.decompress(self.path(chunk).read_bytes()))
             if content["format"] != FORMAT or len(content["images"]) != len(chunk):
                 return None
             return [from_json(Segmentation, x) for x in content["images"]]
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             return None
 
-    def write(self, chunk: range, images: Sequence[Segmentation]) -> None:
-        """Keeps what is segmented in these images."""
+    def write(self, chunk: range, records: Sequence[Segmentation]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"format": FORMAT, "images": [to_json(x) for x in images]}).encode()
-        write_atomically(str(self._path(chunk)), lambda file: file.write(gzip.compress(content)))
-
-    def _path(self, chunk: range) -> Path:
-        return self.folder / f"{chunk.start:07d}-{chunk.stop:07d}.json.gz"
+        content = json.dumps({"format": FORMAT, "images": [to_json(x) for x in records]}).encode()
+        write_atomically(str(self.path(chunk)), lambda file: file.write(gzip.compress(content)))
 
 
 def collect_masks(
@@ -125,7 +115,7 @@ def collect_masks(
     *,
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[Segmentation]:
-    """Runs a model over images, or reads what an earlier run has left.
+    """Runs a model over images, or reads what an earlier run has left, as `run_over_images`.
 
     Args:
         predictor: gives the model as it is used; called only if it has to run.
@@ -136,21 +126,9 @@ def collect_masks(
     Returns:
         One entry per image; an image that the model cannot process has an `error`, and is tried again in the next run.
     """
-    ready: ImagePredictor | None = None
-    images: list[Segmentation] = []
-    for start in range(0, len(file_names), CHUNK):
-        chunk = range(start, min(start + CHUNK, len(file_names)))
-        known = [None if x.error else x for x in cache.read(chunk) or []] or [None] * len(chunk)
-        if None in known:
-            ready = ready or predictor()
-        fresh = []
-        for old, index in zip(known, chunk, strict=True):
-            fresh.append(old if old is not None or ready is None else _run(ready, file_names[index]))
-            progress(1)
-        images += [x for x in fresh if x is not None]
-        if None in known:
-            cache.write(chunk, images[chunk.start : chunk.stop])
-    return images
+    return run_over_images(
+        predictor, file_names, cache, run=_run, failed=lambda x: bool(x.error), watch=lambda _: progress(1)
+    )
 
 
 @torch.no_grad()
