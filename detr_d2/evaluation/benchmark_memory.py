@@ -9,9 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from .benchmark_contestants import build_contestant, our_weights
 from .benchmark_inputs import Inputs, random_inputs
 from .benchmark_training import autocast, training_step
 from .compare_memory import resident_peak
+from .fresh_process import measured_mb
 
 _MARK = "memory of the work:"
 _SMALL = (64, 64)
@@ -71,16 +70,10 @@ def added_memory_mb(task: MemoryTask) -> float:
     Raises:
         RuntimeError: the process failed; the message is its last line.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "task.json")
-        path.write_text(json.dumps(asdict(task)), encoding="utf-8")
-        command = [sys.executable, "-W", "ignore", "-m", __name__, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"the memory of {task.contestant} could not be measured: {lines[-1]}")
-    line = next(x for x in done.stdout.splitlines() if x.startswith(_MARK))
-    return int(line.removeprefix(_MARK)) / 1e6
+    try:
+        return measured_mb(__name__, asdict(task), _MARK)
+    except RuntimeError as error:
+        raise RuntimeError(f"the memory of {task.contestant} could not be measured: {error}") from error
 
 
 def main(argv: Sequence[str]) -> int:

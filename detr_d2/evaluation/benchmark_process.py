@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from .fresh_process import run_python
 
 # Runs every statement of sys.argv[1] in turn; prints the seconds and the peak memory after each.
 _PROGRAM = """
@@ -51,12 +50,5 @@ def run_statements(statements: Sequence[str], environment: Mapping[str, str] | N
     Raises:
         RuntimeError: one of them failed; the message is the last line of its traceback.
     """
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(list(statements))]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})}
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(lines[-1])
-    line = next(x for x in done.stdout.splitlines() if x.startswith("steps:"))
-    return [Step(x["seconds"], x["peak"] / 1e6) for x in json.loads(line.removeprefix("steps:"))]
+    steps = run_python(["-c", _PROGRAM, json.dumps(list(statements))], "steps:", environment)
+    return [Step(x["seconds"], x["peak"] / 1e6) for x in json.loads(steps)]

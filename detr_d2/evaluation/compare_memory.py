@@ -8,9 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import resource
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..data import read_image
+from .fresh_process import measured_mb
 from .prediction import ImagePredictor
 
 _MARK = "peak memory in bytes:"
@@ -44,18 +43,7 @@ def peak_memory_mb(cfg: CfgNode, file_names: Sequence[str], imports: Sequence[st
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = ""
-    with tempfile.TemporaryDirectory() as folder:
-        task = Path(folder, "task.json")
-        task.write_text(
-            json.dumps({"config": cfg.dump(), "files": list(file_names), "imports": list(imports)}), encoding="utf-8"
-        )
-        command = [sys.executable, "-W", "ignore", "-m", __name__, str(task)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(lines[-1])
-    line = next(x for x in done.stdout.splitlines() if x.startswith(_MARK))
-    return int(line.removeprefix(_MARK)) / 1e6
+    return measured_mb(__name__, {"config": cfg.dump(), "files": list(file_names), "imports": list(imports)}, _MARK)
 
 
 def main(argv: Sequence[str]) -> int:
