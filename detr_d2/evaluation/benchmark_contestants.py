@@ -22,13 +22,12 @@ from ..checkpoint.layouts import convert
 from ..modeling import DETR
 from .benchmark_inputs import Inputs, normalised_batch, random_detr
 from .benchmark_losses import authors_losses, transformers_losses, transformers_trainable
-from .deformable_reference import build_authors_deformable
+from .deformable_reference import build_authors_network, is_deformable
 from .detector_keys import set_num_classes
 from .references import (
     AUTHORS_REPOSITORY,
     authors_forward,
     authors_repository,
-    build_authors_model,
     build_transformers_model,
 )
 
@@ -105,11 +104,6 @@ def repository_variable(cfg: CfgNode) -> str:
     return "DEFORMABLE_DETR_REPO" if is_deformable(cfg) else AUTHORS_REPOSITORY
 
 
-def is_deformable(cfg: CfgNode) -> bool:
-    """Whether the config is of a Deformable DETR."""
-    return cfg.MODEL.DETR.TRANSFORMER.NAME == "DeformableTransformer"
-
-
 def our_weights(cfg: CfgNode, seed: int, weights: str = "") -> dict[str, Tensor]:
     """State dict of this package's model: random, or of a file in any layout that the package reads."""
     model = random_detr(cfg, seed)
@@ -168,7 +162,7 @@ def _of_detectron2(name: str, cfg: CfgNode, num_classes: int, device: str) -> Co
 
 
 def _authors(cfg: CfgNode, state: Mapping[str, Tensor], device: str) -> Contestant:
-    model = build_authors_deformable(cfg) if is_deformable(cfg) else build_authors_model(cfg)[0]
+    model = build_authors_network(cfg)
     model.load_state_dict(convert(dict(state), "official", source="the model"))
     model.to(device)
     forward = authors_forward(model)

@@ -16,9 +16,23 @@ import torchvision
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from .references import authors_arguments, authors_modules
+from .references import authors_arguments, authors_modules, build_authors_model
 
 _OPERATOR = "MultiScaleDeformableAttention"  # of their CUDA extension
+
+
+def is_deformable(cfg: CfgNode) -> bool:
+    """Whether the config is of a Deformable DETR."""
+    return bool(cfg.MODEL.DETR.TRANSFORMER.NAME == "DeformableTransformer")
+
+
+def build_authors_network(cfg: CfgNode) -> nn.Module:
+    """The authors' DETR or Deformable DETR for a config, with random weights.
+
+    Raises:
+        ValueError: as `build_authors_model` and `build_authors_deformable`.
+    """
+    return build_authors_deformable(cfg) if is_deformable(cfg) else build_authors_model(cfg)[0]
 
 
 def build_authors_deformable(cfg: CfgNode) -> nn.Module:

@@ -23,12 +23,11 @@ from ..checkpoint.layouts import WITH_MASKS, Layout, convert
 from ..checkpoint.model_file import num_rows
 from ..data import read_image
 from ..engine.startup import load_config
-from ..evaluation.deformable_reference import build_authors_deformable
+from ..evaluation.deformable_reference import build_authors_network, is_deformable
 from ..evaluation.prediction import ImagePredictor
 from ..evaluation.references import (
     Forward,
     authors_forward,
-    build_authors_model,
     build_transformers_model,
     our_forward,
     transformers_forward,
@@ -134,7 +133,7 @@ def _config(config_file: str | None, converted: Converted) -> CfgNode:
 def _is_of_family(cfg: CfgNode, family: str) -> bool:
     """Whether the model of a config may be of a family of layouts."""
     if family not in ("DETR", WITH_MASKS):
-        return bool(cfg.MODEL.DETR.TRANSFORMER.NAME == "DeformableTransformer")
+        return is_deformable(cfg)
     return cfg.MODEL.DETR.TRANSFORMER.NAME == "DETRTransformer" and (family == WITH_MASKS) == cfg.MODEL.MASK_ON
 
 
@@ -234,7 +233,6 @@ def _model_of(layout: Layout, state: Mapping[str, Tensor], cfg: CfgNode) -> tupl
     if layout.name.startswith("huggingface"):
         model = build_transformers_model(cfg, state, timm=layout.name == "huggingface")
         return layout.title, transformers_forward(model)
-    own_transformer = cfg.MODEL.DETR.TRANSFORMER.NAME == "DETRTransformer"
-    model = build_authors_model(cfg)[0] if own_transformer else build_authors_deformable(cfg)
+    model = build_authors_network(cfg)
     model.load_state_dict(convert(state, "official", source=layout.title))
     return "the authors' code", authors_forward(model.eval())
