@@ -51,12 +51,7 @@ def coco_metrics(
         for k, name in enumerate(ground_truth.class_names)
     ]
     metrics = CocoMetrics(
-        ap=_mean(precision[:, :, :, 0, 2]),
-        ap50=_mean(precision[0, :, :, 0, 2]),
-        ap75=_mean(precision[5, :, :, 0, 2]),
-        ap_small=_mean(precision[:, :, :, 1, 2]),
-        ap_medium=_mean(precision[:, :, :, 2, 2]),
-        ap_large=_mean(precision[:, :, :, 3, 2]),
+        **precision_figures(precision),
         ar_1=_mean(recall[:, :, 0, 0]),
         ar_10=_mean(recall[:, :, 0, 1]),
         ar_max=_mean(recall[:, :, 0, 2]),
@@ -81,17 +76,38 @@ def _accumulate(
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = coco_dataset(ground_truth)
-        truth.createIndex()
-        results = COCO()
-        results.dataset = {**truth.dataset, "annotations": coco_detections(ground_truth, detections)}
-        results.createIndex()
-        evaluation = COCOeval(truth, results, "bbox")
-        evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
-        evaluation.evaluate()
-        evaluation.accumulate()
+        dataset = coco_dataset(ground_truth)
+        found = {**dataset, "annotations": coco_detections(ground_truth, detections)}
+        evaluation = COCOeval(indexed(COCO(), dataset), indexed(COCO(), found), "bbox")
+        accumulate(evaluation, max_detections)
     return evaluation.eval["precision"], evaluation.eval["recall"]
+
+
+def indexed(coco: Any, dataset: dict[str, Any]) -> Any:
+    """An empty COCO object, of pycocotools or another library, filled with the content of a file."""
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
+
+
+def accumulate(evaluation: Any, max_detections: int) -> None:
+    """Runs COCO's evaluation with at most so many detections per image and class; its figures are in `eval`."""
+    evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
+    evaluation.evaluate()
+    evaluation.accumulate()
+
+
+def precision_figures(precision: np.ndarray) -> dict[str, float]:
+    """AP, AP50, AP75 and AP by area, 0-100, of COCO's precision (T, R, K, 4 areas, 3 limits); NaN where nothing is."""
+    best = precision[..., 2]
+    return {
+        "ap": _mean(best[:, :, :, 0]),
+        "ap50": _mean(best[0, :, :, 0]),
+        "ap75": _mean(best[5, :, :, 0]),
+        "ap_small": _mean(best[:, :, :, 1]),
+        "ap_medium": _mean(best[:, :, :, 2]),
+        "ap_large": _mean(best[:, :, :, 3]),
+    }
 
 
 def coco_dataset(ground_truth: GroundTruth) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .boundary import boundary_rle, mask_iou
-from .coco_metrics import coco_dataset
+from .coco_metrics import accumulate, coco_dataset, indexed, precision_figures
 from .compare_data import GroundTruth
 from .compare_matching import MAX_DETECTIONS
 from .mask_collect import Segmentation
@@ -63,19 +63,20 @@ def mask_metrics(
     annotations, results = _annotations(ground_truth, truth), _results(ground_truth, images, class_map)
     with contextlib.redirect_stdout(io.StringIO()):
         masks = COCOeval(_coco(ground_truth, annotations), _coco(ground_truth, results), "segm")
-        _run(masks, max_detections)
+        accumulate(masks, max_detections)
         edges, found_edges = _edges(annotations), _edges(results)
         boundaries = COCOeval(_coco(ground_truth, edges), _coco(ground_truth, found_edges), "segm")
-        _run(boundaries, max_detections)
+        accumulate(boundaries, max_detections)
         both = _SmallerIou(masks.cocoGt, masks.cocoDt, boundaries)
-        _run(both, max_detections)
+        accumulate(both, max_detections)
     pairs = _matched(masks)
     at = {x["id"]: x["segmentation"] for x in edges}, {x["id"]: x["segmentation"] for x in found_edges}
     agreement = [mask_iou(at[0][real], at[1][found]) for real, found in pairs]
+    of_both = precision_figures(both.eval["precision"])
     return MaskMetrics(
-        **_precision(masks),
-        boundary_ap=_precision(both)["ap"],
-        boundary_ap50=_precision(both)["ap50"],
+        **precision_figures(masks.eval["precision"]),
+        boundary_ap=of_both["ap"],
+        boundary_ap50=of_both["ap50"],
         boundary_iou=100 * float(np.median(agreement)) if agreement else float("nan"),
         matched=len(pairs),
         failed_images=sum(bool(x.error) for x in images),
@@ -109,31 +110,7 @@ def _edges(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _coco(ground_truth: GroundTruth, annotations: list[dict[str, Any]]) -> COCO:
-    coco = COCO()
-    coco.dataset = {**coco_dataset(ground_truth), "annotations": [dict(x) for x in annotations]}
-    coco.createIndex()
-    return coco
-
-
-def _run(evaluation: COCOeval, max_detections: int) -> None:
-    evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
-    evaluation.evaluate()
-    evaluation.accumulate()
-
-
-def _precision(evaluation: COCOeval) -> dict[str, float]:
-    """Means over what is known, 0-100; NaN where nothing is."""
-    precision = evaluation.eval["precision"][..., 2]  # (T, R, K, areas)
-    parts = {
-        "ap": precision[:, :, :, 0],
-        "ap50": precision[0, :, :, 0],
-        "ap75": precision[5, :, :, 0],
-        "ap_small": precision[:, :, :, 1],
-        "ap_medium": precision[:, :, :, 2],
-        "ap_large": precision[:, :, :, 3],
-    }
-    known = {name: values[values > -1] for name, values in parts.items()}
-    return {name: 100 * float(values.mean()) if values.size else float("nan") for name, values in known.items()}
+    return indexed(COCO(), {**coco_dataset(ground_truth), "annotations": [dict(x) for x in annotations]})
 
 
 def _matched(evaluation: COCOeval) -> list[tuple[int, int]]:
