@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..panoptic_classes import PanopticClasses
-from .annotation_table import load_json, parse_categories, require_keys
+from .coco_json import load_json, parse_categories, require_keys
 from .images import read_image
 
 _MOST_NAMED = 10  # ids or files named in one message
