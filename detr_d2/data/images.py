@@ -19,14 +19,15 @@ def read_image(file_name: str | os.PathLike[str], image_format: str) -> np.ndarr
         image_format: "BGR", "RGB", or a mode of Pillow.
 
     Returns:
-        (H, W, C) uint8.
+        (H, W, C) uint8, the caller's to write to.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be decoded, or is so large that Pillow takes it for an attack; names the file.
     """
     with reading(file_name):
-        return detection_utils.read_image(os.fspath(file_name), format=image_format)
+        image = detection_utils.read_image(os.fspath(file_name), format=image_format)
+    return image if image.flags.writeable else image.copy()  # fvcore's flips warn of arrays that are Pillow's own
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch import Tensor
 
+from .appearance import RandomTranspose, Transpose
 from .images import read_image, reading
 from .resize import AuthorsResize
 
@@ -24,7 +25,7 @@ _ORIENTATION = 274  # EXIF tag
 _TURNED = range(2, 9)
 
 # Augmentations that look at nothing but the size of an image. A subclass may look at more.
-_BLIND = (T.RandomFlip, T.ResizeShortestEdge, T.Resize, T.RandomCrop, AuthorsResize)
+_BLIND = (T.RandomFlip, RandomTranspose, T.ResizeShortestEdge, T.Resize, T.RandomCrop, AuthorsResize)
 
 
 def can_stay_in_pillow(augmentation: Any, image_format: str) -> bool:
@@ -101,6 +102,8 @@ def _apply(tfm: T.Transform, image: Image.Image) -> Image.Image:
             return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         case T.VFlipTransform():
             return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        case Transpose():
+            return image.transpose(Image.Transpose.TRANSPOSE)
         case T.ResizeTransform():
             return image.resize((tfm.new_w, tfm.new_h), tfm.interp)
         case T.CropTransform():

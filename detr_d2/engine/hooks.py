@@ -1,7 +1,8 @@
-"""Hooks that save checkpoints: every so often, and at the best box AP."""
+"""Hooks that save checkpoints, every so often and at the best box AP, and one that hands unused memory back."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
@@ -94,3 +95,22 @@ class BestCheckpoint(HookBase):
         """Restores the best value if it was measured by the same metric."""
         if state_dict["metric"] == self.metric:
             self.best, self.best_iteration = state_dict["best"], state_dict["best_iteration"]
+
+
+class TrimMemory(HookBase):
+    """Hands memory that was freed back to the system, where the C library is glibc.
+
+    On a CPU, batches of ever new sizes leave holes of ever new sizes in the heap: a process whose tensors take the same
+    memory in every step grows by gigabytes. On a GPU, tensors are not on this heap.
+
+    Args:
+        period: iterations between two calls, which take milliseconds.
+    """
+
+    def __init__(self, period: int = 20) -> None:
+        self.period = period
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+
+    def after_step(self) -> None:
+        if self._trim is not None and (self.trainer.iter + 1) % self.period == 0:
+            self._trim(0)

@@ -27,7 +27,7 @@ from ..data.registration import is_panoptic
 from ..panoptic_classes import PanopticClasses
 from .build import build_train_step, distribute, share_buffers
 from .evaluators import build_evaluator
-from .hooks import BestCheckpoint, PeriodicCheckpoint
+from .hooks import BestCheckpoint, PeriodicCheckpoint, TrimMemory
 from .numbered_loader import NumberedLoader
 from .random_state import get_random_state
 from .resume import (
@@ -97,7 +97,7 @@ class Trainer(DefaultTrainer):
         return self._trainer.unwrapped_model
 
     def build_hooks(self) -> list[HookBase | None]:
-        """detectron2's hooks and the best checkpoint."""
+        """detectron2's hooks, the best checkpoint and, on a CPU, less memory."""
         period = self.cfg.TEST.EVAL_PERIOD
         return [
             hooks.IterationTimer(),
@@ -107,6 +107,7 @@ class Trainer(DefaultTrainer):
             self._build_best_checkpoint(),
             PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.PeriodicWriter(self.build_writers(), period=WRITE_PERIOD) if comm.is_main_process() else None,
+            TrimMemory() if self.cfg.MODEL.DEVICE == "cpu" else None,
         ]
 
     def _build_precise_bn(self) -> HookBase | None:

@@ -41,11 +41,12 @@ def detr_augmentation(cfg: Any, rounding: str, flip: str) -> list[T.Augmentation
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute_range", [38, 60]
     cfg.INPUT.DETR_MIN_SIZES, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (40, 80), (48, 64, 100), 133
     cfg.INPUT.RESIZE_ROUNDING, cfg.INPUT.RANDOM_FLIP = rounding, flip
+    cfg.INPUT.RANDOM_TRANSPOSE = flip == "both"
     return build_detr_augmentation(cfg)
 
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
-@pytest.mark.parametrize(("rounding", "flip"), [("detectron2", "horizontal"), ("authors", "vertical")])
+@pytest.mark.parametrize(("rounding", "flip"), [("detectron2", "both"), ("authors", "vertical")])
 def test_as_the_mapper_of_detectron2(tmp_path: Path, cfg: Any, image_format: str, rounding: str, flip: str) -> None:
     augmentations = detr_augmentation(cfg, rounding, flip)
     sample = record(picture(tmp_path / "a.jpg", quality=90))

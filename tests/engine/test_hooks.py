@@ -1,4 +1,4 @@
-"""The hook that keeps the best checkpoint, driven by hand."""
+"""The hooks that keep the best checkpoint and give memory back, driven by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.engine.hooks import BestCheckpoint
+from detr_d2.engine.hooks import BestCheckpoint, TrimMemory
 
 
 class FakeStorage:
@@ -67,3 +67,20 @@ def test_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path):
     assert best() == 35.0
     assert hook.best_iteration == 49
     assert checkpointer.get_checkpoint_file().endswith("model_0000019.pth")
+
+
+def test_trim_memory_calls_the_allocator_every_period():
+    hook = TrimMemory(period=4)
+    hook.trainer = FakeTrainer(9)
+    calls: list[int] = []
+    hook._trim = calls.append
+    for hook.trainer.iter in range(9):
+        hook.after_step()
+    assert calls == [0, 0]  # after the 4th and the 8th iteration
+
+
+def test_trim_memory_without_glibc(monkeypatch):
+    monkeypatch.setattr("detr_d2.engine.hooks.ctypes.CDLL", lambda _: object())
+    hook = TrimMemory(period=1)
+    hook.trainer = FakeTrainer(1)
+    hook.after_step()  # nothing to call, nothing raised
