@@ -1,6 +1,6 @@
 # Everything here runs in .venv, which is made on the first call and completed whenever setup.py changes.
 #   PYTHON=python3.12       the Python to make it with (3.10 or newer)
-#   ARGS="..."              more arguments for quickstart, quickstart-real, test and test-slow
+#   ARGS="..."              more arguments for the quickstarts, test and test-slow
 #   DATA=...                the folder of quickstart-real, with train.json, val.json and images/
 #   PIP_ARGS="..."          more arguments for `pip install`
 #   DETECTRON2_SOURCE=...   a folder or git URL to install detectron2 from
@@ -14,7 +14,7 @@ READY_DEV := $(VENV)/.ready-dev
 
 export PIP_ARGS DETECTRON2_SOURCE
 
-.PHONY: help quickstart quickstart-real test test-slow check format setup clean
+.PHONY: help quickstart quickstart-real quickstart-segmentation test test-slow check format setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | while IFS='|' read -r name text; do printf '%-24s%s\n' "$$name" "$$text"; done
@@ -24,6 +24,9 @@ quickstart: $(READY) ## train DETR and Faster R-CNN on shapes and compare them o
 
 quickstart-real: $(READY) ## train Deformable DETR and Faster R-CNN on real images (DATA=path/to/bccd) and compare them on one page
 	@$(RUN) -m detr_d2 quickstart-real --data "$(DATA)" $(ARGS)
+
+quickstart-segmentation: $(READY) ## train masks and panoptic segmentation on the models of a finished quickstart (about 20 minutes)
+	@$(RUN) -m detr_d2 quickstart-segmentation $(ARGS)
 
 test: $(READY_DEV) ## run the tests
 	@$(RUN) -m pytest $(ARGS)

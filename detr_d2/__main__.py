@@ -26,6 +26,7 @@ COMMANDS = {
     "queries": "show where the boxes of each object query fall over a dataset",
     "quickstart": "train DETR and Faster R-CNN on shapes and compare them, on a CPU in minutes",
     "quickstart-real": "train Deformable DETR and Faster R-CNN on real images of yours and compare them",
+    "quickstart-segmentation": "train masks and panoptic segmentation on the models of quickstart and compare them",
     "train": "train or evaluate any detectron2 config (the same as train_net.py)",
 }
 

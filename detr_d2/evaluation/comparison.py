@@ -13,6 +13,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 
+from ..panoptic_classes import PanopticClasses
+
 _TITLE_HEIGHT = 28  # pixels
 _GAP = 8  # pixels of white between pictures
 
@@ -24,7 +26,7 @@ def draw_detections(
 
     Args:
         image_rgb: (H, W, 3) uint8.
-        instances: `pred_boxes` (xyxy pixels of that image), `pred_classes`, optionally `scores` and `pred_masks`
+        instances: `pred_classes`, optionally `pred_boxes` (xyxy pixels of that image), `scores` and `pred_masks`
             (N, H, W) or N polygons or run lengths of COCO; on the CPU.
         class_names: K names.
         scale: the picture is enlarged by this before it is drawn on.
@@ -41,7 +43,7 @@ def draw_detections(
     visualizer = Visualizer(image_rgb, Metadata(), scale=scale)
     drawn = visualizer.overlay_instances(
         masks=masks.numpy() if isinstance(masks, torch.Tensor) else masks,
-        boxes=instances.pred_boxes.tensor.numpy(),
+        boxes=instances.pred_boxes.tensor.numpy() if instances.has("pred_boxes") else None,
         labels=labels,
         assigned_colors=[palette[index % len(palette)] for index in classes],
     )
@@ -62,6 +64,23 @@ def ground_truth(dataset_dict: dict[str, Any], *, masks: bool = False) -> Instan
     instances.pred_classes = torch.tensor([x["category_id"] for x in objects], dtype=torch.int64)
     if masks and all("segmentation" in x for x in objects):
         instances.pred_masks = [x["segmentation"] for x in objects]
+    return instances
+
+
+def segments_as_instances(
+    segment_map: torch.Tensor, segments: Sequence[dict[str, Any]], classes: PanopticClasses
+) -> Instances:
+    """A panoptic map as something `draw_detections` draws, without boxes; crowd regions are left out.
+
+    Args:
+        segment_map: (H, W) ids.
+        segments: their `id`, contiguous `category_id` and `isthing`, as detectron2's models and datasets give them.
+        classes: of the map; `pred_classes` are their rows.
+    """
+    shown = [x for x in segments if not x.get("iscrowd", 0)]
+    instances = Instances(tuple(segment_map.shape))
+    instances.pred_classes = torch.tensor([classes.row(x["category_id"], is_thing=bool(x["isthing"])) for x in shown])
+    instances.pred_masks = torch.stack([segment_map == x["id"] for x in shown]) if shown else segment_map[None][:0] > 0
     return instances
 
 

@@ -103,7 +103,11 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     temporary.replace(path)
 
 
-_COLUMNS = ("model", "AP", "AP50", "AP75", "parameters", "iterations", "training", "ms/image")
+MASK_FIGURES = ("mask AP", "mask AP50", "PQ")
+"""Keys of `RunResult.extra` that the table shows where a result has them, 0-100."""
+
+_COLUMNS = ("model", "AP", "AP50", "AP75")
+_MORE_COLUMNS = ("parameters", "iterations", "training", "ms/image")
 
 
 def results_table(results: Sequence[RunResult], *, markdown: bool = False) -> str:
@@ -113,8 +117,9 @@ def results_table(results: Sequence[RunResult], *, markdown: bool = False) -> st
         results: in the order of the lines.
         markdown: pipes for a page; default: aligned columns for a terminal.
     """
-    rows = [_COLUMNS, *(_cells(result) for result in results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    masks = [name for name in MASK_FIGURES if any(name in result.extra for result in results)]
+    rows = [(*_COLUMNS, *masks, *_MORE_COLUMNS), *(_cells(result, masks) for result in results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     first, *others = zip(*rows, strict=True)  # columns: names to the left, numbers to the right
     columns = [[cell.ljust(widths[0]) for cell in first]]
     columns += [[cell.rjust(w) for cell in column] for column, w in zip(others, widths[1:], strict=True)]
@@ -126,12 +131,13 @@ def results_table(results: Sequence[RunResult], *, markdown: bool = False) -> st
     return "\n".join("  ".join(row).rstrip() for row in [padded[0], rule, *padded[1:]])
 
 
-def _cells(result: RunResult) -> tuple[str, ...]:
+def _cells(result: RunResult, masks: Sequence[str]) -> tuple[str, ...]:
     return (
         result.model,
         _number(result.ap),
         _number(result.ap50),
         _number(result.ap75),
+        *(_number(result.extra.get(name, _NAN)) for name in masks),
         f"{result.parameters / 1e6:.1f} M",
         f"{result.iterations:,}",
         minutes(result.train_seconds),

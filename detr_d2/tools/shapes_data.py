@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from ..data.synthetic import make_shapes
+from ..data.synthetic import ShapesPaths, make_shapes
 
 VAL_SEED_OFFSET = 10_000
 """Training and validation pictures come from different seeds."""
@@ -27,8 +28,23 @@ def shapes_spec(name: str, folder: Path, num_images: int, seed: int) -> str:
     Raises:
         ValueError: the folder holds something else.
     """
+    paths = _make(folder, num_images, seed)
+    return f"{name}={paths.annotations}:{paths.images}"
+
+
+def shapes_panoptic_spec(name: str, folder: Path, num_images: int, seed: int) -> str:
+    """The same with sky, ground and water behind the shapes, and panoptic ground truth.
+
+    Returns:
+        NAME=panoptic.json:png_root:image_root:annotations.json, as for `train_net.py --coco-panoptic`.
+    """
+    paths = _make(folder, num_images, seed, panoptic=True)
+    return f"{name}={paths.panoptic}:{paths.panoptic_root}:{paths.images}:{paths.annotations}"
+
+
+def _make(folder: Path, num_images: int, seed: int, **parameters: Any) -> ShapesPaths:
     with tqdm(desc=folder.name, total=num_images, unit="image", leave=False, disable=None) as bar:
-        paths = make_shapes(folder, num_images, seed, on_image=lambda _: bar.update())
+        paths = make_shapes(folder, num_images, seed, on_image=lambda _: bar.update(), **parameters)
     if paths.reused:
         print(f"{folder} is there already")
-    return f"{name}={paths.annotations}:{paths.images}"
+    return paths

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,14 @@ def train(job: TrainingJob, report: Report) -> RunResult:
         train_seconds=trainer.step_seconds,
         train_images_per_second=images / trainer.step_seconds,
         seed=cfg.SEED,
+        extra=_mask_metrics(metrics),
     )
+
+
+def _mask_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """ "mask AP", "mask AP50" and "PQ", 0-100, those of them that the evaluators report."""
+    names = {"segm/AP": "mask AP", "segm/AP50": "mask AP50", "panoptic_seg/PQ": "PQ"}
+    return {label: metrics[name] for name, label in names.items() if name in metrics}
 
 
 def with_iterations(cfg: CfgNode, iterations: int, *, evaluations: int = 0) -> CfgNode:

@@ -15,10 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
 from tqdm import tqdm
 
-from ..data import read_image, register_coco
+from ..data import read_image, register_coco, register_coco_panoptic
+from ..data.panoptic_file import read_segment_ids
 from ..engine.startup import load_config
 from ..evaluation.benchmark import machine_info
 from ..evaluation.compare_all import REPORT, Plan, compare_all, write_all
@@ -26,9 +28,10 @@ from ..evaluation.compare_cost import CostSettings
 from ..evaluation.compare_models import Contestant, ModelSpec
 from ..evaluation.compare_results import Comparison
 from ..evaluation.compare_run import Settings
-from ..evaluation.comparison import draw_detections, grid, ground_truth, side_by_side
+from ..evaluation.comparison import draw_detections, grid, ground_truth, segments_as_instances, side_by_side
 from ..evaluation.prediction import ImagePredictor
-from ..evaluation.results import RunResult, minutes, results_table, write_json
+from ..evaluation.results import MASK_FIGURES, RunResult, minutes, results_table, write_json
+from ..panoptic_classes import PanopticClasses
 from .quiet import quiet_libraries
 from .timed_training import TrainingError, TrainingJob, run_training
 from .training_progress import TrainingProgress
@@ -63,6 +66,7 @@ class Page:
         fresh: whether the models are run again even if the cache knows them.
         options: to be written down beside the results.
         shown_width: of a picture among those that show detections, in pixels.
+        first_step: of the two steps of a comparison, among all `steps` that the command counts for its user.
     """
 
     name: str
@@ -71,11 +75,13 @@ class Page:
     fresh: bool
     options: Mapping[str, Any]
     shown_width: int
+    first_step: int = STEPS - 1
+    steps: int = STEPS
 
     @classmethod
-    def of(cls, name: str, args: argparse.Namespace, argv: Sequence[str], *, shown_width: int) -> Page:
-        """Of a command with the options of `add_common_options`."""
-        return cls(name, argv, Path(args.output), args.fresh, {"seed": args.seed}, shown_width)
+    def of(cls, name: str, args: argparse.Namespace, argv: Sequence[str], *, folder: str = ".", **more: int) -> Page:
+        """Of a command with the options of `add_common_options`; everything goes into a folder of its output."""
+        return cls(name, argv, Path(args.output) / folder, args.fresh, {"seed": args.seed}, **more)
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, output: str, max_iter: str) -> None:
@@ -134,10 +140,9 @@ def train(job: TrainingJob, *, fresh: bool) -> Trained:
     """
     with TrainingProgress(job.title) as progress:
         result = run_training(job, progress, fresh=fresh)
-    print(
-        f"{job.title}: AP {result.ap:.1f}, AP50 {result.ap50:.1f} after {training_of(result)}; log: {job.log}",
-        flush=True,
-    )
+    figures = {"AP": result.ap, "AP50": result.ap50, **{k: v for k, v in result.extra.items() if k in MASK_FIGURES}}
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
+    print(f"{job.title}: {shown} after {training_of(result)}; log: {job.log}", flush=True)
     return Trained(job, result)
 
 
@@ -160,17 +165,19 @@ def compare_trained(models: Sequence[Trained], page: Page, *, started: float) ->
     Raises:
         ImportError: the page needs a package that is not there; all else is written.
     """
-    print(f"[4/{STEPS}] comparison: with and without NMS, kinds of error, cost", flush=True)
-    dataset = register_coco(models[0].job.coco[1])
+    print(f"[{page.first_step}/{page.steps}] comparison: with and without NMS, kinds of error, cost", flush=True)
+    job = models[0].job
+    dataset = register_coco_panoptic(job.coco_panoptic[1]) if job.coco_panoptic else register_coco(job.coco[1])
     contestants = [_contestant(x.job, dataset) for x in models]
     comparison = _compare(contestants, models, dataset, page)
     milliseconds = {x.label: x.run.inference_ms for x in comparison.models}
     results = [replace(x.result, inference_ms=milliseconds[x.result.model]) for x in models]
-    print(f"[5/{STEPS}] pictures and page", flush=True)
+    print(f"[{page.first_step + 1}/{page.steps}] pictures and page", flush=True)
     class_names = comparison.dataset.class_names
     usable = [x for x, model in zip(contestants, comparison.models, strict=True) if not model.failed]
     predictors = {x.spec.label: x.load(nms=True, class_names=class_names)[0] for x in usable}
-    _draw(DatasetCatalog.get(dataset)[:SHOWN_IMAGES], predictors, class_names, page)
+    classes = PanopticClasses.from_metadata(MetadataCatalog.get(dataset)) if job.coco_panoptic else None
+    _draw(DatasetCatalog.get(dataset)[:SHOWN_IMAGES], predictors, class_names, classes, page)
     _save_and_show(results, page.output)
     try:
         write_all(comparison, page.output / "compare")
@@ -216,23 +223,51 @@ def _compare(contestants: Sequence[Contestant], models: Sequence[Trained], datas
 
 
 def _draw(
-    dataset: Sequence[dict[str, Any]], predictors: Mapping[str, ImagePredictor], class_names: Sequence[str], page: Page
+    dataset: Sequence[dict[str, Any]],
+    predictors: Mapping[str, ImagePredictor],
+    class_names: Sequence[str],
+    classes: PanopticClasses | None,
+    page: Page,
 ) -> None:
-    """Ground truth and the detections of each model side by side: a file per image, and all of them in one."""
+    """Ground truth and the detections of each model side by side: a file per image, and all of them in one.
+
+    Panoptic maps take the place of detections where there are `classes` of them.
+    """
     folder = page.output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
+    names = classes.names if classes else class_names
     rows = []
-    for x in tqdm(dataset, desc="pictures", unit="image", leave=False, disable=None):
-        path = Path(x["file_name"])
+    for record in tqdm(dataset, desc="pictures", unit="image", leave=False, disable=None):
+        path = Path(record["file_name"])
         image_bgr = read_image(path, "BGR")
-        draw = partial(draw_detections, class_names=class_names, scale=page.shown_width / image_bgr.shape[1])
-        detections = {title: predictor(image_bgr) for title, predictor in predictors.items()}
-        masks = any(found.has("pred_masks") for found in detections.values())
-        shown = {"ground truth": ground_truth(x, masks=masks)}
-        shown.update({title: found[found.scores >= SHOWN_SCORE] for title, found in detections.items()})
+        draw = partial(draw_detections, class_names=names, scale=page.shown_width / image_bgr.shape[1])
+        if classes:
+            shown = _segments(record, image_bgr, predictors, classes)
+        else:
+            shown = _detections(record, image_bgr, predictors)
         rows.append(side_by_side([draw(image_bgr[:, :, ::-1], found) for found in shown.values()], list(shown)))
         _write_png(folder / f"{path.stem}.png", rows[-1])
     _write_png(folder / "side_by_side.png", grid(rows, columns=2))
+
+
+def _detections(
+    record: dict[str, Any], image_bgr: np.ndarray, predictors: Mapping[str, ImagePredictor]
+) -> dict[str, Instances]:
+    found = {title: predictor(image_bgr) for title, predictor in predictors.items()}
+    masks = any(x.has("pred_masks") for x in found.values())
+    shown = {title: x[x.scores >= SHOWN_SCORE] for title, x in found.items()}
+    return {"ground truth": ground_truth(record, masks=masks), **shown}
+
+
+def _segments(
+    record: dict[str, Any], image_bgr: np.ndarray, predictors: Mapping[str, ImagePredictor], classes: PanopticClasses
+) -> dict[str, Instances]:
+    truth = torch.from_numpy(read_segment_ids(record["pan_seg_file_name"], record["segments_info"], None))
+    shown = {"ground truth": segments_as_instances(truth, record["segments_info"], classes)}
+    for title, predictor in predictors.items():
+        segment_map, segments = predictor.outputs(image_bgr)["panoptic_seg"]
+        shown[title] = segments_as_instances(segment_map.cpu(), segments, classes)
+    return shown
 
 
 def _write_png(path: Path, image_rgb: np.ndarray) -> None:

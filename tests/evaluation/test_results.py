@@ -98,6 +98,15 @@ def test_table() -> None:
     assert {len(row) for row in rows} == {8}
 
 
+def test_table_has_the_mask_figures_that_some_result_has() -> None:
+    results = [some_result(extra={"mask AP": 40.04, "PQ": 61.0, "threads": 2}), some_result(extra={"mask AP": 39.0})]
+    header, _, first, second = results_table(results).splitlines()
+    assert header.split("  ")[0] == "model"
+    assert "AP75  mask AP    PQ  parameters" in header
+    assert first.split()[3:6] == ["66.0", "40.0", "61.0"]
+    assert second.split()[3:6] == ["66.0", "39.0", "-"]
+
+
 def test_minutes() -> None:
     assert [minutes(x) for x in (0.0, 59.4, 59.6, 61.4, 3600.0, math.nan)] == [
         "0:00",
