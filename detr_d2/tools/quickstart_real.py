@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog
 from ..data import register_coco
 from ..engine.startup import load_config
 from ..evaluation.collect_cache import file_hash
+from ..evaluation.results import minutes
 from .timed_training import TrainingJob
 from .trained_comparison import (
     STEPS,
@@ -53,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_common_options(
         parser, output="output/quickstart_real", max_iter="iterations of each detector (default: its config's)"
     )
+    parser.add_argument(
+        "--same-time", action="store_true", help="train Faster R-CNN for the time that Deformable DETR has taken"
+    )
     return parser
 
 
@@ -74,16 +78,19 @@ def _train_both(args: argparse.Namespace, output: Path) -> list[Trained]:
     coco = coco_specs(folder)
     train_images, val_images = (len(DatasetCatalog.get(register_coco(spec))) for spec in coco)
     print(f"[1/{STEPS}] data: {train_images:,} training and {val_images:,} validation images of {folder}")
-    models = []
+    models: list[Trained] = []
     for step, (title, config) in enumerate(MODELS.items(), start=2):
-        print(f"[{step}/{STEPS}] {title}: training by its own schedule and evaluation", flush=True)
+        seconds = round(models[0].result.train_seconds, 1) if models and args.same_time else None
+        schedule = "by its own schedule" if seconds is None else f"for the same {minutes(seconds)}"
+        print(f"[{step}/{STEPS}] {title}: training {schedule} and evaluation", flush=True)
         job = TrainingJob(
             title,
             config,
             str(output / file_name(title)),
             coco=coco,
             opts=job_options(args.seed),
-            iterations=args.max_iter,
+            iterations=args.max_iter if seconds is None else None,
+            seconds=seconds,
             data_hash=" ".join(file_hash(str(folder / name)) for name in (TRAIN_FILE, VAL_FILE)),
         )
         models.append(train(job, fresh=args.fresh))

@@ -114,6 +114,22 @@ def test_it_goes_on_where_it_was_stopped_unless_something_is_new(
     assert titles("--max-iter", "7") == both  # other data under the same name
 
 
+def test_faster_rcnn_can_be_given_the_same_time(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs: list[TrainingJob] = []
+
+    def pretend(job: TrainingJob, _: Any) -> None:
+        jobs.append(job)
+        RunResult(job.title, job.config_file, "cells_val", 1, 1, 1, train_seconds=61.44).save(job.result)
+
+    monkeypatch.setattr(timed_training, "_train_in_a_process", pretend)
+    monkeypatch.setattr(quickstart_real, "compare_trained", lambda *_, **__: 0)
+    assert main([*command, "--max-iter", "9", "--same-time"]) == 0
+    assert [(job.iterations, job.seconds) for job in jobs] == [(9, None), (None, 61.4)]
+    assert "[3/5] Faster R-CNN: training for the same 1:01 and evaluation" in capsys.readouterr().out
+
+
 def test_the_shipped_configs_are_for_data_of_any_classes() -> None:
     for config in quickstart_real.MODELS.values():
         cfg = load_config(config)
