@@ -114,9 +114,9 @@ def test_it_goes_on_where_it_was_stopped_unless_something_is_new(
     assert titles("--max-iter", "7") == both  # other data under the same name
 
 
-def test_faster_rcnn_can_be_given_the_same_time(
-    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainingJob]:
+    """What would be trained; no training takes place."""
     jobs: list[TrainingJob] = []
 
     def pretend(job: TrainingJob, _: Any) -> None:
@@ -125,6 +125,30 @@ def test_faster_rcnn_can_be_given_the_same_time(
 
     monkeypatch.setattr(timed_training, "_train_in_a_process", pretend)
     monkeypatch.setattr(quickstart_real, "compare_trained", lambda *_, **__: 0)
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True, "avx2": True}, True), ({"amx_bf16": True}, True), ({"avx2": True}, False), ({}, False)],
+)
+def test_bfloat16_is_used_where_the_processor_has_it(
+    command: list[str],
+    jobs: list[TrainingJob],
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: dict[str, bool],
+    expected: bool,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    assert main(command) == 0
+    wanted = [dict(zip(job.opts[::2], job.opts[1::2], strict=True)).get("SOLVER.AMP.ENABLED") for job in jobs]
+    assert wanted == ["True" if expected else None, None]  # never for Faster R-CNN
+
+
+def test_faster_rcnn_can_be_given_the_same_time(
+    command: list[str], jobs: list[TrainingJob], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*command, "--max-iter", "9", "--same-time"]) == 0
     assert [(job.iterations, job.seconds) for job in jobs] == [(9, None), (None, 61.4)]
     assert "[3/5] Faster R-CNN: training for the same 1:01 and evaluation" in capsys.readouterr().out
