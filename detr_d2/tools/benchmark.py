@@ -97,7 +97,8 @@ def _contestants() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         help="ours, ours-eager (nothing folded or fused), transformers, authors (their repository in DETR_REPO or "
-        "DEFORMABLE_DETR_REPO), detectron2:CONFIG (another detector, timed only); default: those that are there. "
+        "DEFORMABLE_DETR_REPO), detectron2:CONFIG (another detector, timed only), ours-compiled (torch.compile of "
+        "ours-eager, infer only, with a C++ compiler); default: those that are there, but the last two. "
         "Ratios are to the first.",
     )
     return options

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from ..engine.startup import load_config
 from ..evaluation.benchmark import Timing
 from ..evaluation.benchmark_ceilings import ceilings_work, rates
+from ..evaluation.benchmark_compiled import COMPILED, seconds_of
 from ..evaluation.benchmark_contestants import (
     DETECTRON2,
     Contestant,
@@ -46,6 +47,8 @@ def model_config(args: argparse.Namespace) -> CfgNode:
 
 
 def _contestant_names(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
+    if args.what != "infer" and COMPILED in (args.contestants or ()):
+        raise ValueError(f"contestant {COMPILED} takes part in `benchmark infer` only: leave it out of {args.what}")
     names, absent = resolve_contestants(args.contestants, cfg)
     for line in absent:
         print(f"not there: {line}")
@@ -86,10 +89,12 @@ def infer(args: argparse.Namespace) -> int:
     others = _others(names, args.device)
     contestants = [build_contestant(name, cfg, state, others, args.device) for name in names]
     inputs = _inputs(args)
+    compiled = [x for x in contestants if x.name == COMPILED]
+    warm_up = {name: seconds_of(work) for name, work in _inference_work(compiled, inputs, args).items()}
     differences = network_differences(contestants, inputs)
     if differ(differences):
         return 1
-    more: dict[str, Any] = {"differences": differences}
+    more: dict[str, Any] = {"differences": differences, "warm_up_seconds": warm_up}
     if args.amp:
         more["autocast_differences"] = _autocast_differences(contestants, inputs, args)
     timings = measure(_inference_work(contestants, inputs, args), args.repeat)
@@ -104,7 +109,7 @@ def _inference_work(contestants: Sequence[Contestant], inputs: Inputs, args: arg
     for contestant in contestants:
         contestant.model.eval()
     work: Work = {x.name: partial(run, x, _precision(args)) for x in contestants}
-    if args.amp and contestants[0].name == "ours":
+    if args.amp and contestants and contestants[0].name == "ours":
         work[FLOAT32] = partial(run, contestants[0], None)
     return work
 

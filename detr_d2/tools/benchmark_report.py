@@ -44,14 +44,22 @@ def differ(differences: Mapping[str, Mapping[str, float]], tolerance: float = TO
 
 
 def report(timings: Sequence[Timing], more: Mapping[str, Any], args: argparse.Namespace) -> None:
-    """Prints the table, the ratios to the first contestant, and writes the JSON file when asked for."""
+    """Prints the table, the ratios to the first contestant, and writes the JSON file when asked for.
+
+    Args:
+        timings: of the contestants.
+        more: what else goes into the file; "warm_up_seconds", by contestant, are printed too.
+        args: of the command.
+    """
     print_machine(args)
     width = max(len(timing.name) for timing in timings)
     first = timings[0]
     print(f"{'':{width}}  {'median':>11}  {'p95':>11}  time / {first.name}, median (quartiles)")
     for timing in timings:
         times = f"{timing.median_ms:8.2f} ms  {timing.p95_ms:8.2f} ms"
-        print(f"{timing.name:{width}}  {times}  {ratio_of(timing, first)}")
+        warm_up = more.get("warm_up_seconds", {}).get(timing.name)
+        after = "" if warm_up is None else f", after a first call of {warm_up:.1f} s that compiles"
+        print(f"{timing.name:{width}}  {times}  {ratio_of(timing, first)}{after}")
     write_report({**more, "timings": list(rows_of(timings))}, args)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ..evaluation.results import minutes
-from .shapes_data import VAL_SEED_OFFSET, shapes_spec
+from .shapes_data import add_image_counts, make_both, shapes_spec
 from .timed_training import TrainingJob
 from .trained_comparison import (
     STEPS,
@@ -36,8 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "on one page: about 15 minutes on two CPU cores. Run again, it continues where it was stopped.",
     )
     add_common_options(parser, output="output/quickstart", max_iter="iterations of DETR (default: config's)")
-    parser.add_argument("--train-images", type=int, default=2000, metavar="N", help="default: %(default)s")
-    parser.add_argument("--val-images", type=int, default=500, metavar="N", help="default: %(default)s")
+    add_image_counts(parser, which="default: ")
     return parser
 
 
@@ -56,14 +55,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def _train_both(args: argparse.Namespace, output: Path) -> list[Trained]:
     print(f"[1/{STEPS}] data: {args.train_images:,} training and {args.val_images:,} validation images of shapes")
-    data = output / "data"
-    coco = tuple(
-        shapes_spec(f"shapes_{split}", data / f"{split}-seed-{seed}-{count}", count, seed)
-        for split, count, seed in (
-            ("train", args.train_images, args.seed),
-            ("val", args.val_images, args.seed + VAL_SEED_OFFSET),
-        )
-    )
+    coco = make_both(shapes_spec, "shapes", output / "data", args)
     job = partial(TrainingJob, coco=coco, opts=job_options(args.seed))
 
     print(f"[2/{STEPS}] DETR: training and evaluation")

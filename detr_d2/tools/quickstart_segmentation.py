@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ..evaluation.collect_cache import file_hash
-from .shapes_data import VAL_SEED_OFFSET, shapes_panoptic_spec
+from .shapes_data import add_image_counts, make_both, shapes_panoptic_spec
 from .timed_training import TrainingJob
 from .trained_comparison import Page, Trained, add_common_options, compare_trained, job_options, run_quickstart, train
 
@@ -40,8 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_common_options(
         parser, output="output/quickstart_segmentation", max_iter="iterations of each model (default: its config's)"
     )
-    parser.add_argument("--train-images", type=int, default=2000, metavar="N", help="panoptic; default: %(default)s")
-    parser.add_argument("--val-images", type=int, default=500, metavar="N", help="panoptic; default: %(default)s")
+    add_image_counts(parser, which="panoptic, default: ")
     return parser
 
 
@@ -56,13 +55,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     started, output, base = time.perf_counter(), Path(args.output), Path(args.base)
     coco = data_of_quickstart(base)
     print(f"[1/{STEPS}] data: shapes of {base}; {args.train_images:,} + {args.val_images:,} panoptic images")
-    panoptic = tuple(
-        shapes_panoptic_spec(f"shapes_panoptic_{split}", output / "data" / f"{split}-seed-{seed}-{count}", count, seed)
-        for split, count, seed in (
-            ("train", args.train_images, args.seed),
-            ("val", args.val_images, args.seed + VAL_SEED_OFFSET),
-        )
-    )
+    panoptic = make_both(shapes_panoptic_spec, "shapes_panoptic", output / "data", args)
     page = partial(Page.of, "quickstart-segmentation", args, argv, shown_width=SHOWN_WIDTH, steps=STEPS)
 
     masks = []
