@@ -36,6 +36,9 @@ def _model_keys() -> CN:
     detr.OPTIMIZE_TRAINING = True
     # "float32", or "bfloat16" or "float16" to predict under autocast: less exact, faster where the processor has it.
     detr.INFERENCE_DTYPE = "float32"
+    # Recompute every block of a ResNet in the backward pass instead of keeping it in memory: slower, same results. Not
+    # with batch norms that train. TRANSFORMER.CHECKPOINT does the same for the transformer.
+    detr.CHECKPOINT_BACKBONE = False
 
     detr.POSITION_ENCODING = CN()
     # "sine" (fixed, paper default) or "learned" (at most 50 x 50 feature cells).

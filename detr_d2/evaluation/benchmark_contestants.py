@@ -1,7 +1,8 @@
 """Contestants of a benchmark of whole models: implementations of the same detector with the same weights.
 
 `ours` and `ours-eager` (nothing folded), `transformers`, `authors`, and `detectron2:CONFIG`, another detector, which
-can be timed beside them but not compared with them. `ours-checkpoint` trains with gradient checkpointing.
+can be timed beside them but not compared with them. `ours-checkpoint` trains with gradient checkpointing of the
+transformer and, if it is a ResNet, of the backbone. `ours-compiled` predicts with `torch.compile` of `ours-eager`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.layouts import convert
 from ..modeling import DETR
+from .benchmark_compiled import COMPILED, compile_network, why_not_compiled
 from .benchmark_inputs import Inputs, normalised_batch, random_detr
 from .benchmark_losses import authors_losses, transformers_losses, transformers_trainable
 from .deformable_reference import build_authors_network, is_deformable
@@ -75,9 +77,10 @@ def resolve_contestants(names: Sequence[str] | None, cfg: CfgNode) -> tuple[list
         problems = {name: missing(name, cfg) for name in DEFAULT}
         return [name for name, x in problems.items() if x is None], [f"{n}: {x}" for n, x in problems.items() if x]
     for name in names:
-        if name not in (*DEFAULT, "ours-checkpoint") and not name.startswith(DETECTRON2):
+        if name not in (*DEFAULT, "ours-checkpoint", COMPILED) and not name.startswith(DETECTRON2):
             raise ValueError(
-                f"there is no contestant {name!r}; expected some of {', '.join(DEFAULT)}, detectron2:CONFIG"
+                f"there is no contestant {name!r}; expected some of {', '.join((*DEFAULT, COMPILED))}, "
+                "detectron2:CONFIG"
             )
         problem = missing(name, cfg)
         if problem is not None:
@@ -96,7 +99,7 @@ def missing(name: str, cfg: CfgNode) -> str | None:
             authors_repository(repository_variable(cfg))
         except ValueError as error:
             return str(error)
-    return None
+    return why_not_compiled(cfg.MODEL.DEVICE) if name == COMPILED else None
 
 
 def repository_variable(cfg: CfgNode) -> str:
@@ -136,14 +139,17 @@ def _ours(name: str, cfg: CfgNode, state: Mapping[str, Tensor], device: str) -> 
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = device
-    if name == "ours-eager":
+    if name in ("ours-eager", COMPILED):
         cfg.MODEL.DETR.OPTIMIZE_INFERENCE = cfg.MODEL.DETR.OPTIMIZE_TRAINING = False
     if name == "ours-checkpoint":
         cfg.MODEL.DETR.TRANSFORMER.CHECKPOINT = True
+        cfg.MODEL.DETR.CHECKPOINT_BACKBONE = "resnet" in cfg.MODEL.BACKBONE.NAME
     model = build_model(cfg)
     assert isinstance(model, DETR)
     model.train()  # an evaluated model may refuse a state dict
     model.load_state_dict(dict(state))
+    if name == COMPILED:
+        compile_network(model)
 
     def network(inputs: Inputs) -> tuple[Tensor, Tensor]:
         predictions = model.predict(model.preprocess_image(inputs), all_layers=False)

@@ -10,6 +10,7 @@ from .deformable_attention import (
     SpatialShapes,
     deformable_attention,
 )
+from .dropout import Dropout
 from .linear import Linear, linear
 from .mlp import MLP
 from .padding import downsample_mask, padding_mask, valid_ratios
@@ -20,6 +21,7 @@ __all__ = [
     "DEFORMABLE_BACKENDS",
     "MLP",
     "Accelerated",
+    "Dropout",
     "LearnedPositionEncoding",
     "Linear",
     "MultiHeadAttention",

@@ -1,4 +1,4 @@
-"""Multi-head attention, batch first, on PyTorch's fused `scaled_dot_product_attention`.
+"""Multi-head attention, batch first, on PyTorch's fused `scaled_dot_product_attention`, with dropout on CPUs on ours.
 
 Differs from `torch.nn.MultiheadAttention`: attention weights are never computed for return, keys and values can be
 projected once and reused, and masks are boolean with True on padding. Parameter names and initialisation are the same.
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter, init
 
 from .acceleration import Accelerated
+from .attention_dropout import attention_with_dropout
 from .linear import Linear, linear
 
 
@@ -53,11 +54,14 @@ class MultiHeadAttention(Accelerated):
             q, k = self._project(query, 0, 1), self._project(key, 1, 2)
         v = self._project(value, 2, 3)
         attend = None if padding_mask is None else ~padding_mask[:, None, None, :]  # (B, 1, 1, S)
-        dropout = self.dropout if self.training else 0.0
-        heads = F.scaled_dot_product_attention(
-            self._split(q), self._split(k), self._split(v), attn_mask=attend, dropout_p=dropout
-        )
+        heads = self._attend(self._split(q), self._split(k), self._split(v), attend)
         return self.out_proj(heads.transpose(1, 2).flatten(2))  # (B, heads, Q, C / heads) -> (B, Q, C)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        if 0 < dropout < 1 and q.device.type == "cpu" and self.is_accelerated():
+            return attention_with_dropout(q, k, v, attend, dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=dropout)
 
     def _project(self, x: Tensor, first: int, last: int) -> Tensor:
         """Applies the rows of the stacked projection that belong to blocks first..last of (q, k, v)."""

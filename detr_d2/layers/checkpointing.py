@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def run_layer(layer: nn.Module, *inputs: Any, checkpointed: bool) -> Tensor:
+def run_layer(layer: Callable[..., Tensor], *inputs: Any, checkpointed: bool) -> Tensor:
     """Calls a layer; if `checkpointed`, nothing inside it is kept for the backward pass, which runs it again.
 
     Result and gradients are the same either way, dropout included.

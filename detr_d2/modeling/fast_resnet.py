@@ -7,6 +7,8 @@ or that somebody watches with hooks, runs its own `forward`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,8 @@ from detectron2.modeling import Backbone, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from torch import Tensor, nn
 
-from ..layers.acceleration import Accelerated
+from ..layers.acceleration import Accelerated, is_captured
+from ..layers.checkpointing import run_layer
 from ..layers.fused_convolution import fused_convolution
 from .folding import FoldedConvolutions, has_hooks, is_foldable
 
@@ -30,7 +33,13 @@ class FastResNet(Accelerated, ResNet):
     """A `ResNet` with another way to the same maps.
 
     While a graph is being traced, exported or compiled, and where `Accelerated` is told so, it is detectron2's.
+
+    Attributes:
+        checkpoint: keep only what enters a block in training, and run the block again in the backward pass; see
+            `checkpoint_backbone`.
     """
+
+    checkpoint: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,17 +69,22 @@ class FastResNet(Accelerated, ResNet):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps images (B, C, H, W) to {name: (B, C, H / stride, W / stride)}."""
-        if not self.is_accelerated() or self.num_classes is not None or x.dim() != 4:
+        fast, checkpointed = self.is_accelerated(), self._is_checkpointed()
+        if not (fast or checkpointed) or self.num_classes is not None or x.dim() != 4:
             return super().forward(x)
         outputs = {}
-        x = self._stem(self.stem, x.contiguous(memory_format=torch.channels_last))
+        x = self._stem(self.stem, x.contiguous(memory_format=torch.channels_last)) if fast else self.stem(x)
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name, stage in zip(self.stage_names, self.stages, strict=True):
-            x = self._stage(stage, x)
+            for block, run in self._steps(stage, fast):
+                x = run_layer(run, x, checkpointed=checkpointed and _has_graph(block, x))
             if name in self._out_features:
                 outputs[name] = x
         return outputs
+
+    def _is_checkpointed(self) -> bool:
+        return self.checkpoint and self.training and torch.is_grad_enabled() and not is_captured()
 
     def _stem(self, stem: Any, x: Tensor) -> Tensor:
         if not _is_known(stem, BasicStem):
@@ -78,15 +92,16 @@ class FastResNet(Accelerated, ResNet):
         x = self._convolve(stem.conv1, x, relu=True)
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
-    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+    def _steps(self, stage: nn.Module, fast: bool) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+        """The blocks of a stage, each with the function that runs it; the stage itself if it is not a plain row."""
         if type(stage) is not nn.Sequential or has_hooks(stage):
-            return stage(x)
+            yield stage, stage
+            return
         is_private = False  # what enters a stage may be an output of the network
         for block in stage:
-            is_known = _is_known(block, BasicBlock, BottleneckBlock)
-            x = self._block(block, x, is_private=is_private) if is_known else block(x)
+            is_known = fast and _is_known(block, BasicBlock, BottleneckBlock)
+            yield block, partial(self._block, block, is_private=is_private) if is_known else block
             is_private = is_known
-        return x
 
     def _block(self, block: Any, x: Tensor, *, is_private: bool) -> Tensor:
         """Runs a block; nobody else reads `x` if it is private."""
@@ -108,6 +123,31 @@ class FastResNet(Accelerated, ResNet):
 def accelerated(backbone: Backbone) -> Backbone:
     """The backbone, as a `FastResNet` if it is detectron2's ResNet; every other one as it is."""
     return FastResNet.of(backbone) if type(backbone) is ResNet else backbone
+
+
+def checkpoint_backbone(backbone: nn.Module) -> None:
+    """Has a ResNet run its blocks again in the backward pass of training instead of keeping what is inside them.
+
+    Frozen blocks keep nothing anyway. Maps, losses and gradients stay the same.
+
+    Raises:
+        ValueError: the backbone is no ResNet, or has batch norms that train, which would count every batch twice.
+    """
+    key = "MODEL.DETR.CHECKPOINT_BACKBONE is True"
+    if not isinstance(backbone, FastResNet):
+        raise ValueError(f"{key}, but the backbone is a {type(backbone).__name__}, expected a ResNet: set it to False.")
+    for name, module in backbone.named_modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            raise ValueError(
+                f"{key}, but the {type(module).__name__} backbone.{name} is not frozen and would count every batch "
+                "twice: set MODEL.RESNETS.NORM to FrozenBN or GN, or CHECKPOINT_BACKBONE to False."
+            )
+    backbone.checkpoint = True
+
+
+def _has_graph(block: nn.Module, x: Tensor) -> bool:
+    """Whether anything is kept for the backward pass of a block."""
+    return x.requires_grad or any(parameter.requires_grad for parameter in block.parameters())
 
 
 def _is_known(block: nn.Module, *classes: type[nn.Module]) -> bool:

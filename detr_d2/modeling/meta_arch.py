@@ -22,7 +22,7 @@ from ..layers import downsample_mask, padding_mask, set_acceleration
 from .classification import SOFTMAX, Classification, build_classification
 from .config_values import check_in_features, inference_dtype_of, with_num_classes
 from .criterion import build_criterion
-from .fast_resnet import FastResNet, accelerated
+from .fast_resnet import FastResNet, accelerated, checkpoint_backbone
 from .freezing import freeze_part
 from .mask_head import MaskHead, MaskInputs, build_mask_head
 from .matcher import NonFinitePredictionsError
@@ -80,6 +80,7 @@ class DETR(nn.Module):
         optimize_inference, optimize_training: faster ways to the same results, up to rounding, in evaluation mode and
             in training; see `Accelerated`.
         inference_dtype: bfloat16 or float16 predict under autocast to that type.
+        checkpointed_backbone: save memory in training at the price of time; see `checkpoint_backbone`.
     """
 
     pixel_mean: Tensor
@@ -111,6 +112,7 @@ class DETR(nn.Module):
         optimize_inference: bool = True,
         optimize_training: bool = True,
         inference_dtype: torch.dtype = torch.float32,
+        checkpointed_backbone: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = accelerated(backbone)
@@ -136,6 +138,8 @@ class DETR(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         for name in freeze:
             freeze_part(self, name)
+        if checkpointed_backbone:
+            checkpoint_backbone(self.backbone)
         set_acceleration(self, inference=optimize_inference, training=optimize_training)
 
     @classmethod
@@ -167,6 +171,7 @@ class DETR(nn.Module):
             "optimize_inference": cfg.MODEL.DETR.OPTIMIZE_INFERENCE,
             "optimize_training": cfg.MODEL.DETR.OPTIMIZE_TRAINING,
             "inference_dtype": inference_dtype_of(cfg),
+            "checkpointed_backbone": cfg.MODEL.DETR.CHECKPOINT_BACKBONE,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

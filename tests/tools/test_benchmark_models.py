@@ -15,6 +15,8 @@ from tiny_baselines import tiny_faster_rcnn_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.evaluation import benchmark_contestants
+from detr_d2.evaluation.benchmark_compiled import why_not_compiled
+from detr_d2.evaluation.benchmark_contestants import build_contestant, our_weights
 from detr_d2.evaluation.benchmark_memory import MemoryTask, added_memory_mb, measure_added
 from detr_d2.tools import benchmark_models, benchmark_report
 
@@ -85,6 +87,60 @@ def test_training_steps(config: str, tmp_path: Path) -> None:
     curves = report["losses"]
     assert all(len(x) == 4 for x in curves.values())  # two rounds of warm-up, two timed
     assert all(x[0] != x[-1] for x in curves.values())  # the optimizer has moved the weights
+
+
+@pytest.mark.usefixtures("only_ours")
+def test_compiled_is_told_apart_from_its_first_call(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The compiler itself has no part in this: a stand-in hands the function back, and must be asked for it."""
+    asked: list[dict[str, Any]] = []
+
+    def stand_in(function: Any, **options: Any) -> Any:
+        asked.append(options)
+        return function
+
+    monkeypatch.setattr(benchmark_contestants, "why_not_compiled", lambda _: None)
+    monkeypatch.setattr(torch, "compile", stand_in)
+    report = run("infer", config, tmp_path, "--contestants", "ours", "ours-eager", "ours-compiled")
+    assert asked == [{"dynamic": False}]
+    assert names_of(report) == ["ours", "ours-eager", "ours-compiled"]
+    assert report["differences"].keys() == {"ours-eager", "ours-compiled"}
+    assert report["warm_up_seconds"].keys() == {"ours-compiled"}
+    assert report["warm_up_seconds"]["ours-compiled"] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["first call of" in x for x in lines if x.startswith("ours")] == [False, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_not_compiled("cpu") is not None, reason="torch.compile needs a C++ compiler")
+def test_compiled_equals_ours(config: str, tmp_path: Path) -> None:
+    report = run("infer", config, tmp_path, "--contestants", "ours", "ours-compiled")
+    assert all(0 <= x < 1e-4 for x in report["differences"]["ours-compiled"].values())
+
+
+def test_compiling_needs_a_compiler(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler --flag")
+    assert main(["benchmark", "infer", "--config-file", config, *SMALL, "--contestants", "ours", "ours-compiled"]) == 2
+    error = capsys.readouterr().err
+    assert "torch.compile needs a C++ compiler, and no-such-compiler is not there" in error
+    assert len(error.strip().splitlines()) == 1
+    assert why_not_compiled("cuda") is None
+
+
+@pytest.mark.parametrize("command", ["train-step", "scaling"])
+def test_compiled_only_predicts(config: str, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main(["benchmark", command, "--config-file", config, *SMALL, "--contestants", "ours-compiled"]) == 2
+    assert "ours-compiled takes part in `benchmark infer` only" in capsys.readouterr().err
+
+
+def test_checkpointing_is_of_transformer_and_backbone() -> None:
+    cfg = small_cfg()
+    model = build_contestant("ours-checkpoint", cfg, our_weights(cfg, 0), {}, "cpu").model
+    assert model.get_submodule("transformer.encoder").checkpoint
+    assert model.get_submodule("backbone").checkpoint
 
 
 def test_autocast_is_beside_float32(config: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...layers import Linear, MultiHeadAttention, run_layer
+from ...layers import Dropout, Linear, MultiHeadAttention, run_layer
 from .build import TRANSFORMER_REGISTRY
 from .output import LayerHead, TransformerOutput
 
@@ -53,7 +53,7 @@ class Layer(nn.Module):
         self.norm1 = nn.LayerNorm(hidden_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def attend_self(self, x: Tensor, position: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Self-attention of tokens x (B, S, C); positions count for queries and keys, not for values."""
@@ -62,7 +62,7 @@ class Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Maps (B, S, C) token by token."""
-        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+        return self.linear2(self.dropout.after(self.activation, self.linear1(x)))
 
 
 class EncoderLayer(Layer):
