@@ -17,7 +17,7 @@ export PIP_ARGS DETECTRON2_SOURCE
 .PHONY: help quickstart quickstart-real quickstart-segmentation test test-slow check format setup clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | while IFS='|' read -r name text; do printf '%-24s%s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | while IFS='|' read -r name text; do printf '%-32s%s\n' "$$name" "$$text"; done
 
 quickstart: $(READY) ## train DETR and Faster R-CNN on shapes and compare them on one page (about 15 minutes on two CPU cores)
 	@$(RUN) -m detr_d2 quickstart $(ARGS)

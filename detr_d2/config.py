@@ -173,7 +173,7 @@ def _training_keys() -> CN:
     keys.INPUT.DETR_AUGMENTATION = "auto"
     # Short sides of the resize that precedes the crop in the second branch (no limit on the long side).
     keys.INPUT.DETR_MIN_SIZES = (400, 500, 600)
-    # With DETR's augmentation, RANDOM_FLIP may also be "both": each direction with a probability of one half.
+    # With DETR's augmentation RANDOM_FLIP may also be "both", and there are two keys that others do not take:
     # Swap rows and columns of half of the images, for those without an up and a down (microscopes, aerial views).
     keys.INPUT.RANDOM_TRANSPOSE = False
     # Brightness, contrast and saturation change by random factors from 1 - COLOR_JITTER to 1 + COLOR_JITTER.

@@ -38,6 +38,12 @@ def test_small_ones_have_the_data_and_batch_of_the_small_detr(name: str) -> None
     assert cfg.MODEL.FPN.OUT_CHANNELS == detr.MODEL.DETR.TRANSFORMER.HIDDEN_DIM
 
 
+def test_both_detectors_of_real_data_see_the_same_images() -> None:
+    baseline = "quickstart/faster_rcnn_bccd.yaml"
+    assert data_keys(baseline) == data_keys("quickstart/deformable_detr_bccd.yaml")
+    assert model_zoo.get_config(baseline).INPUT.DETR_AUGMENTATION == "on"
+
+
 # Baseline -> the DETR that it is to be compared with.
 SEGMENTATION = {
     "mask_rcnn_r50_fpn.yaml": "detr_r50_segm.yaml",

@@ -23,6 +23,7 @@ ALLOWED = {
     "detr_d2.config": set(),
     "detr_d2.solver": set(),
     "detr_d2.layers": set(),
+    "detr_d2.memory": set(),
     "detr_d2.panoptic_classes": set(),
     "detr_d2.data": {"detr_d2.panoptic_classes"},
     "detr_d2.checkpoint": {"detr_d2.panoptic_classes"},
@@ -31,6 +32,7 @@ ALLOWED = {
     "detr_d2.model_zoo": {"detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.engine": {
         "detr_d2.panoptic_classes",
+        "detr_d2.memory",
         "detr_d2.config",
         "detr_d2.solver",
         "detr_d2.data",
@@ -43,6 +45,7 @@ ALLOWED = {
     "detr_d2.evaluation": {
         "detr_d2.solver",  # for the training steps of benchmarks
         "detr_d2.panoptic_classes",
+        "detr_d2.memory",
         "detr_d2.modeling!",
         "detr_d2.layers",
         "detr_d2.config",

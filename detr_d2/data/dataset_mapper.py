@@ -41,7 +41,7 @@ def build_detr_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     end, are off in DETR's recipe.
 
     Raises:
-        ValueError: for an unknown rounding or flip, or a jitter outside 0 to 1.
+        ValueError: for an unknown rounding or flip, a jitter outside 0 to 1 or of images that are not RGB or BGR.
     """
     rounding = cfg.INPUT.RESIZE_ROUNDING
     augmentations: list[T.Augmentation] = _flips(cfg.INPUT.RANDOM_FLIP)
@@ -53,7 +53,7 @@ def build_detr_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
         augmentations.append(T.RandomApply(T.AugmentationList([enlarge, crop]), prob=0.5))
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     augmentations.append(build_resize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling, rounding=rounding))
-    return augmentations + color_jitter(cfg.INPUT.COLOR_JITTER)
+    return augmentations + color_jitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT)
 
 
 def _flips(directions: str) -> list[T.Augmentation]:

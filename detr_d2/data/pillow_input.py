@@ -24,7 +24,8 @@ from .resize import AuthorsResize
 _ORIENTATION = 274  # EXIF tag
 _TURNED = range(2, 9)
 
-# Augmentations that look at nothing but the size of an image. A subclass may look at more.
+# Augmentations that look at nothing but the size of an image. A subclass may look at more. With one that looks at
+# pixels, as those of INPUT.COLOR_JITTER, images are arrays from the beginning, which takes twice the time.
 _BLIND = (T.RandomFlip, RandomTranspose, T.ResizeShortestEdge, T.Resize, T.RandomCrop, AuthorsResize)
 
 

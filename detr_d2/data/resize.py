@@ -88,10 +88,30 @@ def build_test_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 def build_stock_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
-    """detectron2's `DatasetMapper(cfg, is_train)`, whose resize rounds as the config says."""
+    """detectron2's `DatasetMapper(cfg, is_train)`, whose resize rounds as the config says.
+
+    Raises:
+        ValueError: if the training augmentation has parts that only DETR's mapper knows.
+    """
+    if is_train:
+        _check_stock_keys(cfg)
     arguments = DatasetMapper.from_config(cfg, is_train)
     arguments["augmentations"] = [_rounded(x, cfg.INPUT.RESIZE_ROUNDING) for x in arguments["augmentations"]]
     return DatasetMapper(**arguments)
+
+
+def _check_stock_keys(cfg: CfgNode) -> None:
+    unknown = {
+        "RANDOM_TRANSPOSE": bool(cfg.INPUT.RANDOM_TRANSPOSE),
+        "COLOR_JITTER": cfg.INPUT.COLOR_JITTER != 0,
+        "RANDOM_FLIP": cfg.INPUT.RANDOM_FLIP == "both",
+    }
+    for key, wanted in unknown.items():
+        if wanted:
+            raise ValueError(
+                f"INPUT.{key} {cfg.INPUT[key]} needs the mapper of DETR, which this model does not use: set "
+                'INPUT.DETR_AUGMENTATION "on"'
+            )
 
 
 def _rounded(augmentation: T.Augmentation, rounding: str) -> T.Augmentation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
 import os
@@ -11,6 +10,8 @@ from typing import Any
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
+
+from ..memory import trim_memory
 
 logger = logging.getLogger(__name__)
 
@@ -98,19 +99,18 @@ class BestCheckpoint(HookBase):
 
 
 class TrimMemory(HookBase):
-    """Hands memory that was freed back to the system, where the C library is glibc.
+    """Hands memory that was freed back to the system; see `detr_d2.memory.trim_memory`.
 
-    On a CPU, batches of ever new sizes leave holes of ever new sizes in the heap: a process whose tensors take the same
-    memory in every step grows by gigabytes. On a GPU, tensors are not on this heap.
+    On a CPU, batches of ever new sizes make a process grow whose tensors take the same memory in every step. On a GPU,
+    tensors are not on this heap.
 
     Args:
-        period: iterations between two calls, which take milliseconds.
+        period: iterations between two calls.
     """
 
     def __init__(self, period: int = 20) -> None:
         self.period = period
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
     def after_step(self) -> None:
-        if self._trim is not None and (self.trainer.iter + 1) % self.period == 0:
-            self._trim(0)
+        if (self.trainer.iter + 1) % self.period == 0:
+            trim_memory()

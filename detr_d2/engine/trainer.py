@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
@@ -107,7 +108,7 @@ class Trainer(DefaultTrainer):
             self._build_best_checkpoint(),
             PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.PeriodicWriter(self.build_writers(), period=WRITE_PERIOD) if comm.is_main_process() else None,
-            TrimMemory() if self.cfg.MODEL.DEVICE == "cpu" else None,
+            TrimMemory() if torch.device(self.cfg.MODEL.DEVICE).type == "cpu" else None,
         ]
 
     def _build_precise_bn(self) -> HookBase | None:

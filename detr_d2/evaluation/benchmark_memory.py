@@ -6,7 +6,6 @@ before: the work is done once on small images, and only what comes on top of tha
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
+from ..memory import trim_memory
 from .benchmark_contestants import build_contestant, our_weights
 from .benchmark_inputs import Inputs, random_inputs
 from .benchmark_training import autocast, training_step
@@ -134,7 +134,7 @@ def measure_added(device: str, work: Callable[[], object]) -> int:
         for _ in range(_STEPS):
             work()
         return torch.cuda.max_memory_allocated(device) - before
-    ctypes.CDLL(None).malloc_trim(0)
+    trim_memory()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak becomes the present size
     before = resident_peak()
     for _ in range(_STEPS):

@@ -39,7 +39,7 @@ def coco_metrics(
         The figures, and precision over recall at IoU 0.5, 0.75 and the mean over 0.50:0.95.
     """
     evaluator = evaluator or available_evaluator()
-    precision, recall = _accumulate(ground_truth, detections, max_detections, evaluator)
+    precision, recall = _precision_and_recall(ground_truth, detections, max_detections, evaluator)
     per_class = [
         ClassMetrics(
             name=name,
@@ -65,7 +65,7 @@ def coco_metrics(
     return metrics, _curves(precision)
 
 
-def _accumulate(
+def _precision_and_recall(
     ground_truth: GroundTruth, detections: Detections, max_detections: int, evaluator: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """COCO's precision (T, R, K, 4 areas, 3 limits) and recall (T, K, 4, 3); -1 where there are no objects."""
@@ -79,7 +79,7 @@ def _accumulate(
         dataset = coco_dataset(ground_truth)
         found = {**dataset, "annotations": coco_detections(ground_truth, detections)}
         evaluation = COCOeval(indexed(COCO(), dataset), indexed(COCO(), found), "bbox")
-        accumulate(evaluation, max_detections)
+        run_evaluation(evaluation, max_detections)
     return evaluation.eval["precision"], evaluation.eval["recall"]
 
 
@@ -90,7 +90,7 @@ def indexed(coco: Any, dataset: dict[str, Any]) -> Any:
     return coco
 
 
-def accumulate(evaluation: Any, max_detections: int) -> None:
+def run_evaluation(evaluation: Any, max_detections: int) -> None:
     """Runs COCO's evaluation with at most so many detections per image and class; its figures are in `eval`."""
     evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
     evaluation.evaluate()

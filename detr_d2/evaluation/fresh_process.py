@@ -24,7 +24,8 @@ def run_python(arguments: Sequence[str], mark: str, environment: Mapping[str, st
         The rest of the line.
 
     Raises:
-        RuntimeError: the process failed; the message is its last line.
+        RuntimeError: the process failed (the message is the last line of its stderr, or its exit code), or printed no
+            such line.
     """
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -36,7 +37,10 @@ def run_python(arguments: Sequence[str], mark: str, environment: Mapping[str, st
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(lines[-1])
-    return next(x for x in done.stdout.splitlines() if x.startswith(mark)).removeprefix(mark)
+    found = next((x for x in done.stdout.splitlines() if x.startswith(mark)), None)
+    if found is None:
+        raise RuntimeError(f"the process printed no line that begins with {mark!r}")
+    return found.removeprefix(mark)
 
 
 def measured_mb(module: str, task: Mapping[str, Any], mark: str) -> float:

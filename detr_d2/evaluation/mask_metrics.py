@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .boundary import boundary_rle, mask_iou
-from .coco_metrics import accumulate, coco_dataset, indexed, precision_figures
+from .coco_metrics import coco_dataset, indexed, precision_figures, run_evaluation
 from .compare_data import GroundTruth
 from .compare_matching import MAX_DETECTIONS
 from .mask_collect import Segmentation
@@ -63,12 +63,12 @@ def mask_metrics(
     annotations, results = _annotations(ground_truth, truth), _results(ground_truth, images, class_map)
     with contextlib.redirect_stdout(io.StringIO()):
         masks = COCOeval(_coco(ground_truth, annotations), _coco(ground_truth, results), "segm")
-        accumulate(masks, max_detections)
+        run_evaluation(masks, max_detections)
         edges, found_edges = _edges(annotations), _edges(results)
         boundaries = COCOeval(_coco(ground_truth, edges), _coco(ground_truth, found_edges), "segm")
-        accumulate(boundaries, max_detections)
+        run_evaluation(boundaries, max_detections)
         both = _SmallerIou(masks.cocoGt, masks.cocoDt, boundaries)
-        accumulate(both, max_detections)
+        run_evaluation(both, max_detections)
     pairs = _matched(masks)
     at = {x["id"]: x["segmentation"] for x in edges}, {x["id"]: x["segmentation"] for x in found_edges}
     agreement = [mask_iou(at[0][real], at[1][found]) for real, found in pairs]

@@ -103,7 +103,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     temporary.replace(path)
 
 
-MASK_FIGURES = ("mask AP", "mask AP50", "PQ")
+SEGMENTATION_FIGURES = ("mask AP", "mask AP50", "PQ")
 """Keys of `RunResult.extra` that the table shows where a result has them, 0-100."""
 
 _COLUMNS = ("model", "AP", "AP50", "AP75")
@@ -117,7 +117,7 @@ def results_table(results: Sequence[RunResult], *, markdown: bool = False) -> st
         results: in the order of the lines.
         markdown: pipes for a page; default: aligned columns for a terminal.
     """
-    masks = [name for name in MASK_FIGURES if any(name in result.extra for result in results)]
+    masks = [name for name in SEGMENTATION_FIGURES if any(name in result.extra for result in results)]
     rows = [(*_COLUMNS, *masks, *_MORE_COLUMNS), *(_cells(result, masks) for result in results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     first, *others = zip(*rows, strict=True)  # columns: names to the left, numbers to the right

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_clock(models)
     quiet_libraries()
     output = Path(args.output)
-    data_opts, data_hash = _own_data(args.coco) if args.coco else ((), "")
+    data_opts, input_hash = _own_data(args.coco) if args.coco else ((), "")
     coco = tuple(args.coco) if args.coco else _shapes(output, args.train_images, args.val_images)
     jobs = [
         TrainingJob(
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seconds=60 * args.minutes,
             evaluations=args.evaluations,
             clock=args.clock,
-            data_hash=data_hash,
+            input_hash=input_hash,
         )
         for seed in args.seeds
         for name, config, opts in models

@@ -21,6 +21,7 @@ from .trained_comparison import (
     job_options,
     run_quickstart,
     train,
+    train_for_the_time_of,
 )
 
 DETR_CONFIG = "quickstart/detr_shapes.yaml"
@@ -62,12 +63,7 @@ def _train_both(args: argparse.Namespace, output: Path) -> list[Trained]:
     detr = train(job("DETR", DETR_CONFIG, str(output / "detr"), iterations=args.max_iter), fresh=args.fresh)
 
     print(f"[3/{STEPS}] Faster R-CNN: training for the same {minutes(detr.result.train_seconds)} and evaluation")
-    seconds = round(detr.result.train_seconds, 1)
-    faster_rcnn = train(
-        job("Faster R-CNN", FASTER_RCNN_CONFIG, str(output / "faster_rcnn"), seconds=seconds), fresh=args.fresh
+    faster_rcnn = train_for_the_time_of(
+        detr, job("Faster R-CNN", FASTER_RCNN_CONFIG, str(output / "faster_rcnn")), fresh=args.fresh
     )
-    share = 100 * faster_rcnn.result.train_seconds / detr.result.train_seconds
-    print(f"Faster R-CNN was trained for {share:.0f} % of DETR's time")
-    if not 80 <= share <= 120:
-        print("note: that is more than 20 % off, so the machine was unsteady; --fresh repeats the comparison")
     return [detr, faster_rcnn]

@@ -27,6 +27,7 @@ from .trained_comparison import (
     job_options,
     run_quickstart,
     train,
+    train_for_the_time_of,
     training_of,
 )
 
@@ -53,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"folder with {TRAIN_FILE} and {VAL_FILE} in COCO format, and the images of both in {IMAGES}/",
     )
     add_common_options(
-        parser, output="output/quickstart_real", max_iter="iterations of each detector (default: its config's)"
+        parser,
+        output="output/quickstart_real",
+        max_iter="iterations of each detector, with --same-time of Deformable DETR (default: its config's)",
     )
     parser.add_argument(
         "--same-time", action="store_true", help="train Faster R-CNN for the time that Deformable DETR has taken"
@@ -79,32 +82,35 @@ def _train_both(args: argparse.Namespace, output: Path) -> list[Trained]:
     coco = coco_specs(folder)
     train_images, val_images = (len(DatasetCatalog.get(register_coco(spec))) for spec in coco)
     print(f"[1/{STEPS}] data: {train_images:,} training and {val_images:,} validation images of {folder}")
-    bfloat16 = has_bfloat16()
-    if bfloat16:
-        print("this processor computes in bfloat16, so Deformable DETR is trained with SOLVER.AMP.ENABLED True")
+    opts = job_options(args.seed)
+    if has_bfloat16():
+        print("this processor computes in bfloat16: both are trained with SOLVER.AMP.ENABLED True")
+        opts += ("SOLVER.AMP.ENABLED", "True")
     models: list[Trained] = []
     for step, (title, config) in enumerate(MODELS.items(), start=2):
-        seconds = round(models[0].result.train_seconds, 1) if models and args.same_time else None
-        schedule = "by its own schedule" if seconds is None else f"for the same {minutes(seconds)}"
+        same_time = bool(models) and args.same_time
+        schedule = f"for the same {minutes(models[0].result.train_seconds)}" if same_time else "by its own schedule"
         print(f"[{step}/{STEPS}] {title}: training {schedule} and evaluation", flush=True)
         job = TrainingJob(
             title,
             config,
             str(output / file_name(title)),
             coco=coco,
-            opts=job_options(args.seed) + (("SOLVER.AMP.ENABLED", "True") if bfloat16 and not models else ()),
-            iterations=args.max_iter if seconds is None else None,
-            seconds=seconds,
-            data_hash=" ".join(file_hash(str(folder / name)) for name in (TRAIN_FILE, VAL_FILE)),
+            opts=opts,
+            iterations=args.max_iter,
+            input_hash=" ".join(file_hash(str(folder / name)) for name in (TRAIN_FILE, VAL_FILE)),
         )
-        models.append(train(job, fresh=args.fresh))
+        if same_time:
+            models.append(train_for_the_time_of(models[0], job, fresh=args.fresh))
+        else:
+            models.append(train(job, fresh=args.fresh))
     return models
 
 
 def has_bfloat16() -> bool:
-    """Whether training on this machine is on a CPU with instructions for bfloat16, which take about half the time.
+    """Whether training on this machine is on a CPU with instructions for bfloat16.
 
-    Without them autocast is slower than float32. torchvision's RoIAlign, which Faster R-CNN needs, lacks the type.
+    Without them autocast is slower than float32.
     """
     if torch.cuda.is_available() or not hasattr(torch.cpu, "get_capabilities"):
         return False

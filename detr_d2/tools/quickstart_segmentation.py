@@ -13,7 +13,16 @@ from pathlib import Path
 from ..evaluation.collect_cache import file_hash
 from .shapes_data import add_image_counts, make_both, shapes_panoptic_spec
 from .timed_training import TrainingJob
-from .trained_comparison import Page, Trained, add_common_options, compare_trained, job_options, run_quickstart, train
+from .trained_comparison import (
+    Page,
+    Trained,
+    add_common_options,
+    compare_trained,
+    file_name,
+    job_options,
+    run_quickstart,
+    train,
+)
 
 MASK_MODELS = {
     "DETR": ("quickstart/detr_shapes_segm.yaml", "detr"),
@@ -61,11 +70,11 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     masks = []
     for step, (title, (config, folder)) in enumerate(MASK_MODELS.items(), start=2):
         print(f"[{step}/{STEPS}] {title}: training with masks and evaluation", flush=True)
-        masks.append(_train(args, title, config, base / folder, output / "masks" / folder, coco=coco))
-    failed = compare_trained(masks, page(folder="masks", first_step=4), started=started)
-
-    print(f"[6/{STEPS}] DETR: training of panoptic segmentation and evaluation", flush=True)
+        target = output / "masks" / file_name(title)
+        masks.append(_train(args, title, config, base / folder, target, coco=coco))
+    print(f"[4/{STEPS}] DETR: training of panoptic segmentation and evaluation", flush=True)
     model = _train(args, "DETR", PANOPTIC_CONFIG, base / "detr", output / "panoptic" / "detr", panoptic=panoptic)
+    failed = compare_trained(masks, page(folder="masks", first_step=5), started=started)
     return failed | compare_trained([model], page(folder="panoptic", first_step=7), started=started)
 
 
@@ -88,7 +97,7 @@ def _train(
         coco_panoptic=panoptic,
         opts=(*job_options(args.seed), "MODEL.WEIGHTS", str(weights)),
         iterations=args.max_iter,
-        data_hash=file_hash(str(weights)),  # of what training begins with
+        input_hash=file_hash(str(weights)),
     )
     return train(job, fresh=args.fresh)
 
@@ -100,13 +109,18 @@ def data_of_quickstart(base: Path) -> tuple[str, ...]:
         base: its output folder.
 
     Raises:
-        ValueError: one of its models is not there, or not finished.
+        ValueError: one of its models is not there or not finished, or they were not trained on the same data.
     """
+    specs: set[tuple[str, ...]] = set()
     for folder in ("detr", "faster_rcnn"):
-        for name in ("model_final.pth", "job.json"):
+        for name in ("model_final.pth", "job.json", "result.json"):
             if not (base / folder / name).is_file():
                 raise ValueError(
                     f"--base {base}: {folder}/{name} is not there; run `make quickstart` (python -m detr_d2 "
                     "quickstart) to its end first: training begins with its models"
                 )
-    return tuple(json.loads((base / "detr" / "job.json").read_text(encoding="utf-8"))["coco"])
+        job = json.loads((base / folder / "job.json").read_text(encoding="utf-8"))
+        specs.add(tuple(job.get("coco", ())))
+    if len(specs) > 1 or len(coco := specs.pop()) != 2:
+        raise ValueError(f"--base {base}: expected two models trained on one pair of datasets, as `quickstart` does")
+    return coco

@@ -61,7 +61,8 @@ class TrainingJob:
         seconds: or as many iterations as take this time, at least one.
         evaluations: made of the run at equal distances, the last at its end; 0 for the config's own.
         clock: what its time is measured with, a key of `CLOCKS`.
-        data_hash: of annotation files that may change under the same name; a part of the settings.
+        input_hash: of files that may change under the same name (annotations, weights to begin with); a part of the
+            settings.
         coco_panoptic: datasets, as for `train_net.py --coco-panoptic`.
     """
 
@@ -74,7 +75,7 @@ class TrainingJob:
     seconds: float | None = None
     evaluations: int = 0
     clock: str = "wall"
-    data_hash: str = ""
+    input_hash: str = ""
     coco_panoptic: tuple[str, ...] = ()
 
     @property
@@ -209,11 +210,11 @@ def train(job: TrainingJob, report: Report) -> RunResult:
         train_seconds=trainer.step_seconds,
         train_images_per_second=images / trainer.step_seconds,
         seed=cfg.SEED,
-        extra=_mask_metrics(metrics),
+        extra=_segmentation_metrics(metrics),
     )
 
 
-def _mask_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+def _segmentation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """ "mask AP", "mask AP50" and "PQ", 0-100, those of them that the evaluators report."""
     names = {"segm/AP": "mask AP", "segm/AP50": "mask AP50", "panoptic_seg/PQ": "PQ"}
     return {label: metrics[name] for name, label in names.items() if name in metrics}

@@ -30,7 +30,7 @@ from ..evaluation.compare_results import Comparison
 from ..evaluation.compare_run import Settings
 from ..evaluation.comparison import draw_detections, grid, ground_truth, segments_as_instances, side_by_side
 from ..evaluation.prediction import ImagePredictor
-from ..evaluation.results import MASK_FIGURES, RunResult, minutes, results_table, write_json
+from ..evaluation.results import SEGMENTATION_FIGURES, RunResult, minutes, results_table, write_json
 from ..panoptic_classes import PanopticClasses
 from .quiet import quiet_libraries
 from .timed_training import TrainingError, TrainingJob, run_training
@@ -140,15 +140,38 @@ def train(job: TrainingJob, *, fresh: bool) -> Trained:
     """
     with TrainingProgress(job.title) as progress:
         result = run_training(job, progress, fresh=fresh)
-    figures = {"AP": result.ap, "AP50": result.ap50, **{k: v for k, v in result.extra.items() if k in MASK_FIGURES}}
+    figures = {
+        "AP": result.ap,
+        "AP50": result.ap50,
+        **{k: v for k, v in result.extra.items() if k in SEGMENTATION_FIGURES},
+    }
     shown = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
     print(f"{job.title}: {shown} after {training_of(result)}; log: {job.log}", flush=True)
     return Trained(job, result)
 
 
+def train_for_the_time_of(reference: Trained, job: TrainingJob, *, fresh: bool) -> Trained:
+    """Trains another model for as long as the first was, and says how well that was kept.
+
+    Raises:
+        TrainingError, ValueError: as `train`.
+    """
+    trained = train(replace(job, iterations=None, seconds=round(reference.result.train_seconds, 1)), fresh=fresh)
+    share = 100 * trained.result.train_seconds / reference.result.train_seconds
+    print(f"{job.title} was trained for {share:.0f} % of {reference.job.title}'s time")
+    if not 80 <= share <= 120:
+        print("note: that is more than 20 % off, so the machine was unsteady; --fresh repeats the comparison")
+    return trained
+
+
 def training_of(result: RunResult) -> str:
     """As in "1,700 iterations in 6:14"."""
     return f"{result.iterations:,} iterations in {minutes(result.train_seconds)}"
+
+
+def _described(trained: Trained) -> str:
+    amp = load_config(trained.job.config_file, trained.job.opts).SOLVER.AMP.ENABLED
+    return training_of(trained.result) + (", mixed precision" if amp else "")
 
 
 def compare_trained(models: Sequence[Trained], page: Page, *, started: float) -> int:
@@ -177,7 +200,7 @@ def compare_trained(models: Sequence[Trained], page: Page, *, started: float) ->
     usable = [x for x, model in zip(contestants, comparison.models, strict=True) if not model.failed]
     predictors = {x.spec.label: x.load(nms=True, class_names=class_names)[0] for x in usable}
     classes = PanopticClasses.from_metadata(MetadataCatalog.get(dataset)) if job.coco_panoptic else None
-    _draw(DatasetCatalog.get(dataset)[:SHOWN_IMAGES], predictors, class_names, classes, page)
+    _draw(DatasetCatalog.get(dataset)[:SHOWN_IMAGES], predictors, class_names=class_names, classes=classes, page=page)
     _save_and_show(results, page.output)
     try:
         write_all(comparison, page.output / "compare")
@@ -212,7 +235,7 @@ def _compare(contestants: Sequence[Contestant], models: Sequence[Trained], datas
             "resamples": settings.resamples,
             "repeat": COST.repeat,
             **page.options,
-            **{f"training of {x.job.title}": training_of(x.result) for x in models},
+            **{f"training of {x.job.title}": _described(x) for x in models},
         },
     )
     comparison = compare_all(contestants, plan)
@@ -225,6 +248,7 @@ def _compare(contestants: Sequence[Contestant], models: Sequence[Trained], datas
 def _draw(
     dataset: Sequence[dict[str, Any]],
     predictors: Mapping[str, ImagePredictor],
+    *,
     class_names: Sequence[str],
     classes: PanopticClasses | None,
     page: Page,

@@ -25,6 +25,14 @@ def test_images_are_upright_in_the_order_asked_for(tmp_path: Path) -> None:
     assert read_image(tmp_path / "grey.png", "BGR").shape == (2, 3, 3)
 
 
+@pytest.mark.parametrize("image_format", ["RGB", "BGR", "L"])
+def test_images_may_be_written_to(tmp_path: Path, image_format: str) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", image_format)
+    image[0, 0, 0] = 9
+    assert read_image(tmp_path / "a.png", image_format)[0, 0, 0] == 0
+
+
 @pytest.mark.parametrize("size", [0, 20, 200])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_broken_images_are_named(tmp_path: Path, size: int, suffix: str) -> None:

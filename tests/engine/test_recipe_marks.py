@@ -115,6 +115,8 @@ ADAMW_WORD = "a larger rate may spoil"
         (["DATALOADER.ASPECT_RATIO_GROUPING", True], "batches of one orientation", "differs", "at random"),
         (["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"], "sampler", "differs", "equally often"),
         (["INPUT.RANDOM_FLIP", "none"], "flip", "differs", "mirrored"),
+        (["INPUT.RANDOM_TRANSPOSE", True], "transposition", "differs", "swapped"),
+        (["INPUT.COLOR_JITTER", 0.5], "change of colours", "differs", "brightness"),
         (["INPUT.CROP.SIZE", (300, 600)], "crop", "differs", "random crops"),
         (["INPUT.DETR_MIN_SIZES", (400,)], "short sides before the crop", "differs", "other scales"),
         (["INPUT.MIN_SIZE_TRAIN", (800,)], "short sides", "differs", "other scales"),

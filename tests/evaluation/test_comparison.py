@@ -7,7 +7,14 @@ import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from detr_d2.evaluation.comparison import draw_detections, grid, ground_truth, side_by_side
+from detr_d2.evaluation.comparison import (
+    draw_detections,
+    grid,
+    ground_truth,
+    segments_as_instances,
+    side_by_side,
+)
+from detr_d2.panoptic_classes import PanopticClasses
 
 
 def solid(height: int, width: int, value: int) -> np.ndarray:
@@ -102,3 +109,26 @@ def test_grid() -> None:
     assert (picture[10 + gap :, :15] == 3).all()
     assert (picture[10 + gap :, 15:] == 255).all()
     assert grid([solid(10, 20, 1)], columns=5).shape == (10, 20, 3)
+
+
+def test_segments_as_instances() -> None:
+    """Two things and a stuff in the separated layout; a crowd and void are left out."""
+    classes = PanopticClasses(num_things=2, num_stuff=1, layout="separated", names=("cup", "dog", "sky"))
+    ids = torch.tensor([[7, 7, 0], [8, 9, 9]])
+    segments = [
+        {"id": 7, "category_id": 1, "isthing": True},
+        {"id": 9, "category_id": 1, "isthing": False},
+        {"id": 8, "category_id": 0, "isthing": True, "iscrowd": 1},
+    ]
+    instances = segments_as_instances(ids, segments, classes)
+    assert instances.pred_classes.tolist() == [1, 2]
+    assert instances.pred_masks.int().tolist() == [[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 1]]]
+    large = segments_as_instances(ids.repeat_interleave(40, 0).repeat_interleave(40, 1), segments, classes)
+    drawn = draw_detections(np.zeros((80, 120, 3), dtype=np.uint8), large, classes.names)
+    assert drawn[20, 40].any()
+    assert drawn[60, 80].any()
+    assert not drawn[5, 115].any()  # void
+
+    empty = segments_as_instances(ids, segments[2:], classes)
+    assert empty.pred_masks.shape == (0, 2, 3)
+    assert not draw_detections(np.zeros((2, 3, 3), dtype=np.uint8), empty, classes.names).any()

@@ -117,7 +117,7 @@ def test_two_models(
     tiny_coco.annotations.write_text(tiny_coco.annotations.read_text() + "\n")
     assert main(command) == 0
     assert [fresh for _, fresh in jobs] == [True, True, False, False]
-    assert jobs[0][0].data_hash != jobs[2][0].data_hash
+    assert jobs[0][0].input_hash != jobs[2][0].input_hash
 
 
 @pytest.mark.filterwarnings("ignore")

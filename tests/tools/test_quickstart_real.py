@@ -143,7 +143,7 @@ def test_bfloat16_is_used_where_the_processor_has_it(
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
     assert main(command) == 0
     wanted = [dict(zip(job.opts[::2], job.opts[1::2], strict=True)).get("SOLVER.AMP.ENABLED") for job in jobs]
-    assert wanted == ["True" if expected else None, None]  # never for Faster R-CNN
+    assert wanted == ["True" if expected else None] * 2
 
 
 def test_faster_rcnn_can_be_given_the_same_time(

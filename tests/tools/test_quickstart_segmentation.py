@@ -94,6 +94,7 @@ def test_masks_and_panoptic_maps_are_trained_and_compared(
     assert model.panoptic is not None
     assert model.panoptic.pq == pytest.approx(panoptic.extra["PQ"])
     picture = cv2.imread(str(output / "panoptic" / "pictures" / "side_by_side.png"))
+    assert picture is not None
     assert picture.shape[1] > 2 * 2 * 320  # two images, truth and prediction of each
 
 
@@ -123,6 +124,19 @@ def test_it_begins_with_the_models_of_the_quickstart(
     torch.save({**content, "iteration": 77}, expected[1])
     assert main(command) == 0
     assert [job.title for job in jobs] == ["Mask R-CNN"]  # which began with another model
+
+
+def test_two_models_of_different_data_are_refused(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "base" / "faster_rcnn" / "job.json"
+    job = json.loads(path.read_text())
+    capsys.readouterr()
+    both: list[str] = job["coco"]
+    for coco in (both[::-1], both[:1]):
+        path.write_text(json.dumps({**job, "coco": coco}))
+        assert main(command) == 2
+        assert "expected two models trained on one pair of datasets" in capsys.readouterr().err
 
 
 def test_without_a_finished_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
