@@ -37,7 +37,7 @@ PANOPTIC = [
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Behind a quickstart of two iterations; trainings run in this process."""
+    """With tiny models; trainings run in this process."""
     configs = {
         "box_detr": tiny_cfg(*DETR),
         "box_faster_rcnn": tiny_faster_rcnn_cfg(*FASTER_RCNN),
@@ -58,6 +58,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(timed_training, "_train_in_a_process", lambda job, report: train(job, report).save(job.result))
     monkeypatch.setattr(trained_comparison, "COST", CostSettings(repeat=2, batch_sizes=(1,), images=2, flops_images=1))
     monkeypatch.setattr("detr_d2.evaluation.compare_cost.peak_memory_mb", lambda *_: 123.0)
+    options = ["--base", str(tmp_path / "base"), "--output", str(tmp_path / "out"), "--seed", "5"]
+    return ["quickstart-segmentation", *options, "--train-images", "3", "--val-images", "2", "--max-iter", "3"]
+
+
+@pytest.fixture
+def quickstart(tmp_path: Path, command: list[str]) -> Path:  # noqa: ARG001
+    """The folder of a quickstart of two iterations."""
     coco = []
     for split, seed in (("train", 0), ("val", 10_000)):
         paths = make_shapes(tmp_path / "shapes" / split, 4, seed)
@@ -65,10 +72,22 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for folder in ("detr", "faster_rcnn"):
         config = str(tmp_path / f"box_{folder}.yaml")
         run_training(TrainingJob(folder, config, str(tmp_path / "base" / folder), coco=tuple(coco)), lambda **_: None)
-    options = ["--base", str(tmp_path / "base"), "--output", str(tmp_path / "out"), "--seed", "5"]
-    return ["quickstart-segmentation", *options, "--train-images", "3", "--val-images", "2", "--max-iter", "3"]
+    return tmp_path / "base"
 
 
+@pytest.fixture
+def files_of_a_quickstart(tmp_path: Path) -> Path:
+    """What is read of one before the trainings."""
+    for folder in ("detr", "faster_rcnn"):
+        path = tmp_path / "base" / folder
+        path.mkdir(parents=True)
+        torch.save({"model": {}, "folder": folder}, path / "model_final.pth")
+        (path / "job.json").write_text(json.dumps({"coco": ["shapes_train=a:b", "shapes_val=c:d"]}))
+        RunResult(folder, "c", "d", 1, 1, 1).save(path / "result.json")
+    return tmp_path / "base"
+
+
+@pytest.mark.usefixtures("quickstart")
 def test_masks_and_panoptic_maps_are_trained_and_compared(
     tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +118,7 @@ def test_masks_and_panoptic_maps_are_trained_and_compared(
 
 
 def test_it_begins_with_the_models_of_the_quickstart(
-    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+    files_of_a_quickstart: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[TrainingJob] = []
 
@@ -111,27 +130,25 @@ def test_it_begins_with_the_models_of_the_quickstart(
     monkeypatch.setattr(quickstart_segmentation, "compare_trained", lambda *_, **__: 0)
     assert main(command) == 0
     weights = [dict(zip(job.opts[::2], job.opts[1::2], strict=True))["MODEL.WEIGHTS"] for job in jobs]
-    expected = [tmp_path / "base" / name / "model_final.pth" for name in ("detr", "faster_rcnn", "detr")]
+    expected = [files_of_a_quickstart / name / "model_final.pth" for name in ("detr", "faster_rcnn", "detr")]
     assert weights == [str(path) for path in expected]
-    coco = json.loads((tmp_path / "base" / "detr" / "job.json").read_text())["coco"]
-    assert [list(job.coco) for job in jobs] == [coco, coco, []]
+    coco = ("shapes_train=a:b", "shapes_val=c:d")
+    assert [job.coco for job in jobs] == [coco, coco, ()]
     assert [bool(job.coco_panoptic) for job in jobs] == [False, False, True]
 
     jobs.clear()
     assert main(command) == 0
     assert jobs == []  # all of it is there
-    content = torch.load(expected[1], weights_only=True)
-    torch.save({**content, "iteration": 77}, expected[1])
+    torch.save({"model": {}, "folder": "another"}, expected[1])
     assert main(command) == 0
     assert [job.title for job in jobs] == ["Mask R-CNN"]  # which began with another model
 
 
 def test_two_models_of_different_data_are_refused(
-    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+    files_of_a_quickstart: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "base" / "faster_rcnn" / "job.json"
+    path = files_of_a_quickstart / "faster_rcnn" / "job.json"
     job = json.loads(path.read_text())
-    capsys.readouterr()
     both: list[str] = job["coco"]
     for coco in (both[::-1], both[:1]):
         path.write_text(json.dumps({**job, "coco": coco}))
