@@ -18,6 +18,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..data import read_image
+from ..data.registration import is_panoptic
+from ..panoptic_classes import PanopticClasses
 from .fresh_process import measured_mb
 from .prediction import ImagePredictor
 
@@ -30,7 +32,7 @@ def peak_memory_mb(cfg: CfgNode, file_names: Sequence[str], imports: Sequence[st
     Memory depends on sizes and not on values, but for the number of detections, which the config limits.
 
     Args:
-        cfg: with its number of classes.
+        cfg: with its number of classes; of a panoptic model, its data are registered.
         file_names: of the images.
         imports: modules, and .py files, that register parts of the model.
 
@@ -43,6 +45,10 @@ def peak_memory_mb(cfg: CfgNode, file_names: Sequence[str], imports: Sequence[st
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = ""
+    if is_panoptic(cfg):  # the fresh process does not know the data that tell its classes
+        classes = PanopticClasses.from_config(cfg)
+        keys = cfg.MODEL.DETR.PANOPTIC
+        cfg.MODEL.DETR.NUM_CLASSES, keys.NUM_THINGS, keys.LAYOUT = len(classes), classes.num_things, classes.layout
     return measured_mb(__name__, {"config": cfg.dump(), "files": list(file_names), "imports": list(imports)}, _MARK)
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..data import read_image, register_coco, register_coco_panoptic
 from ..data.panoptic_file import read_segment_ids
-from ..engine.startup import load_config
+from ..engine.startup import add_coco_datasets, load_config
 from ..evaluation.benchmark import machine_info
 from ..evaluation.compare_all import REPORT, Plan, compare_all, write_all
 from ..evaluation.compare_cost import CostSettings
@@ -213,6 +213,7 @@ def compare_trained(models: Sequence[Trained], page: Page, *, started: float) ->
 def _contestant(job: TrainingJob, dataset: str) -> Contestant:
     cfg = load_config(job.config_file, job.opts)
     cfg.MODEL.DEVICE = _device()
+    add_coco_datasets(cfg, job.coco, job.coco_panoptic)  # in place of those that the config names
     spec = ModelSpec(job.title, job.config_file, str(Path(job.output_dir) / "model_final.pth"))
     return Contestant.prepare(spec, cfg, dataset=dataset, seed=cfg.SEED)
 

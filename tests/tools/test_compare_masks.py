@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 import torch
 from coco_files import CocoFiles
-from detectron2.data import DatasetCatalog
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from foreign_models import small_cfg
+from panoptic_files import make_tiny_panoptic
+from segmentation_cases import PANOPTIC
 from tiny_baselines import build_lively, tiny_faster_rcnn_cfg
+from tiny_models import tiny_cfg
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.checkpoint.layouts import WITH_MASKS
-from detr_d2.data import read_image
-from detr_d2.evaluation import mask_collect
+from detr_d2.data import read_image, register_coco_panoptic
+from detr_d2.evaluation import compare_memory, mask_collect
 from detr_d2.evaluation.compare_json import load_comparison
 from detr_d2.evaluation.compare_results import Comparison
 from detr_d2.evaluation.prediction import ImagePredictor
@@ -173,3 +177,27 @@ def test_an_image_whose_masks_fail_is_tried_again(
     assert model.masks is not None
     assert model.masks.failed_images == 0
     assert np.isfinite(model.masks.ap)
+
+
+def test_memory_of_a_panoptic_model_is_measured_without_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fresh process knows no dataset, so the classes stand in the config that it gets."""
+    name = register_coco_panoptic(make_tiny_panoptic(tmp_path).spec("panoptic_of_memory"))
+    tasks: list[dict[str, Any]] = []
+
+    def measured(_module: str, task: dict[str, Any], _mark: str) -> float:
+        tasks.append(task)
+        return 1.0
+
+    monkeypatch.setattr(compare_memory, "measured_mb", measured)
+    keys = ["MODEL.DETR.NUM_CLASSES", 0, "MODEL.DETR.PANOPTIC.NUM_THINGS", 0, "MODEL.DETR.PANOPTIC.LAYOUT", "standard"]
+    cfg = tiny_cfg(*PANOPTIC, *keys, "DATASETS.TRAIN", (name,))
+    try:
+        assert compare_memory.peak_memory_mb(cfg, []) == 1
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    detr = CfgNode.load_cfg(tasks[0]["config"]).MODEL.DETR
+    assert (detr.NUM_CLASSES, detr.PANOPTIC.NUM_THINGS, detr.PANOPTIC.LAYOUT) == (4, 2, "separated")
+    assert cfg.MODEL.DETR.NUM_CLASSES == 0
