@@ -144,7 +144,10 @@ def load_ground_truth(name: str) -> GroundTruth:
         raise ValueError(f"dataset {name} has no class names (thing_classes in its metadata); a comparison needs them")
     without = next((x for x in records if "annotations" not in x), None)
     if without is not None:
-        raise ValueError(f"dataset {name} has no annotations for {without.get('file_name')}; a comparison needs them")
+        hint = ": add :instances.json to --coco-panoptic" if "segments_info" in without else ""
+        raise ValueError(
+            f"dataset {name} has no annotations for {without.get('file_name')}; a comparison needs them{hint}"
+        )
     records = sorted(records, key=lambda x: x["image_id"])
     objects = _coco_objects(name, records) if is_coco_file(name) else [_dict_objects(x) for x in records]
     rows = [row for image in objects for row in image]

@@ -13,6 +13,7 @@ import torch
 from detectron2.utils.logger import setup_logger
 
 from ..data import register_coco, register_coco_panoptic
+from ..data.panoptic_checks import check_panoptic_pngs
 from ..engine.startup import import_user_modules, load_config
 from ..evaluation.compare_all import REPORT, RESULTS, Plan, compare_all, text_table, write_all
 from ..evaluation.compare_cost import CostSettings
@@ -134,7 +135,9 @@ def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Com
 
 def _dataset(args: argparse.Namespace) -> str:
     if args.coco_panoptic:
-        return register_coco_panoptic(args.coco_panoptic)
+        name = register_coco_panoptic(args.coco_panoptic)
+        check_panoptic_pngs(name)
+        return name
     return register_coco(args.coco) if args.coco else str(args.dataset)
 
 

@@ -201,3 +201,19 @@ def test_memory_of_a_panoptic_model_is_measured_without_its_data(
     detr = CfgNode.load_cfg(tasks[0]["config"]).MODEL.DETR
     assert (detr.NUM_CLASSES, detr.PANOPTIC.NUM_THINGS, detr.PANOPTIC.LAYOUT) == (4, 2, "separated")
     assert cfg.MODEL.DETR.NUM_CLASSES == 0
+
+
+def test_wrong_panoptic_data_are_refused_before_a_model_runs(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = make_tiny_panoptic(tmp_path)
+    parts = files.spec("wrong").partition("=")[2].split(":")
+    swapped = [parts[0], parts[2], parts[1], *parts[3:]]
+    arguments = ["--model", f"detr={models / 'detr.yaml'},", "--output", str(tmp_path / "out"), "--cpu", "--skip-cost"]
+    for spec, message in (
+        (f"compared_swapped={':'.join(swapped)}", "ids that its segments_info does not list"),
+        (f"compared_boxless={':'.join(parts[:3])}", "a comparison needs them: add :instances.json to --coco-panoptic"),
+    ):
+        assert cli.run(compare.main, ["--coco-panoptic", spec, *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
