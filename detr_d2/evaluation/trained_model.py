@@ -90,12 +90,13 @@ def _under_our_names(
 
 def _known_categories(cfg: CfgNode, content: Mapping[str, Any]) -> Categories | None:
     """Names from the checkpoint before those of the config's dataset; original ids where the dataset is the same."""
+    names, ids = content.get("class_names"), content.get("category_ids")
+    if names and ids:
+        return Categories(names=tuple(names), ids=tuple(ids))
     of_dataset = _dataset_categories(cfg)
-    names = content.get("class_names")
     if not names or (of_dataset and of_dataset.names == tuple(names)):
         return of_dataset
-    ids = content.get("category_ids")
-    return Categories(names=tuple(names), ids=tuple(ids)) if ids else Categories.numbered(names)
+    return Categories.numbered(names)
 
 
 def _dataset_categories(cfg: CfgNode) -> Categories | None:
