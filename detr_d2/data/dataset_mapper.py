@@ -37,8 +37,8 @@ def build_detr_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
 
     Sizes come from `INPUT.{RANDOM_FLIP,DETR_MIN_SIZES,CROP,MIN_SIZE_TRAIN,MAX_SIZE_TRAIN}`, their rounding from
     `INPUT.RESIZE_ROUNDING`. The resize before the crop has no limit on the long side; a crop larger than the image
-    takes all of it. `INPUT.RANDOM_TRANSPOSE`, after the flip, and `INPUT.COLOR_JITTER`, at the
-    end, are off in DETR's recipe.
+    takes all of it. `INPUT.RANDOM_TRANSPOSE`, after the flip, and `INPUT.COLOR_JITTER`, at the end, are off in DETR's
+    recipe.
 
     Raises:
         ValueError: for an unknown rounding or flip, a jitter outside 0 to 1 or of images that are not RGB or BGR.

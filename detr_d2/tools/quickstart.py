@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -43,9 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs all of it; returns 1 when a training or a model's comparison fails."""
-    args = build_parser().parse_args(argv)
-    arguments = sys.argv[1:] if argv is None else argv
-    return run_quickstart(args, partial(_run, args, arguments), counts=("train_images", "val_images"))
+    return run_quickstart(build_parser(), argv, _run, counts=("train_images", "val_images"))
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:

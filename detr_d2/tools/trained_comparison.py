@@ -92,12 +92,19 @@ def add_common_options(parser: argparse.ArgumentParser, *, output: str, max_iter
     parser.add_argument("--max-iter", type=int, metavar="N", help=max_iter)
 
 
-def run_quickstart(args: argparse.Namespace, work: Callable[[], int], *, counts: Sequence[str] = ()) -> int:
-    """Checks the numbers, does the work, and tells the user how it ended.
+def run_quickstart(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    work: Callable[[argparse.Namespace, Sequence[str]], int],
+    *,
+    counts: Sequence[str] = (),
+) -> int:
+    """Reads the command line, checks its numbers, does the work, and tells the user how it ended.
 
     Args:
-        args: with `seed`, `max_iter` and the attributes `counts`.
-        work: returns the exit code.
+        parser: with the options of `add_common_options` and those of `counts`.
+        argv: what it parses; the process's own arguments when None.
+        work: takes the options and the arguments as they were given; returns the exit code.
         counts: further options that must be at least 1.
 
     Returns:
@@ -106,13 +113,14 @@ def run_quickstart(args: argparse.Namespace, work: Callable[[], int], *, counts:
     Raises:
         ValueError: a number is too small.
     """
+    args = parser.parse_args(argv)
     for name, least in (*((x, 1) for x in (*counts, "max_iter")), ("seed", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
     quiet_libraries()
     try:
-        return work()
+        return work(args, sys.argv[1:] if argv is None else argv)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -167,11 +175,6 @@ def train_for_the_time_of(reference: Trained, job: TrainingJob, *, fresh: bool) 
 def training_of(result: RunResult) -> str:
     """As in "1,700 iterations in 6:14"."""
     return f"{result.iterations:,} iterations in {minutes(result.train_seconds)}"
-
-
-def _described(trained: Trained) -> str:
-    amp = load_config(trained.job.config_file, trained.job.opts).SOLVER.AMP.ENABLED
-    return training_of(trained.result) + (", mixed precision" if amp else "")
 
 
 def compare_trained(models: Sequence[Trained], page: Page, *, started: float) -> int:
@@ -236,7 +239,11 @@ def _compare(contestants: Sequence[Contestant], models: Sequence[Trained], datas
             "resamples": settings.resamples,
             "repeat": COST.repeat,
             **page.options,
-            **{f"training of {x.job.title}": _described(x) for x in models},
+            **{
+                f"training of {x.job.title}": training_of(x.result)
+                + (", mixed precision" if contestant.cfg.SOLVER.AMP.ENABLED else "")
+                for x, contestant in zip(models, contestants, strict=True)
+            },
         },
     )
     comparison = compare_all(contestants, plan)
