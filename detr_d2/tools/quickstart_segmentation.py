@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m detr_d2 quickstart-segmentation",
         description="Begins with the models of `quickstart`: trains a mask head for DETR and one for Faster R-CNN "
         "(Mask R-CNN), compares both on one page, and trains panoptic segmentation of shapes in front of sky, ground "
-        "and water: about 20 minutes on two CPU cores. Run again, it continues where it was stopped.",
+        "and water: about half an hour of one core. Run again, it continues where it was stopped.",
     )
     parser.add_argument(
         "--base", default="output/quickstart", metavar="DIR", help="output of a finished quickstart (%(default)s)"
