@@ -166,6 +166,9 @@ def _training_keys() -> CN:
     keys.SOLVER.AMP.DTYPE = "float16"
     # Micro-batches of IMS_PER_BATCH images whose gradients make one step.
     keys.SOLVER.ACCUM_STEPS = 1
+    # Evaluate and save an exponential moving average of the weights, with this decay a step (such as 0.999); 0 for the
+    # weights themselves.
+    keys.SOLVER.EMA_DECAY = 0.0
     # Fraction of MAX_ITER in which LR_SCHEDULER_NAME "OneCycleLR" warms up.
     keys.SOLVER.ONE_CYCLE_PCT = 0.1
 

@@ -36,7 +36,8 @@ class PeriodicCheckpoint(hooks.PeriodicCheckpointer):
     def _save(self, iteration: int) -> None:
         self.trainer.check_gradients()
         self.trainer.collect_resume_state()
-        self.step(iteration)
+        with self.trainer.evaluated_weights():
+            self.step(iteration)
 
 
 class BestCheckpoint(HookBase):
@@ -84,7 +85,8 @@ class BestCheckpoint(HookBase):
 
     def _save(self, iteration: int) -> None:
         latest = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else ""
-        self.checkpointer.save(self.file_name, iteration=iteration)
+        with self.trainer.evaluated_weights():
+            self.checkpointer.save(self.file_name, iteration=iteration)
         if os.path.isfile(latest):
             self.checkpointer.tag_last_checkpoint(os.path.basename(latest))
 

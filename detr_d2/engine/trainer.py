@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ from .resume import (
     solver_settings,
 )
 from .stock_loader import build_stock_loader
+from .weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Trainer(DefaultTrainer):
 
     Resuming continues as if the run had not been interrupted: the same images, the same random numbers, the best AP.
     Learning rate and schedule are always those of the config; a line says so where the checkpoint had others.
+
+    With `SOLVER.EMA_DECAY`, the average of the weights is what is evaluated and saved; see `WeightAverage`.
 
     Differs from `DefaultTrainer` in
 
@@ -90,6 +94,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self._collected: tuple[int, list[dict[str, Any]]] | None = None  # by which iteration, process states
         self._loaded: dict[str, Any] = {}  # of the checkpoint that is resumed
+        self._average = WeightAverage(self.unwrapped_model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
         self.register_hooks(self.build_hooks())
 
     @property
@@ -98,12 +103,13 @@ class Trainer(DefaultTrainer):
         return self._trainer.unwrapped_model
 
     def build_hooks(self) -> list[HookBase | None]:
-        """detectron2's hooks, the best checkpoint and, on a CPU, less memory."""
+        """detectron2's hooks, the average of the weights, the best checkpoint and, on a CPU, less memory."""
         period = self.cfg.TEST.EVAL_PERIOD
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             self._build_precise_bn(),
+            self._average,
             hooks.EvalHook(period, self._evaluate),
             self._build_best_checkpoint(),
             PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
@@ -114,6 +120,11 @@ class Trainer(DefaultTrainer):
     def _build_precise_bn(self) -> HookBase | None:
         if not (self.cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)):
             return None
+        if self._average is not None:
+            raise ValueError(
+                "TEST.PRECISE_BN.ENABLED measures the statistics of the weights, which SOLVER.EMA_DECAY replaces by "
+                "their average: use one of the two."
+            )
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # a second loader, which shall not disturb the first
@@ -128,14 +139,24 @@ class Trainer(DefaultTrainer):
         metric = "bbox/AP" if len(names) == 1 else f"{names[0]}/bbox/AP"
         return BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
 
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """Inside, the model has the weights to evaluate and save: their average, if the config asks for one."""
+        if self._average is None:
+            yield
+        else:
+            with self._average.in_use():
+                yield
+
     def _evaluate(self) -> OrderedDict[str, Any]:
         """Evaluates what a checkpoint would hold: the main process's model. A failure does not lose the training."""
-        share_buffers(self.model)
-        try:
-            self._last_eval_results = self.test(self.cfg, self.model)
-        except Exception:
-            self.checkpointer.save("model_evaluation_failed")
-            raise
+        with self.evaluated_weights():
+            share_buffers(self.model)
+            try:
+                self._last_eval_results = self.test(self.cfg, self.model)
+            except Exception:
+                self.checkpointer.save("model_evaluation_failed")
+                raise
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:

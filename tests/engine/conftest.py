@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from detectron2.config import CfgNode
 from PIL import Image
+from tiny_models import tiny_cfg
 
 from detr_d2.config import get_cfg
 from detr_d2.data import register_coco
@@ -69,6 +70,28 @@ def faster_rcnn_cfg(noise: str, tmp_path: Path) -> Callable[..., CfgNode]:
                 *["INPUT.MIN_SIZE_TRAIN", (32, 40, 48), "INPUT.MIN_SIZE_TEST", 32],
                 *["SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.001, "SOLVER.MAX_ITER", 4],
             ]
+        )
+        cfg.merge_from_list(list(options))
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def detr_cfg(noise: str, tmp_path: Path) -> Callable[..., CfgNode]:
+    """A tiny DETR with dropout, batch norm and random augmentation."""
+
+    def make(*options: Any) -> CfgNode:
+        cfg = tiny_cfg(
+            *["MODEL.RESNETS.OUT_FEATURES", ["res3"], "MODEL.DETR.IN_FEATURES", ["res3"]],  # small checkpoints
+            *["MODEL.DETR.NUM_CLASSES", 2, "MODEL.DETR.TRANSFORMER.DROPOUT", 0.2, "MODEL.RESNETS.NORM", "BN"],
+            *["DATASETS.TRAIN", (noise,), "DATASETS.TEST", (), "DATALOADER.NUM_WORKERS", 0, "SEED", 3],
+            *["DATALOADER.ASPECT_RATIO_GROUPING", False, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False],
+            *["INPUT.MIN_SIZE_TRAIN", (32, 48), "INPUT.MIN_SIZE_TEST", 32, "OUTPUT_DIR", str(tmp_path / "out")],
+            *["SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", 1e-3, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 6],
+            *["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"],
+            *["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.1, "SOLVER.CLIP_GRADIENTS.FULL_MODEL", True],
+            *["SOLVER.WARMUP_ITERS", 0, "SOLVER.STEPS", (), "SOLVER.CHECKPOINT_PERIOD", 3],
         )
         cfg.merge_from_list(list(options))
         return cfg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ class FakeTrainer:
 
     def collect_resume_state(self) -> None:
         self.collected += 1
+
+    def evaluated_weights(self) -> nullcontext[None]:
+        return nullcontext()
 
 
 def evaluate(hook: BestCheckpoint, iteration: int, ap: float) -> None:

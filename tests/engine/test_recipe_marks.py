@@ -104,6 +104,7 @@ ADAMW_WORD = "a larger rate may spoil"
         (["SOLVER.CLIP_GRADIENTS.NORM_TYPE", 1.0], "gradient clipping", "differs", "another length"),
         (["SOLVER.REFERENCE_WORLD_SIZE", 8], "batch and rate follow the GPUs", "differs", "linearly"),
         (["SOLVER.AMP.ENABLED", True], "mixed precision", "note", "float32"),
+        (["SOLVER.EMA_DECAY", 0.999], "average of the weights", "differs", "evaluated and saved"),
         (["SOLVER.WARMUP_ITERS", 1000, "SOLVER.WARMUP_FACTOR", 0.001], "warm-up", "differs", "smaller"),
         (["SOLVER.MAX_ITER", 800_000], "schedule", "differs", "converges slowly"),
         (["SOLVER.STEPS", (400_000,)], "schedule", "differs", "converges slowly"),

@@ -16,31 +16,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
 from detectron2.utils.env import seed_all_rng
-from tiny_models import tiny_cfg
 
 from detr_d2.engine import Trainer, build_evaluator
-
-
-@pytest.fixture
-def detr_cfg(noise: str, tmp_path: Path) -> Callable[..., CfgNode]:
-    """A tiny DETR with dropout, batch norm and random augmentation."""
-
-    def make(*options: Any) -> CfgNode:
-        cfg = tiny_cfg(
-            *["MODEL.RESNETS.OUT_FEATURES", ["res3"], "MODEL.DETR.IN_FEATURES", ["res3"]],  # small checkpoints
-            *["MODEL.DETR.NUM_CLASSES", 2, "MODEL.DETR.TRANSFORMER.DROPOUT", 0.2, "MODEL.RESNETS.NORM", "BN"],
-            *["DATASETS.TRAIN", (noise,), "DATASETS.TEST", (), "DATALOADER.NUM_WORKERS", 0, "SEED", 3],
-            *["DATALOADER.ASPECT_RATIO_GROUPING", False, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False],
-            *["INPUT.MIN_SIZE_TRAIN", (32, 48), "INPUT.MIN_SIZE_TEST", 32, "OUTPUT_DIR", str(tmp_path / "out")],
-            *["SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", 1e-3, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 6],
-            *["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"],
-            *["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.1, "SOLVER.CLIP_GRADIENTS.FULL_MODEL", True],
-            *["SOLVER.WARMUP_ITERS", 0, "SOLVER.STEPS", (), "SOLVER.CHECKPOINT_PERIOD", 3],
-        )
-        cfg.merge_from_list(list(options))
-        return cfg
-
-    return make
 
 
 def train(
@@ -115,6 +92,7 @@ RESUME_CASES: dict[str, list[Any]] = {
     "detr-accumulated": ["SOLVER.ACCUM_STEPS", 2],
     "detr-stock-mapper": ["INPUT.DETR_AUGMENTATION", "off", "DATALOADER.ASPECT_RATIO_GROUPING", True],
     "detr-bfloat16": ["SOLVER.AMP.ENABLED", True],
+    "detr-averaged": ["SOLVER.EMA_DECAY", 0.5],
 }
 
 
