@@ -95,13 +95,19 @@ def register_datasets(cfg: CfgNode) -> None:
     config can be used with other data than its own.
 
     Raises:
-        ValueError: as `register_coco` and `register_coco_panoptic`.
+        ValueError: as `register_coco` and `register_coco_panoptic`; it says that the config names the data.
     """
     used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
     for key, register in (("COCO", register_coco), ("COCO_PANOPTIC", register_coco_panoptic)):
         for spec in cfg.DATASETS.get(key, []):
             if spec.partition("=")[0] in used or "=" not in spec:
-                register(spec)
+                try:
+                    register(spec)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{error} (DATASETS.{key} of the config names these data; DATASETS.TRAIN and DATASETS.TEST "
+                        "choose others)"
+                    ) from error
 
 
 def require_registered(names: Sequence[str]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.util
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -117,7 +119,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), modules: Sequence[Mo
         if path is not None:
             cfg.merge_from_file(path)
     except (KeyError, ValueError, AssertionError, AttributeError, YAMLError) as error:
-        raise ValueError(f"{path} is not a config of detectron2 or detr_d2: {_text(error)}") from error
+        raise ValueError(f"{path} is not a config of detectron2 or detr_d2: {_text(error, cfg)}") from error
     opts = [x for x in opts if x != "--"]
     late = next((x for x in opts if x.startswith("--")), None)
     if late is not None:
@@ -127,7 +129,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), modules: Sequence[Mo
     try:
         cfg.merge_from_list(list(opts))
     except (KeyError, ValueError, AssertionError) as error:
-        raise ValueError(f"the overrides {list(opts)} do not fit the config: {_text(error)}") from error
+        raise ValueError(f"the overrides {list(opts)} do not fit the config: {_text(error, cfg)}") from error
     return cfg
 
 
@@ -152,8 +154,21 @@ def find_config_file(name: str) -> str:
         ) from None
 
 
-def _text(error: Exception) -> str:
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+def _text(error: Exception, cfg: CfgNode) -> str:
+    """What the error says, and for a key that does not exist those that look like it."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    unknown = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", text)
+    similar = difflib.get_close_matches(unknown[1], _keys(cfg)) if unknown is not None else []
+    return f"{text}; similar keys: {', '.join(similar)}" if similar else text
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    """Dotted names of all values of a config."""
+    keys = []
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        keys += _keys(value, f"{name}.") if isinstance(value, CfgNode) else [name]
+    return keys
 
 
 def add_coco_datasets(cfg: CfgNode, specs: Sequence[str], panoptic_specs: Sequence[str] = ()) -> None:

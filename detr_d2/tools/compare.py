@@ -87,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on from here", file=sys.stderr)
             raise
+    if all(x.failed for x in comparison.models):
+        print("error: none of the models could be measured, so there is no page", file=sys.stderr)
+        return 1
     write_all(comparison, output)
     print(f"\n{text_table(comparison)}\n")
     print(f"results: {output / RESULTS}; tables: models.csv, per_class.csv, nms.csv, table.md, table.tex beside it")
@@ -158,7 +161,7 @@ def _contestants(
 
 def _report_model(record: ModelComparison, output: Path) -> None:
     if record.failed:
-        print(f"error: {record.label}: {record.failed}; the other models go on", file=sys.stderr)
+        print(f"error: {record.label}: {record.failed}", file=sys.stderr)
         return
     print(f"{record.label}: AP {record.run.ap:.1f}, AP50 {record.run.ap50:.1f}; kept in {output / RESULTS}")
     if record.crashed_images:

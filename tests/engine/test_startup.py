@@ -95,7 +95,7 @@ def test_coco_of_the_command_line_replaces_the_config():
     ("arguments", "message"),
     [
         (["SOLVER.BASE_LR"], "are not pairs of KEY VALUE"),
-        (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LRR"),
+        (["SOLVER.BASE_LRR", "1"], r"key: SOLVER\.BASE_LRR; similar keys: SOLVER\.BASE_LR(,|$)"),
         (["SOLVER.MAX_ITER", "many"], "do not fit the config"),
         (
             ["SOLVER.IMS_PER_BATCH", "3", "--num-gpus=2"],

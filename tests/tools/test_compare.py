@@ -328,13 +328,17 @@ def test_mistakes_are_one_sentence(
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-def test_classes_in_common_are_needed(models: Path, tiny_coco: CocoFiles, tmp_path: Path) -> None:
+def test_classes_in_common_are_needed(
+    models: Path, tiny_coco: CocoFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = tiny_coco.annotations.read_text()
     for name in NAMES:
         text = text.replace(f'"{name}"', f'"new {name}"')
     tiny_coco.annotations.write_text(text)
     assert run(models, tiny_coco, tmp_path, ["detr"], "--skip-cost") == 1
     assert "detr knows none of the classes of the data" in results(tmp_path).models[0].failed
+    assert capsys.readouterr().err.strip().endswith("none of the models could be measured, so there is no page")
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_peak_memory_of_a_process_of_its_own(
