@@ -80,6 +80,9 @@ def _model_keys() -> CN:
     detr.TRANSFORMER.BOX_REFINEMENT = False
     # The queries are the encoder's best proposals (same place, "Two-Stage Deformable DETR"); needs BOX_REFINEMENT.
     detr.TRANSFORMER.TWO_STAGE = False
+    # Of the proposals the queries take only their place, and learn their content (Zhang et al. 2023, DINO, Sec. 3.4,
+    # "Mixed Query Selection"); needs TWO_STAGE.
+    detr.TRANSFORMER.MIXED_SELECTION = False
 
     detr.HEAD = CN()
     # Name in QUERY_HEAD_REGISTRY: "DETRHead", or "ReferenceHead" for boxes relative to reference points.

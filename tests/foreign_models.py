@@ -10,13 +10,14 @@ from tiny_models import tiny_cfg
 from torch import Tensor
 
 from detr_d2 import model_zoo
-from detr_d2.checkpoint.layouts import WITH_MASKS, Layout, convert
+from detr_d2.checkpoint.layouts import MIXED, WITH_MASKS, Layout, convert
 from detr_d2.modeling import DETR
 
 DEFORMABLE = {  # family -> config
     "Deformable DETR": "deformable_detr_r50",
     "Deformable DETR with box refinement": "deformable_detr_r50_refine",
     "two-stage Deformable DETR": "deformable_detr_r50_two_stage",
+    MIXED.family: "deformable_detr_r50_two_stage",
 }
 
 
@@ -42,6 +43,7 @@ def small_cfg(*options: Any, family: str = "DETR") -> CfgNode:
         "MODEL.DETR.TRANSFORMER.FEEDFORWARD_DIM", 64,
         "MODEL.DETR.TRANSFORMER.NUM_ENCODER_LAYERS", 1,
         "MODEL.DETR.TRANSFORMER.NUM_DECODER_LAYERS", 2,
+        "MODEL.DETR.TRANSFORMER.MIXED_SELECTION", family == MIXED.family,
     ]  # fmt: skip
     cfg.merge_from_list([*small, *options])
     return cfg

@@ -110,6 +110,8 @@ _VARIANTS = {
     "two_stage": "two-stage Deformable DETR",
 }
 
+_CONTENT = "transformer.query_embed.weight"  # what a two-stage model has with mixed selection only
+
 
 def _deformable(variant: str) -> list[Layout]:
     """The layouts of one variant; a second box head tells refinement, `enc_output` two stages."""
@@ -139,6 +141,8 @@ def _deformable_layout(
     telling = {refinement: variant != "", "transformer.enc_output.weight": variant == "two_stage"}
     present = tuple(x for x, there in telling.items() if there)
     absent = tuple(x for x, there in telling.items() if not there)
+    if variant == "two_stage":
+        absent = (*absent, _CONTENT)
     return Layout(name, _TITLES[name], _VARIANTS[variant], (*always, *present), rules, absent)
 
 
@@ -160,11 +164,21 @@ def _huggingface_deformable(variant: str) -> list[Layout]:
     ]
 
 
+# Only this package has such models.
+MIXED = Layout(
+    "detectron2",
+    _TITLES["detectron2"],
+    "two-stage Deformable DETR with mixed query selection",
+    (_DETECTRON2_BACKBONE, "transformer.enc_output.weight", "head.class_embed.1.weight", _CONTENT),
+    (),
+)
+
 # Shared heads come before refining ones, as a file may name them alike.
 LAYOUTS = (
     *(DETECTRON2, OFFICIAL, WRAPPER, HUGGINGFACE, HUGGINGFACE_NATIVE),
     *_SEGMENTATION,
     *(layout for variant in _VARIANTS for layout in _deformable(variant)),
+    MIXED,
 )
 
 # Left behind in files by a tool that counts FLOPs; the authors' loaders skip them as well.

@@ -159,7 +159,7 @@ def _default_config(state: Mapping[str, Tensor], family: str, *, dilated: bool) 
         "Deformable DETR with box refinement": "_refine",
         "two-stage Deformable DETR": "_two_stage",
     }
-    return f"deformable_detr_r50{variants[family]}.yaml" if depth == 50 else ""
+    return f"deformable_detr_r50{variants[family]}.yaml" if depth == 50 and family in variants else ""
 
 
 def _num_classes(state: Mapping[str, Tensor], cfg: CfgNode) -> int:

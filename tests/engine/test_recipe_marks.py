@@ -261,6 +261,7 @@ def test_a_deformable_config_with_detrs_settings_is_marked():
     cfg = get_config("deformable_detr_r50.yaml")
     cfg.SOLVER.SLOW_NAMES, cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH = [], 1e-4, 16
     cfg.MODEL.DETR.CRITERION.CLASSIFICATION = "softmax"
+    cfg.MODEL.DETR.TRANSFORMER.MIXED_SELECTION = True
     marks = {row.setting: row.effect for row in compare(cfg) if row.mark == "differs"}
-    assert {"slow parameters", "learning rate", "images a step", "classification"} <= marks.keys()
+    assert {"slow parameters", "learning rate", "images a step", "classification", "mixed query selection"} <= marks.keys()
     assert "scaled linearly from 32 to 16" in marks["learning rate"]

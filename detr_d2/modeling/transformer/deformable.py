@@ -54,6 +54,7 @@ class DeformableTransformer(nn.Module):
         num_points: points that a head samples on a level.
         box_refinement: every decoder layer corrects the boxes of the one before.
         two_stage: the encoder proposes the queries.
+        mixed_selection: it proposes their places, while the content of the i-th best is learned.
         sampling_backend: see `MultiScaleDeformableAttention`.
         checkpoint: save memory in training at the price of time; see `run_layer`.
     """
@@ -74,12 +75,15 @@ class DeformableTransformer(nn.Module):
         num_points: int = 4,
         box_refinement: bool = False,
         two_stage: bool = False,
+        mixed_selection: bool = False,
         sampling_backend: str = "auto",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if two_stage and not box_refinement:
             raise ValueError("MODEL.DETR.TRANSFORMER.TWO_STAGE needs MODEL.DETR.TRANSFORMER.BOX_REFINEMENT: True.")
+        if mixed_selection and not two_stage:
+            raise ValueError("MODEL.DETR.TRANSFORMER.MIXED_SELECTION needs MODEL.DETR.TRANSFORMER.TWO_STAGE: True.")
         attention: dict[str, Any] = {
             "embed_dim": hidden_dim,
             "num_heads": num_heads,
@@ -96,6 +100,7 @@ class DeformableTransformer(nn.Module):
         self.num_levels = num_levels
         self.num_queries = num_queries
         self.two_stage = two_stage
+        self.mixed_selection = mixed_selection
         decoder_layers = [DeformableDecoderLayer(**layer) for _ in range(num_decoder_layers)]
         self.encoder = DeformableEncoder(
             [DeformableEncoderLayer(**layer) for _ in range(num_encoder_layers)], checkpoint
@@ -112,6 +117,8 @@ class DeformableTransformer(nn.Module):
         self._reset_parameters()
         if not two_stage:  # after the reset, as the authors keep it outside the transformer: N(0, 1)
             self.query_embed = nn.Embedding(num_queries, 2 * hidden_dim)
+        elif mixed_selection:
+            self.query_embed = nn.Embedding(num_queries, hidden_dim)
 
     def _reset_parameters(self) -> None:
         for parameter in self.parameters():
@@ -147,6 +154,7 @@ class DeformableTransformer(nn.Module):
             "num_points": transformer.NUM_POINTS,
             "box_refinement": transformer.BOX_REFINEMENT,
             "two_stage": transformer.TWO_STAGE,
+            "mixed_selection": transformer.MIXED_SELECTION,
             "sampling_backend": transformer.SAMPLING_BACKEND,
             "checkpoint": transformer.CHECKPOINT,
         }
@@ -223,9 +231,11 @@ class DeformableTransformer(nn.Module):
         return head.classify(tokens, last), head.box_logits(tokens, last, box_logits)
 
     def _proposed_queries(self, logits: Tensor, box_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """References (B, Q, 4), positions and contents (B, Q, C) made of the proposals with the best first class."""
+        """References (B, Q, 4), positions and contents (B, Q, C) of the proposals with the best first class."""
         best = logits[..., 0].topk(min(self.num_queries, logits.shape[1]), dim=1).indices  # (B, Q)
         references = box_logits.detach().gather(1, best[..., None].expand(-1, -1, 4)).sigmoid()
         embedding = sine_of_coordinates(references, num_channels=self.pos_trans.in_features // 4)
         position, content = self.pos_trans_norm(self.pos_trans(embedding)).chunk(2, dim=-1)
+        if self.mixed_selection:  # (B, Q, C), in the order of the proposals' scores
+            content = self.query_embed.weight[: best.shape[1]].expand(best.shape[0], -1, -1)
         return references, position, content
