@@ -80,8 +80,8 @@ def _model_keys() -> CN:
     detr.TRANSFORMER.BOX_REFINEMENT = False
     # The queries are the encoder's best proposals (same place, "Two-Stage Deformable DETR"); needs BOX_REFINEMENT.
     detr.TRANSFORMER.TWO_STAGE = False
-    # Of the proposals the queries take only their place, and learn their content (Zhang et al. 2023, DINO, Sec. 3.4,
-    # "Mixed Query Selection"); needs TWO_STAGE.
+    # Of the proposals the queries take only their place, and learn their content ("mixed query selection": Zhang et al.
+    # 2023, DINO, Sec. 3.4; in the form of Jia et al. 2023, H-DETR); needs TWO_STAGE.
     detr.TRANSFORMER.MIXED_SELECTION = False
 
     detr.HEAD = CN()
@@ -169,8 +169,8 @@ def _training_keys() -> CN:
     keys.SOLVER.AMP.DTYPE = "float16"
     # Micro-batches of IMS_PER_BATCH images whose gradients make one step.
     keys.SOLVER.ACCUM_STEPS = 1
-    # Evaluate and save an exponential moving average of the weights, with this decay a step (such as 0.999); 0 for the
-    # weights themselves.
+    # Evaluate and save an exponential moving average of the weights: over the last ninth of the steps, and at most over
+    # 1 / (1 - EMA_DECAY) of them (0.999: 1,000). 0 for the weights themselves.
     keys.SOLVER.EMA_DECAY = 0.0
     # Fraction of MAX_ITER in which LR_SCHEDULER_NAME "OneCycleLR" warms up.
     keys.SOLVER.ONE_CYCLE_PCT = 0.1

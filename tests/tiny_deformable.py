@@ -26,17 +26,18 @@ VARIANTS: dict[str, list[Any]] = {
     "refine": _REFINE,
     "two_stage": [*_REFINE, _TRANSFORMER + "TWO_STAGE", True],
 }
+_MIXED = {"mixed": [*VARIANTS["two_stage"], _TRANSFORMER + "MIXED_SELECTION", True]}
 
 
 def tiny_deformable_cfg(variant: str, *options: Any) -> CfgNode:
-    """A Deformable DETR of 8 queries on ResNet-18, that runs in milliseconds."""
+    """A Deformable DETR of 8 queries on ResNet-18, that runs in milliseconds; `variant` may also be "mixed"."""
     return tiny_cfg(
         *["MODEL.DETR.NECK.NAME", "ChannelMapper", "MODEL.DETR.HEAD.NAME", "ReferenceHead"],
         *[_TRANSFORMER + "NAME", "DeformableTransformer", _TRANSFORMER + "HIDDEN_DIM", 64],
         *["MODEL.DETR.POSITION_ENCODING.OFFSET", -0.5],
         *["MODEL.DETR.CRITERION.CLASSIFICATION", "focal", "MODEL.DETR.CRITERION.LOSS_CLASS", 2.0],
         *["MODEL.DETR.MATCHER.COST_CLASS", 2.0],
-        *VARIANTS[variant],
+        *{**VARIANTS, **_MIXED}[variant],
         *options,
     )
 

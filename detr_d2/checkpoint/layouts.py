@@ -141,7 +141,7 @@ def _deformable_layout(
     telling = {refinement: variant != "", "transformer.enc_output.weight": variant == "two_stage"}
     present = tuple(x for x, there in telling.items() if there)
     absent = tuple(x for x, there in telling.items() if not there)
-    if variant == "two_stage":
+    if (name, variant) == ("detectron2", "two_stage"):
         absent = (*absent, _CONTENT)
     return Layout(name, _TITLES[name], _VARIANTS[variant], (*always, *present), rules, absent)
 
@@ -164,7 +164,7 @@ def _huggingface_deformable(variant: str) -> list[Layout]:
     ]
 
 
-# Only this package has such models.
+# The other libraries have no such model.
 MIXED = Layout(
     "detectron2",
     _TITLES["detectron2"],

@@ -171,7 +171,7 @@ _OPTIMIZER = [
     Setting("mixed precision", "SOLVER.AMP.ENABLED", (False,), _MAIN,
             "the authors trained in float32; here boxes, matching and losses still are.", None, NOTE),
     Setting("average of the weights", "SOLVER.EMA_DECAY", (0.0,), _MAIN,
-            "an average over the last steps is evaluated and saved; short trainings gain most."),
+            "an average over the last steps is evaluated and saved instead of the weights."),
     Setting("warm-up", "SOLVER.WARMUP_ITERS SOLVER.WARMUP_FACTOR", ("none",), _MAIN,
             "the first steps are smaller; harmless where it is short.", read.warm_up),
     Setting("schedule", "SOLVER.MAX_ITER SOLVER.STEPS SOLVER.GAMMA SOLVER.LR_SCHEDULER_NAME",

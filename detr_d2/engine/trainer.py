@@ -58,7 +58,8 @@ class Trainer(DefaultTrainer):
     Resuming continues as if the run had not been interrupted: the same images, the same random numbers, the best AP.
     Learning rate and schedule are always those of the config; a line says so where the checkpoint had others.
 
-    With `SOLVER.EMA_DECAY`, the average of the weights is what is evaluated and saved; see `WeightAverage`.
+    With `SOLVER.EMA_DECAY`, the average of the weights is what is evaluated and saved; see `WeightAverage`. Hooks of
+    your own do that inside `evaluated_weights`; outside, the model has the weights, after training too.
 
     Differs from `DefaultTrainer` in
 
@@ -231,13 +232,27 @@ class Trainer(DefaultTrainer):
         """Restores a checkpoint of this trainer or of detectron2's."""
         check_same_optimizer(state_dict.get("solver"), self.cfg)
         self._loaded = {key: state_dict[key] for key in ("solver", "processes") if key in state_dict}
+        hooks_state = dict(state_dict.get("hooks", {}))
+        average = None if self._average else hooks_state.pop(WeightAverage.__qualname__, None)
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict({**state_dict, "hooks": hooks_state})
+            if average is not None:
+                self._continue_without(average)
         except ValueError as error:
             raise ValueError(
                 f"the checkpoint to resume has other parameters than the model ({error}); MODEL.DETR.FREEZE, "
                 "the parameter groups or the model have changed: start a new run with the checkpoint as MODEL.WEIGHTS."
             ) from error
+
+    def _continue_without(self, average: dict[str, Any]) -> None:
+        """Gives the model its weights where the checkpoint has their average in their place.
+
+        Args:
+            average: state of a `WeightAverage`.
+        """
+        hook = WeightAverage(self.unwrapped_model, decay=0.5)  # which it needs no more
+        hook.load_state_dict(average)
+        hook.before_train()
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:

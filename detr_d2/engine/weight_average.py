@@ -14,13 +14,13 @@ from torch import Tensor, nn
 class WeightAverage(HookBase):
     """Averages what training changes: parameters with gradients, and floating-point buffers such as batch statistics.
 
-    After step t = 1, 2, ... the average moves by 1 - d towards the weights, with d = min(decay, (1 + t) / (10 + t)):
-    an average over about 1 / (1 - decay) steps, over fewer in the beginning. Polyak and Juditsky 1992, Acceleration of
-    Stochastic Approximation by Averaging, is where averaging comes from.
+    After step t = 1, 2, ... the average moves by 1 - d towards the weights, with d = min(decay, (1 + t) / (10 + t)): an
+    average over about the last ninth of all steps, and at most over 1 / (1 - decay) of them. Polyak and Juditsky 1992,
+    Acceleration of Stochastic Approximation by Averaging, is where averaging comes from.
 
     Belongs before the hooks that evaluate and save. A checkpoint that is saved within `in_use` has the average as its
     "model" and the weights in the state of this hook, so that every tool takes the average and a resumed run continues
-    with the weights.
+    with the weights. Outside `in_use` the model has the weights, after training too.
 
     Args:
         model: not wrapped by DistributedDataParallel. The average begins when training does.
@@ -73,13 +73,12 @@ class WeightAverage(HookBase):
         self._kept, self._keeps_average = kept, state_dict["keeps_average"]
 
     def _trained(self) -> dict[str, Tensor]:
-        """The tensors that are averaged; they share their memory with the model's."""
-        state = self._model.state_dict(keep_vars=True)
-        return {
-            name: x.detach()
-            for name, x in state.items()
-            if x.is_floating_point() and (x.requires_grad or not isinstance(x, nn.Parameter))
-        }
+        """The tensors that are averaged, each by one name; they share memory and version with the model's."""
+        first_names: dict[Tensor, str] = {}
+        for name, x in self._model.state_dict(keep_vars=True).items():
+            if x.is_floating_point() and (x.requires_grad or not isinstance(x, nn.Parameter)):
+                first_names.setdefault(x, name)
+        return {name: x.detach() for x, name in first_names.items()}
 
     @torch.no_grad()
     def _exchange(self) -> None:

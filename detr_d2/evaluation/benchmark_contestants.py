@@ -92,6 +92,8 @@ def resolve_contestants(names: Sequence[str] | None, cfg: CfgNode) -> tuple[list
 
 def missing(name: str, cfg: CfgNode) -> str | None:
     """Why a contestant cannot take part; None if it can."""
+    if name in ("transformers", "authors") and is_deformable(cfg) and cfg.MODEL.DETR.TRANSFORMER.MIXED_SELECTION:
+        return "it has no mixed query selection (MODEL.DETR.TRANSFORMER.MIXED_SELECTION)"
     if name == "transformers" and importlib.util.find_spec("transformers") is None:
         return 'the package transformers is not installed: pip install "detr_d2[hf]"'
     if name == "authors":

@@ -43,6 +43,8 @@ def build_authors_deformable(cfg: CfgNode) -> nn.Module:
     """
     if cfg.MODEL.RESNETS.DEPTH < 50:
         raise ValueError(f"the authors' Deformable DETR has no ResNet-{cfg.MODEL.RESNETS.DEPTH}, only 50 and deeper.")
+    if cfg.MODEL.DETR.TRANSFORMER.MIXED_SELECTION:
+        raise ValueError("the authors' Deformable DETR has no mixed query selection.")
     with authors_deformable_modules() as authors, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backbone = authors.module("models.backbone")

@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\nstopped; the same command goes on from here", file=sys.stderr)
             raise
     if all(x.failed for x in comparison.models):
+        if args.from_json:
+            print("\n".join(f"error: {x.label}: {x.failed}" for x in comparison.models), file=sys.stderr)
         print("error: none of the models could be measured, so there is no page", file=sys.stderr)
         return 1
     write_all(comparison, output)

@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = read_detr_config(args.config_file, args.opts, args.imports)
     if cfg.MODEL.DETR.TRANSFORMER.TWO_STAGE:
         raise ValueError(
-            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.TWO_STAGE), whose queries are proposals "
-            "that differ from image to image; give a model with learned queries"
+            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.TWO_STAGE), whose queries stand at "
+            "proposals that differ from image to image; give a model without two stages"
         )
     dataset, given = find_dataset(cfg, args.dataset, args.coco)
     records = take_images(dataset, DatasetCatalog.get(dataset), args.limit)

@@ -149,7 +149,7 @@ def _train_in_a_process(job: TrainingJob, report: Report) -> None:
 
 
 class TimedTrainer(Trainer):
-    """A `Trainer` that measures its steps, data loading included, hooks (evaluation, checkpoints) not.
+    """A `Trainer` that measures its steps, data loading included, hooks (evaluation, checkpoints, averaging) not.
 
     Args:
         cfg: of the run.

@@ -263,5 +263,6 @@ def test_a_deformable_config_with_detrs_settings_is_marked():
     cfg.MODEL.DETR.CRITERION.CLASSIFICATION = "softmax"
     cfg.MODEL.DETR.TRANSFORMER.MIXED_SELECTION = True
     marks = {row.setting: row.effect for row in compare(cfg) if row.mark == "differs"}
-    assert {"slow parameters", "learning rate", "images a step", "classification", "mixed query selection"} <= marks.keys()
+    settings = {"slow parameters", "learning rate", "images a step", "classification", "mixed query selection"}
+    assert settings <= marks.keys()
     assert "scaled linearly from 32 to 16" in marks["learning rate"]

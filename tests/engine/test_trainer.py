@@ -92,7 +92,7 @@ RESUME_CASES: dict[str, list[Any]] = {
     "detr-accumulated": ["SOLVER.ACCUM_STEPS", 2],
     "detr-stock-mapper": ["INPUT.DETR_AUGMENTATION", "off", "DATALOADER.ASPECT_RATIO_GROUPING", True],
     "detr-bfloat16": ["SOLVER.AMP.ENABLED", True],
-    "detr-averaged": ["SOLVER.EMA_DECAY", 0.5],
+    "detr-averaged": ["SOLVER.EMA_DECAY", 0.25, "DATASETS.TEST", ("noise",), "TEST.EVAL_PERIOD", 3],
 }
 
 
@@ -105,6 +105,31 @@ def test_resumed_run_equals_uninterrupted_one(detr_cfg: Callable[..., CfgNode], 
     resumed = train(cfg, resume=True, seed=99)
     assert resumed.start_iter == 3
     assert_same(weights(cfg), whole)
+
+
+def test_a_resumed_run_goes_on_with_the_weights_whether_averaged_or_not(
+    detr_cfg: Callable[..., CfgNode], tmp_path: Path
+):
+    cfg = detr_cfg()
+    train(cfg)
+    whole = weights(cfg)
+    cfg.merge_from_list(["SOLVER.EMA_DECAY", 0.25, "OUTPUT_DIR", str(tmp_path / "averaged")])
+    train(cfg)
+    assert not torch.equal(weights(cfg)["head.class_embed.weight"], whole["head.class_embed.weight"])
+    interrupt(cfg, tmp_path, "model_0000002.pth")
+    cfg.SOLVER.EMA_DECAY = 0.0
+    train(cfg, resume=True, seed=99)
+    assert_same(weights(cfg), whole)
+    # And the other way round, an average that begins in the middle: it is saved, the weights beside it.
+    (Path(cfg.OUTPUT_DIR) / "model_0000002.pth").unlink()
+    shutil.copy(tmp_path / "out" / "model_0000002.pth", cfg.OUTPUT_DIR)
+    (Path(cfg.OUTPUT_DIR) / "last_checkpoint").write_text("model_0000002.pth")
+    cfg.SOLVER.EMA_DECAY = 0.25
+    hook = train(cfg, resume=True, seed=99)._average
+    kept = torch.load(Path(cfg.OUTPUT_DIR) / "model_final.pth", weights_only=True)["trainer"]["hooks"]["WeightAverage"]
+    assert not kept["keeps_average"]
+    assert_same(kept["kept"], {name: whole[name] for name in kept["kept"]})
+    assert_same(hook.state_dict()["kept"], {name: weights(cfg)[name] for name in kept["kept"]})
 
 
 def interrupt(cfg: CfgNode, tmp_path: Path, last: str) -> None:

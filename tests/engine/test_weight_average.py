@@ -12,7 +12,9 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
+from tiny_models import random_input, tiny_cfg
 from torch import Tensor, nn
 
 from detr_d2.engine import Trainer
@@ -59,6 +61,18 @@ def test_moves_slowly_and_faster_in_the_beginning() -> None:
     assert model[2].num_batches_tracked == 0
 
 
+def test_a_tensor_with_two_names_is_averaged_once() -> None:
+    model = model_with(0.0)
+    model[1].weight = model[0].weight
+    hook = WeightAverage(model, 0.5)
+    hook.before_train()
+    step(hook, model, 99, 8.0)
+    for _ in range(2):
+        with hook.in_use():
+            assert values(model) == (4.0, 4.0, 4.0)
+        assert values(model) == (8.0, 8.0, 8.0)
+
+
 def test_weights_come_back_after_an_error() -> None:
     model = model_with(2.0)
     hook = WeightAverage(model, 0.5)
@@ -94,6 +108,28 @@ def test_continues_from_a_checkpoint_saved_with_either_in_the_model(saved_in_use
     step(loaded, other, 100, 10.0)
     with loaded.in_use():
         assert values(other) == (7.0, 10.0, 7.0)
+
+
+def test_folded_weights_follow() -> None:
+    model = build_model(tiny_cfg())
+    hook = WeightAverage(model, 0.5)
+    hook.before_train()
+    batch, conv = [random_input(64, 64, 0)], model.get_parameter("backbone.res2.0.conv1.weight")
+    before = predict(model, batch)
+    with torch.no_grad():
+        conv.mul_(3)
+    after = predict(model, batch)
+    assert not torch.equal(after, before)
+    with hook.in_use():
+        torch.testing.assert_close(predict(model, batch), before)
+    torch.testing.assert_close(predict(model, batch), after)
+
+
+def predict(model: nn.Module, batch: list[dict[str, Any]]) -> Tensor:
+    """Boxes, by the optimised model."""
+    with torch.no_grad():
+        boxes: Tensor = model.eval()(batch)[0]["instances"].pred_boxes.tensor
+    return boxes
 
 
 def test_state_of_other_parts_is_an_error() -> None:

@@ -47,7 +47,7 @@ def assert_same_in_onnxruntime(model: str | bytes, module: nn.Module) -> None:
         torch.testing.assert_close(torch.from_numpy(value), other, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("variant", ["single_scale", "two_stage"])
+@pytest.mark.parametrize("variant", ["single_scale", "two_stage", "mixed"])
 def test_torch_export_with_a_dynamic_batch(variant: str) -> None:
     module = network(variant)
     with torch.no_grad():

@@ -16,7 +16,6 @@ from detr_d2.checkpoint.layouts import convert, identify
 from detr_d2.checkpoint.rules import ConversionError
 from detr_d2.modeling import DETR
 
-MIXED = ("MODEL.DETR.TRANSFORMER.MIXED_SELECTION", True)
 CONTENT = "transformer.query_embed.weight"
 
 
@@ -34,7 +33,7 @@ def decoder_inputs(model: DETR, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_only_the_content_differs_from_two_stages() -> None:
-    plain, mixed = tiny_deformable("two_stage"), tiny_deformable("two_stage", *MIXED)
+    plain, mixed = tiny_deformable("two_stage"), tiny_deformable("mixed")
     stir(plain)
     state = mixed.state_dict()
     assert state.keys() - plain.state_dict().keys() == {CONTENT}
@@ -48,22 +47,23 @@ def test_only_the_content_differs_from_two_stages() -> None:
     torch.testing.assert_close([position, references], places)
 
 
-def test_the_best_proposal_has_the_first_content() -> None:
-    model = tiny_deformable("two_stage", *MIXED)
+def test_contents_are_given_out_in_the_order_of_the_scores() -> None:
+    model = tiny_deformable("mixed")
     stir(model)
     found: list[Any] = []
     handle = model.get_submodule("transformer").register_forward_hook(
         lambda _module, _inputs, output: found.append(output.proposals)
     )
-    _, _, references = decoder_inputs(model, [random_input(64, 64, 0)])
+    content, _, references = decoder_inputs(model, [random_input(64, 64, 0)])
     handle.remove()
     logits, boxes = found[0]
     best = logits[0, :, 0].argsort(descending=True)[:8]
     torch.testing.assert_close(references[0], boxes[0, best])
+    assert torch.equal(content[0], model.get_parameter(CONTENT))
 
 
 def test_an_image_with_fewer_tokens_than_queries() -> None:
-    model = tiny_deformable("two_stage", *MIXED, "MODEL.DETR.NUM_QUERIES", 500)
+    model = tiny_deformable("mixed", "MODEL.DETR.NUM_QUERIES", 500)
     content, position, _ = decoder_inputs(model, [random_input(32, 32, 0)])
     assert content.shape == position.shape
     assert content.shape[1] < 500
@@ -71,7 +71,7 @@ def test_an_image_with_fewer_tokens_than_queries() -> None:
 
 
 def test_content_learns() -> None:
-    model = tiny_deformable("two_stage", *MIXED).train()
+    model = tiny_deformable("mixed").train()
     stir(model)
     torch.stack(list(model([random_input(48, 64, 2)]).values())).sum().backward()
     gradient = model.get_parameter(CONTENT).grad
@@ -81,24 +81,24 @@ def test_content_learns() -> None:
 
 def test_needs_two_stages() -> None:
     with pytest.raises(ValueError, match=r"MIXED_SELECTION needs MODEL\.DETR\.TRANSFORMER\.TWO_STAGE: True"):
-        tiny_deformable("refine", *MIXED)
+        tiny_deformable("refine", "MODEL.DETR.TRANSFORMER.MIXED_SELECTION", True)
 
 
 def test_checkpoints(tmp_path: Path) -> None:
-    model = tiny_deformable("two_stage", *MIXED)
+    model = tiny_deformable("mixed")
     stir(model)
     Checkpointer(model, str(tmp_path)).save("mixed")
-    again = tiny_deformable("two_stage", *MIXED)
+    again = tiny_deformable("mixed")
     Checkpointer(again).load_trained(str(tmp_path / "mixed.pth"))
     assert [name for name, x in again.state_dict().items() if not torch.equal(x, model.state_dict()[name])] == []
-    more = tiny_deformable("two_stage", *MIXED, "MODEL.DETR.NUM_QUERIES", 11)
+    more = tiny_deformable("mixed", "MODEL.DETR.NUM_QUERIES", 11)
     Checkpointer(more).load(str(tmp_path / "mixed.pth"), [])
     assert torch.equal(more.state_dict()[CONTENT][:8], model.state_dict()[CONTENT])
 
 
 @pytest.mark.parametrize("library", ["official", "huggingface"])
 def test_other_libraries_have_no_such_model(library: str) -> None:
-    state = tiny_deformable("two_stage", *MIXED).state_dict()
+    state = tiny_deformable("mixed").state_dict()
     layout = identify(state)
     assert layout is not None
     assert layout.name == "detectron2"

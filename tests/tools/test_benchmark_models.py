@@ -12,6 +12,7 @@ import torch
 from detectron2.modeling import build_model
 from parity_models import small_cfg
 from tiny_baselines import tiny_faster_rcnn_cfg
+from tiny_deformable import tiny_deformable_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.evaluation import benchmark_contestants
@@ -46,6 +47,13 @@ def run(command: str, config: str, tmp_path: Path, *options: str) -> dict[str, A
 
 def names_of(report: dict[str, Any]) -> list[str]:
     return [x["name"] for x in report["timings"]]
+
+
+def test_other_libraries_have_no_mixed_query_selection() -> None:
+    cfg = tiny_deformable_cfg("mixed")
+    for name in ("transformers", "authors"):
+        assert "has no mixed query selection" in str(benchmark_contestants.missing(name, cfg))
+    assert benchmark_contestants.missing("ours", cfg) is None
 
 
 @pytest.mark.usefixtures("only_ours")

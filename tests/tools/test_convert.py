@@ -17,7 +17,7 @@ from tiny_models import tiny_cfg
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import read_checkpoint
 from detr_d2.checkpoint.coco_classes import DETECTION
-from detr_d2.checkpoint.layouts import OFFICIAL, convert
+from detr_d2.checkpoint.layouts import MIXED, OFFICIAL, convert
 from detr_d2.modeling import DETR
 
 TINY = ("MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.DETR.IN_FEATURES", ["res5"], "INPUT.MIN_SIZE_TEST", 96)
@@ -123,6 +123,20 @@ def test_transformers_opens_a_deformable_detr_and_predicts_the_same(
     assert model.config.two_stage == (family != "Deformable DETR")
     assert run(tmp_path, tmp_path / "hf", tmp_path / "back.pth", "detectron2") == 0
     assert_same(weights(tmp_path / "back.pth"), weights(tmp_path / "ours.pth"))
+
+
+def test_a_model_with_mixed_query_selection_is_for_this_package_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": small_detr(family=MIXED.family).state_dict()}, tmp_path / "ours.pth")
+    for library, title in (("official", "the authors' code"), ("huggingface", "Hugging Face transformers")):
+        assert main(["convert", str(tmp_path / "ours.pth"), str(tmp_path / library), "--to", library]) == 2
+        error = capsys.readouterr().err
+        assert f"{title} has no two-stage Deformable DETR with mixed query selection" in error
+    again = ["convert", str(tmp_path / "ours.pth"), str(tmp_path / "again.pth"), "--to", "detectron2", "--verify"]
+    assert main(again) == 2
+    assert "no config is shipped for a two-stage Deformable DETR with mixed" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["ours.pth"]
 
 
 def test_verifying_finds_another_architecture_and_writes_nothing(

@@ -12,7 +12,9 @@ Differs from the authors' code in form, and where that fails:
 * batch first; the learned queries live here; the head is handed to `forward` instead of being stored a second time;
 * proposals of cells that must not be used get a large finite logit instead of infinity: the same boxes, and nothing
   that can turn into NaN when an image has fewer usable cells than there are queries;
-* an image with fewer cells than queries yields one query per cell.
+* an image with fewer cells than queries yields one query per cell;
+* mixed query selection is not theirs: it is H-DETR's (Jia et al. 2023), which follows DINO (Zhang et al. 2023, Sec.
+  3.4) but ranks proposals by the first class, and makes positions of them, as two stages do.
 
 Parameter names are the authors'.
 """
