@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage(HookBase):
@@ -45,11 +46,10 @@ class WeightAverage(HookBase):
         if not self._keeps_average:  # of a checkpoint whose model is the average
             self._exchange()
 
-    @torch.no_grad()
     def after_step(self) -> None:
         step = self.trainer.iter + 1
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self._kept.values()), list(self._trained().values()), 1 - decay)
+        move = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        move(list(self._kept.values()), list(self._trained().values()), None)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
