@@ -1,11 +1,9 @@
-"""Runs `convert` in tests, and compares what it wrote."""
+"""Runs `convert` in tests, and reads what it wrote."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import read_checkpoint
@@ -18,8 +16,3 @@ def run(root: Path, source: object, target: object, to: str, *options: str) -> i
 
 def weights(path: Path) -> dict[str, Any]:
     return read_checkpoint(str(path))["model"]
-
-
-def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []

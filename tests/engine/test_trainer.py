@@ -16,6 +16,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
 from detectron2.utils.env import seed_all_rng
+from state_dicts import assert_same
 
 from detr_d2.engine import Trainer, build_evaluator
 
@@ -49,11 +50,6 @@ def losses(trainer: Any, name: str = "total_loss") -> list[float]:
 
 def weights(cfg: CfgNode, name: str = "model_final") -> dict[str, torch.Tensor]:
     return torch.load(Path(cfg.OUTPUT_DIR) / f"{name}.pth", weights_only=True)["model"]
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    assert [key for key in first if not torch.equal(first[key], second[key])] == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from state_dicts import assert_same
 from tiny_deformable import stir, tiny_deformable
 from tiny_models import random_input
 from torch import Tensor
@@ -90,7 +91,7 @@ def test_checkpoints(tmp_path: Path) -> None:
     Checkpointer(model, str(tmp_path)).save("mixed")
     again = tiny_deformable("mixed")
     Checkpointer(again).load_trained(str(tmp_path / "mixed.pth"))
-    assert [name for name, x in again.state_dict().items() if not torch.equal(x, model.state_dict()[name])] == []
+    assert_same(again.state_dict(), model.state_dict())
     more = tiny_deformable("mixed", "MODEL.DETR.NUM_QUERIES", 11)
     Checkpointer(more).load(str(tmp_path / "mixed.pth"), [])
     assert torch.equal(more.state_dict()[CONTENT][:8], model.state_dict()[CONTENT])

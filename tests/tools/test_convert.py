@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from converting import assert_same, run, weights
+from converting import run, weights
 from foreign_models import small_cfg, small_detr
+from state_dicts import assert_same
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from converting import assert_same, run, weights
+from converting import run, weights
 from foreign_models import small_cfg
+from state_dicts import assert_same
 
 from detr_d2.checkpoint import read_checkpoint
 from detr_d2.checkpoint.coco_classes import PANOPTIC
