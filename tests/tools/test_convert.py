@@ -129,7 +129,8 @@ def test_transformers_opens_a_deformable_detr_and_predicts_the_same(
 def test_a_model_with_mixed_query_selection_is_for_this_package_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save({"model": small_detr(family=MIXED.family).state_dict()}, tmp_path / "ours.pth")
+    r50 = ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)  # as the configs that are shipped
+    torch.save({"model": small_detr(*r50, family=MIXED.family).state_dict()}, tmp_path / "ours.pth")
     for library, title in (("official", "the authors' code"), ("huggingface", "Hugging Face transformers")):
         assert main(["convert", str(tmp_path / "ours.pth"), str(tmp_path / library), "--to", library]) == 2
         error = capsys.readouterr().err
