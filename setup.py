@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent
 # What this package itself imports. detectron2 is not among it, because it has no release on PyPI: it brings its own
 # dependencies (see detr_d2/tools/install_detectron2.py).
 REQUIREMENTS = [
-    "torch>=2.5",  # torch.serialization.safe_globals
-    "torchvision>=0.20",
+    "torch>=2.6",  # CVE-2025-32434: before, weights_only=True could run code
+    "torchvision>=0.21",
     "numpy>=1.23",
     "scipy>=1.9",
     "Pillow>=9.1",
@@ -25,6 +25,7 @@ REQUIREMENTS = [
     "PyYAML>=5.4",
     "fvcore>=0.1.5",
     "iopath>=0.1.7",
+    "msgspec>=0.18",
     "tabulate>=0.8.9",
     "tensorboard>=2.10",
     "termcolor>=1.1",
@@ -34,6 +35,7 @@ REQUIREMENTS = [
 EXTRAS = {
     "dev": [
         "faster-coco-eval>=1.6",
+        "hypothesis>=6.80",
         "jinja2>=3.0",
         "matplotlib>=3.6",
         "mypy>=1.8",

@@ -29,6 +29,7 @@ REQUIRED = {
     "pycocotools.mask": "pycocotools",
     "fvcore": "fvcore",
     "iopath": "iopath",
+    "msgspec": "msgspec",
     "packaging.requirements": "packaging",
     "yaml": "PyYAML",
     "tabulate": "tabulate",
