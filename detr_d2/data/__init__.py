@@ -6,7 +6,8 @@ from .images import read_image
 from .loader import build_detr_train_loader, uses_detr_augmentation
 from .panoptic_registration import register_coco_panoptic
 from .registration import category_ids, register_coco, register_datasets, resolve_num_classes
-from .resize import build_resize, build_stock_mapper
+from .resize import build_resize
+from .stock_mapper import build_stock_mapper
 
 __all__ = [
     "DatasetReport",
