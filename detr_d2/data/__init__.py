@@ -1,7 +1,8 @@
 """Data: COCO files of one's own, checks before training, DETR's mapper, numbered draws, and the shapes dataset."""
 
-from .checks import DatasetReport, check_datasets
+from .checks import DatasetReport, check_datasets, check_test_images
 from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
+from .image_checks import check_images
 from .images import read_image
 from .loader import build_detr_train_loader, uses_detr_augmentation
 from .panoptic_registration import register_coco_panoptic
@@ -18,6 +19,8 @@ __all__ = [
     "build_stock_mapper",
     "category_ids",
     "check_datasets",
+    "check_images",
+    "check_test_images",
     "read_image",
     "register_coco",
     "register_coco_panoptic",

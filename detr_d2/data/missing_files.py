@@ -35,7 +35,7 @@ def missing_message(name: str, what: str, missing: Sequence[str], root: str) -> 
             reason = _similar(path, root, index)
         reasons.setdefault(re.sub(r"\S*[/\\]\S*", "", reason), reason)
     because = "; ".join(list(reasons.values())[:_MOST_EXPLAINED])
-    return f"{name}: {len(missing)} {what} are missing, among them {listed}: {because}"
+    return f"{name}: {len(missing)} {what} are missing ({because}), among them {listed}"
 
 
 def _broken(path: str) -> str | None:
