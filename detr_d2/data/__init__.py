@@ -2,7 +2,7 @@
 
 from .checks import DatasetReport, check_datasets, check_test_images
 from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
-from .image_checks import check_images
+from .image_checks import check_images, tell_of_images
 from .images import read_image
 from .loader import build_detr_train_loader, uses_detr_augmentation
 from .panoptic_registration import register_coco_panoptic
@@ -26,5 +26,6 @@ __all__ = [
     "register_coco_panoptic",
     "register_datasets",
     "resolve_num_classes",
+    "tell_of_images",
     "uses_detr_augmentation",
 ]

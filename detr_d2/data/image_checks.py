@@ -121,6 +121,22 @@ def check_images(
     _tell(name, look)
 
 
+def tell_of_images(name: str, paths: Sequence[str]) -> None:
+    """Says of images without annotations what is likely to be a mistake; those that cannot be read come up later.
+
+    Args:
+        name: what they are, for messages.
+        paths: files; an even sample of many is looked at.
+    """
+    chosen = np.unique(np.linspace(0, len(paths) - 1, _AT_ONCE).astype(int)) if paths else ()
+    look = _Look([paths[index] for index in chosen], np.zeros((len(chosen), 2), dtype=int), {})
+    _look_at_all(name, look, None)
+    deep = [index for index, (_, seen) in sorted(look.seen.items()) if seen[1]]
+    for index in deep[:_SAMPLE]:
+        look.pixels(index)
+    _tell(name, look)
+
+
 def _is_uri(path: str) -> bool:
     return "://" in path
 

@@ -43,7 +43,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com"
 
 logger = logging.getLogger(__name__)
 
-_said: list[str] = []  # the first file of several frames that this process has met
+_said: list[str] = []  # files of several frames that a line has named
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,8 @@ def _decode(file_name: str | os.PathLike[str]) -> Image.Image:
         if image.format != "JPEG":
             decoded = decoded.copy()  # counting frames moves through the others
         frames = _num_frames(image)
-    if frames > 1:
+    worker = get_worker_info()
+    if frames > 1 and not _said and (worker is None or worker.id == 0):  # once in a process, of workers in the first
         say_frames(os.fspath(file_name), frames)
     return decoded if turn is None else decoded.transpose(turn)
 
@@ -278,8 +279,6 @@ def _num_frames(image: Image.Image) -> int:
 
 
 def say_frames(file_name: str, frames: int) -> None:
-    """One line in a process about images of several frames or pages; of loader workers, the first says it."""
-    worker = get_worker_info()
-    if not _said and (worker is None or worker.id == 0):
-        _said.append(file_name)
-        logger.warning("%s holds %d frames or pages: of such files the first one is used.", file_name, frames)
+    """One line about images of several frames or pages, here and where datasets are looked through."""
+    _said.append(file_name)
+    logger.warning("%s holds %d frames or pages: of such files the first one is used.", file_name, frames)
