@@ -24,7 +24,9 @@ from .missing_files import missing_message
 
 _SAMPLE = 16  # images decoded per dataset
 _MOST_NAMED = 10  # files named in one message
-_AT_ONCE = 256  # headers between two looks at the clock
+_LOOKED_AT = 256  # images whose headers are read where there are no annotations
+_AT_ONCE = 1024  # headers between two looks at the clock
+_PER_JOB = 32  # headers that one thread reads in a row
 _SHALLOW = 0.1  # of the range: images of 16 bits that use less are nearly black
 
 TRAINING_SECONDS = 60.0
@@ -72,6 +74,11 @@ class _Look:
                 f"annotation says {width}x{height}"
             )
         self.seen[index] = digest, (header.frames, int(header.deep), -1, -1)
+
+    def headers(self, indices: Sequence[int]) -> None:
+        """Looks at several files."""
+        for index in indices:
+            self.header(index)
 
     def pixels(self, index: int) -> None:
         """Decodes a file, unless an earlier start has."""
@@ -128,7 +135,7 @@ def tell_of_images(name: str, paths: Sequence[str]) -> None:
         name: what they are, for messages.
         paths: files; an even sample of many is looked at.
     """
-    chosen = np.unique(np.linspace(0, len(paths) - 1, _AT_ONCE).astype(int)) if paths else ()
+    chosen = np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)) if paths else ()
     look = _Look([paths[index] for index in chosen], np.zeros((len(chosen), 2), dtype=int), {})
     _look_at_all(name, look, None)
     deep = [index for index, (_, seen) in sorted(look.seen.items()) if seen[1]]
@@ -184,7 +191,8 @@ def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
                     name, seconds, len(look.seen), len(look.paths),
                 )  # fmt: skip
                 return
-            list(pool.map(look.header, todo[start : start + _AT_ONCE]))
+            part = todo[start : start + _AT_ONCE]
+            list(pool.map(look.headers, (part[first : first + _PER_JOB] for first in range(0, len(part), _PER_JOB))))
 
 
 def _describe(name: str, look: _Look) -> str:

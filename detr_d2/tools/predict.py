@@ -83,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = _Run(
         predictor=predictor,
         categories=categories,
-        image_ids=match_images(media, image_ids),
-        next_id=max(image_ids.values(), default=0) + 1,
+        image_ids=image_ids,
+        matched=match_images(media, image_ids),
         folder=Path(args.output),
         panoptic=PanopticClasses.from_config(cfg) if maps else None,
     )
@@ -116,8 +116,8 @@ class _Run:
     Args:
         predictor: the model.
         categories: its classes.
-        image_ids: input -> its id in an annotation file; other images get ids of their own.
-        next_id: the first of those.
+        image_ids: file -> image id of an annotation file.
+        matched: input -> which of these it has; other images get ids of their own.
         folder: of all outputs.
         panoptic: classes of a panoptic model.
     """
@@ -128,20 +128,21 @@ class _Run:
         predictor: ImagePredictor,
         categories: Categories,
         image_ids: dict[Path, int],
-        next_id: int,
+        matched: dict[Path, int],
         folder: Path,
         panoptic: PanopticClasses | None = None,
     ) -> None:
         self.predictor = predictor
         self.categories = categories
         self.image_ids = image_ids
+        self.matched = matched
         self.folder = folder
         self.panoptic = panoptic
         self.metadata = categories.metadata(panoptic)
         self.panoptic_results: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
-        self._next_id = next_id
+        self._next_id = max(image_ids.values(), default=0) + 1
 
     def over(self, media: Sequence[Media], outputs: Sequence[Output]) -> int:
         """Works on every input, goes on after one that cannot be read, and returns how many of those there were."""
@@ -220,7 +221,7 @@ class _Run:
     def _add(self, item: Media, outputs: dict[str, Any], more: dict[str, Any], name: Path | None) -> None:
         """Keeps the detections of an image or frame; a panoptic map goes into panoptic/ under `name`."""
         instances = self.predictor.instances(outputs)
-        image_id = self.image_ids.get(item.path)
+        image_id = self.matched.get(item.path)
         if image_id is None:
             image_id, self._next_id = self._next_id, self._next_id + 1
         height, width = instances.image_size
