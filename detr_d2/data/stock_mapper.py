@@ -12,6 +12,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 
 from .images import naming_image, read_image, read_labels
+from .json_values import flag
 from .resize import with_rounding
 
 
@@ -57,7 +58,7 @@ class StockMapper(DatasetMapper):
                 keypoint_hflip_indices=self.keypoint_hflip_indices,
             )
             for annotation in annotations
-            if annotation.get("iscrowd", 0) == 0
+            if not flag(annotation.get("iscrowd"))
         ]
         instances = detection_utils.annotations_to_instances(kept, size, mask_format=self.instance_mask_format)
         if self.recompute_boxes:  # a crop has cut the masks
