@@ -12,6 +12,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from detectron2.data import MetadataCatalog
+
+from ..data import check_images
 from .benchmark import machine_info
 from .collect_cache import file_hash
 from .compare_data import GroundTruth, fingerprint, load_ground_truth, summarise
@@ -66,11 +69,14 @@ def compare_all(
         on_model: called with each model's record as soon as it is on disk.
 
     Raises:
-        ValueError: the data cannot be read, or hold no object.
+        ValueError: the data cannot be read, hold no object, or have images that are missing or of another size than
+            annotated.
     """
     whole = load_ground_truth(plan.dataset)
     truth = whole if plan.limit is None else whole.first(plan.limit)
     _require_objects(truth)
+    root = MetadataCatalog.get(truth.name).get("image_root") or ""
+    check_images(truth.name, truth.file_names, truth.sizes[:, ::-1], root=root)
     versions, data_hash = {**_versions(), **_import_hashes(plan.imports)}, fingerprint(whole)
     run = ComparisonRun(
         ground_truth=truth,

@@ -32,6 +32,7 @@ from ..evaluation.comparison import draw_detections, grid, ground_truth, segment
 from ..evaluation.prediction import ImagePredictor
 from ..evaluation.results import SEGMENTATION_FIGURES, RunResult, minutes, results_table, write_json
 from ..panoptic_classes import PanopticClasses
+from .output_names import OutputNames
 from .quiet import quiet_libraries
 from .timed_training import TrainingError, TrainingJob, run_training
 from .training_progress import TrainingProgress
@@ -268,7 +269,7 @@ def _draw(
     folder = page.output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     names = classes.names if classes else class_names
-    rows = []
+    rows, names = [], OutputNames(["side_by_side.png"])
     for record in tqdm(dataset, desc="pictures", unit="image", leave=False, disable=None):
         path = Path(record["file_name"])
         image_bgr = read_image(path, "BGR")
@@ -278,7 +279,7 @@ def _draw(
         else:
             shown = _detections(record, image_bgr, predictors)
         rows.append(side_by_side([draw(image_bgr[:, :, ::-1], found) for found in shown.values()], list(shown)))
-        _write_png(folder / f"{path.stem}.png", rows[-1])
+        _write_png(folder / names.claim(Path(f"{path.stem}.png")), rows[-1])
     _write_png(folder / "side_by_side.png", grid(rows, columns=2))
 
 
