@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
+from ..class_names import require_same_classes
 from .annotation_table import AnnotationTable, cache_file
 from .images import read_image
 from .mask_faults import MISSING
@@ -107,7 +109,7 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
     pairs = [("train", name) for name in cfg.DATASETS.TRAIN] + [("test", name) for name in cfg.DATASETS.TEST]
     require_registered([name for _, name in pairs])
     resolve_num_classes(cfg.clone())  # a clone: here the number of classes is only compared
-    _compare_test_classes(cfg)
+    compare_classes([*cfg.DATASETS.TRAIN[:1], *cfg.DATASETS.TEST], panoptic=is_panoptic(cfg))
     reports = []
     for split, name in pairs:
         table = dataset_table(name, panoptic=is_panoptic(cfg))
@@ -121,22 +123,23 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
     return reports
 
 
-def _compare_test_classes(cfg: CfgNode) -> None:
-    """Evaluation needs as many classes as training; other names may be meant, and get a warning."""
-    if not cfg.DATASETS.TRAIN:
-        return
-    panoptic = is_panoptic(cfg)
-    trained = classes_of(cfg.DATASETS.TRAIN[0], panoptic=panoptic)
-    for name in cfg.DATASETS.TEST:
-        tested = classes_of(name, panoptic=panoptic)
-        if trained is None or tested is None or tested == trained:
-            continue
-        if len(tested) != len(trained):
-            raise ValueError(
-                f"evaluation dataset {name} has {len(tested)} classes, but training dataset "
-                f"{cfg.DATASETS.TRAIN[0]} has {len(trained)}: evaluate on data with the same classes"
-            )
-        logger.warning("Dataset %s calls its classes %s, the training data %s.", name, tested[:10], trained[:10])
+def compare_classes(names: Sequence[str], *, panoptic: bool) -> None:
+    """Raises ValueError if a dataset has other classes than the first, or in another order; AP would mix them up.
+
+    Args:
+        names: of datasets that one model is trained or evaluated on; those that do not say their classes are passed.
+        panoptic: things and stuff, where a dataset has both.
+    """
+    known = {name: classes for name in names if (classes := classes_of(name, panoptic=panoptic)) is not None}
+    first = next(iter(known), "")
+    for name, classes in known.items():
+        require_same_classes(
+            known[first],
+            classes,
+            model_is=f"dataset {first} has",
+            data_are=f"dataset {name}, which the same model is to be evaluated on, has",
+            cure="give both the same classes in the same order of their ids",
+        )
 
 
 def _check_boxes(cfg: CfgNode, split: str, name: str, table: AnnotationTable) -> DatasetReport:
