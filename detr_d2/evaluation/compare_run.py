@@ -32,7 +32,7 @@ from .panoptic_metrics import is_panoptic
 from .prediction import Categories
 from .segmentation_figures import segmentation_figures
 
-MEASURE_VERSION = 5
+MEASURE_VERSION = 6
 """Raised whenever the same predictions would give other figures."""
 
 

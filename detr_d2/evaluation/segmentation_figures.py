@@ -41,6 +41,7 @@ def segmentation_figures(
             f"{failed[0][0]} ({failed[0][1]})"
         )
     if truth is not None:
+        notes += [truth.note] if truth.note else []
         limit = coco_limit(record.shipped)
         masks = mask_metrics(ground_truth, truth, images, class_map, max_detections=limit)
     if is_panoptic(ground_truth.name) and any(x.segments is not None for x in images):
