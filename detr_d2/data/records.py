@@ -112,7 +112,7 @@ def read_objects(name: str, record: dict[str, Any], num_classes: int | None) -> 
                 box_xywh=box,
                 class_index=_class_index(annotation, num_classes, where),
                 crowd=crowd_flag(annotation.get("iscrowd"), where),
-                area=_area(annotation, box, segmentation, size, where),
+                area=_area(annotation, box, segmentation, where),
                 segmentation=segmentation,
                 mask_fault=fault,
                 # detectron2's loader takes pixel indices to the centres of pixels.
@@ -148,6 +148,14 @@ def mask_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
         packed = not isinstance(segmentation["counts"], list)
         return dict(segmentation if packed else coco_mask.frPyObjects(segmentation, *segmentation["size"]))
     return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
+
+
+def mask_area(segmentation: Any) -> float:
+    """Square pixels of a usable mask: of its run lengths, or of its polygons, which are added up as detectron2 does."""
+    if isinstance(segmentation, dict):
+        return float(coco_mask.area(mask_rle(segmentation, segmentation["size"])))
+    rings = [np.array(ring).reshape(-1, 2).T for ring in segmentation]
+    return float(sum(0.5 * abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) for x, y in rings))
 
 
 def _box_xywh(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:
@@ -188,12 +196,10 @@ def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any
     return [ring for ring in rings if len(ring) >= 6 and len(ring) % 2 == 0], ""
 
 
-def _area(
-    annotation: dict[str, Any], box: Sequence[float], segmentation: Any, size: tuple[int, int], where: str
-) -> float:
+def _area(annotation: dict[str, Any], box: Sequence[float], segmentation: Any, where: str) -> float:
     area = annotation.get("area")
     if area is None:
-        return float(coco_mask.area(mask_rle(segmentation, size))) if segmentation is not None else box[2] * box[3]
+        return max(0.0, box[2]) * max(0.0, box[3]) if segmentation is None else mask_area(segmentation)
     if isinstance(area, Real) and not isinstance(area, bool) and 0 <= area < math.inf:
         return float(area)
     raise ValueError(f"{where} has area {area!r}, expected a number of square pixels, 0 or more")

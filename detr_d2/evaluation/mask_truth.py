@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data.mask_faults import MISSING
 from ..data.records import mask_rle
+from ..data.registration import dataset_table
 from .boundary import Rle
 from .compare_data import GroundTruth
 
@@ -40,23 +41,33 @@ def load_mask_truth(ground_truth: GroundTruth) -> MaskTruth | None:
     if not ground_truth.segmentations:
         return None
     without = [i for i, x in enumerate(ground_truth.segmentations) if x is None]
-    if len(without) > MOST_LEFT_OUT * len(ground_truth.segmentations):
-        if all(ground_truth.mask_faults[i] in ("", MISSING) for i in without):
-            return None
-        raise ValueError(f"{_left_out(ground_truth, without)}: correct the segmentations in the annotations")
+    fault = _fault(ground_truth, without) if without else ""
+    count = len(ground_truth.segmentations)
+    few = f"{len(without)} of {count} objects of {ground_truth.name} have no usable mask{fault}"
+    if len(without) > MOST_LEFT_OUT * count:
+        if fault:
+            raise ValueError(f"{few}; correct the segmentations in the annotations")
+        return None
     sizes = ground_truth.sizes[ground_truth.image_of]
     masks = [
         None if x is None else mask_rle(x, (int(height), int(width)))
         for x, (height, width) in zip(ground_truth.segmentations, sizes, strict=True)
     ]
-    note = f"{_left_out(ground_truth, without)}; they are left out of the figures of masks" if without else ""
+    note = f"{few}; they are left out of the figures of masks" if without else ""
     return MaskTruth(masks, ground_truth.areas, note)
 
 
-def _left_out(truth: GroundTruth, without: Sequence[int]) -> str:
-    """How many objects have no mask that can be used, and what is wrong with the first of which something is."""
-    first = next((i for i in without if truth.mask_faults[i] != MISSING), without[0])
-    return (
-        f"{len(without)} of {len(truth.segmentations)} objects of {truth.name} have no mask that can be used, such as "
-        f"one of {truth.file_names[truth.image_of[first]]}, which {truth.mask_faults[first]}"
-    )
+def _fault(truth: GroundTruth, without: Sequence[int]) -> str:
+    """What is wrong with the first mask of which something is; "" where masks are only missing.
+
+    The records of a COCO file do not have the masks that cannot be used; its table knows why.
+    """
+    for i in without:
+        if truth.mask_faults[i] != MISSING:
+            return f", such as one of {truth.file_names[truth.image_of[i]]}, which {truth.mask_faults[i]}"
+    table = dataset_table(truth.name)
+    for i in np.flatnonzero(table.mask_fault_of).tolist() if table is not None else ():
+        fault = table.mask_faults[table.mask_fault_of[i]]
+        if fault != MISSING:
+            return f", such as one of {table.file_names[table.image_of[i]]}, which {fault}"
+    return ""
