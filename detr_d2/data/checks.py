@@ -24,6 +24,7 @@ from .annotation_table import AnnotationTable, cache_file
 from .images import read_image
 from .mask_faults import MISSING
 from .panoptic_checks import check_panoptic_pngs
+from .records import check_records
 from .registration import (
     classes_of,
     dataset_table,
@@ -109,7 +110,7 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
     pairs = [("train", name) for name in cfg.DATASETS.TRAIN] + [("test", name) for name in cfg.DATASETS.TEST]
     require_registered([name for _, name in pairs])
     resolve_num_classes(cfg.clone())  # a clone: here the number of classes is only compared
-    compare_classes([*cfg.DATASETS.TRAIN[:1], *cfg.DATASETS.TEST], panoptic=is_panoptic(cfg))
+    check_evaluation_sets(cfg, trained_on=cfg.DATASETS.TRAIN[:1])
     reports = []
     for split, name in pairs:
         table = dataset_table(name, panoptic=is_panoptic(cfg))
@@ -123,13 +124,22 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
     return reports
 
 
-def compare_classes(names: Sequence[str], *, panoptic: bool) -> None:
-    """Raises ValueError if a dataset has other classes than the first, or in another order; AP would mix them up.
+def check_evaluation_sets(cfg: CfgNode, *, trained_on: Sequence[str] = ()) -> None:
+    """Raises ValueError if one model cannot be evaluated on all of `DATASETS.TEST`, or records cannot be used for it.
 
     Args:
-        names: of datasets that one model is trained or evaluated on; those that do not say their classes are passed.
-        panoptic: things and stuff, where a dataset has both.
+        cfg: the config.
+        trained_on: the training data, whose classes the model has.
     """
+    _compare_classes([*trained_on, *cfg.DATASETS.TEST], panoptic=is_panoptic(cfg))
+    for name in cfg.DATASETS.TEST:
+        boxes = MetadataCatalog.get(name).get("evaluator_type", "coco") in ("coco", "coco_panoptic_seg")
+        if boxes and not is_coco_file(name):
+            check_records(name)
+
+
+def _compare_classes(names: Sequence[str], *, panoptic: bool) -> None:
+    """Datasets whose classes are others than those of the first, or in another order, would get a wrong AP."""
     known = {name: classes for name in names if (classes := classes_of(name, panoptic=panoptic)) is not None}
     first = next(iter(known), "")
     for name, classes in known.items():

@@ -13,6 +13,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
@@ -76,6 +77,16 @@ def _is_name(value: Any) -> bool:
     except TypeError:
         return False
     return value is not None and bool(value == value)
+
+
+def check_records(name: str) -> None:
+    """Raises ValueError if evaluation could not use the records of a registered dataset, before anything is run."""
+    records = DatasetCatalog.get(name)
+    if isinstance(records, list):
+        image_ids(name, records)
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        for record in records:
+            read_objects(name, record, len(classes) if classes else None)
 
 
 def json_id(image_id: Any) -> int | float | str:
