@@ -6,26 +6,27 @@ A COCO file is parsed once; its table is kept in detectron2's cache folder (`$FV
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import json
 import logging
-import math
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
-from iopath.common.file_io import get_cache_dir
+from iopath.common.file_io import file_lock, get_cache_dir
 
-from .coco_json import load_json, parse_categories, require_keys
-from .mask_faults import mask_fault, numbered_faults
+from .coco_file import CocoFile, read_coco_file
+from .json_file import local_json
+from .mask_faults import numbered_faults
 
-_VERSION = 2  # raised whenever the same file would give another table
-_MOST_NAMED = 10  # annotations named in one message
+_VERSION = 3  # raised whenever the same file would give another table
 
 logger = logging.getLogger(__name__)
 
@@ -34,23 +35,28 @@ logger = logging.getLogger(__name__)
 class AnnotationTable:
     """The annotations of one dataset; every class is known and every box finite, otherwise there is no table.
 
+    Arrays of texts and ids are of Python objects.
+
     Attributes:
-        class_names: (K,) str, in the order of the contiguous indices; empty if unknown.
-        class_ids: (K,) int, category ids of the file.
+        class_names: (K,) str, in the order of the contiguous indices, not always different; empty if unknown.
+        class_ids: (K,) category ids of the file.
+        class_parents: (K,) str, supercategories; "" where there is none.
         file_names: (N,) str, as written in the file; "" where the dataset gives none.
         image_sizes: (N, 2) int, width and height; 0 where the dataset gives none.
         image_of: (A,) int, image of each annotation, as an index into the images.
-        annotation_ids: (A,) str, how messages call the annotation.
+        annotation_ids: (A,) ids of the file; empty where annotations have none.
         boxes_xywh: (A, 4) float, pixels.
         classes: (A,) int, contiguous class indices.
         crowd: (A,) bool.
         mask_faults: (F,) str, what can be wrong with a segmentation; the first is "", for a mask that can be used.
         mask_fault_of: (A,) int, which of these each annotation has.
         orphans: (1,) int, number of annotations left out because their image is not in the file.
+        annotated: (1,) bool, False for a test set, which has images and classes only.
     """
 
     class_names: np.ndarray
     class_ids: np.ndarray
+    class_parents: np.ndarray
     file_names: np.ndarray
     image_sizes: np.ndarray
     image_of: np.ndarray
@@ -61,6 +67,15 @@ class AnnotationTable:
     mask_faults: np.ndarray
     mask_fault_of: np.ndarray
     orphans: np.ndarray
+    annotated: np.ndarray
+
+    def label(self, index: int) -> str:
+        """How messages call an annotation: by its id, otherwise by its image and its number there, from 0."""
+        if len(self.annotation_ids):
+            return f"annotation {self.annotation_ids[index]}"
+        image = self.image_of[index]
+        number = int((self.image_of[:index] == image).sum())
+        return f"annotation {self.file_names[image] or f'image {image}'} #{number}"
 
     def clipped_sides(self) -> np.ndarray:
         """(A, 2) width and height of the boxes clipped to their images; images of unknown size do not clip."""
@@ -70,19 +85,28 @@ class AnnotationTable:
         return high - low
 
 
-def read_coco_table(json_file: str) -> AnnotationTable:
+def objects_array(values: list[Any]) -> np.ndarray:
+    """A one-dimensional array of these very objects."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def read_coco_table(json_file: str, cure: str = "check the path") -> AnnotationTable:
     """The table of a COCO instances file, from the cache if the file is as it was.
+
+    Of the processes of one machine that ask at the same time, one parses the file.
+
+    Args:
+        json_file: path, or URI of detectron2's `PathManager`.
+        cure: what to do when the file cannot be read, for the message.
 
     Raises:
         ValueError: if the file is missing or is not a valid COCO file; names file, entry, value and what was expected.
     """
-    try:
-        status = os.stat(json_file)
-    except OSError as error:
-        raise ValueError(
-            f"annotation file {json_file} cannot be read ({error.strerror}): check the path given to --coco"
-        ) from error
-    return _read_cached(os.path.abspath(json_file), status.st_size, status.st_mtime_ns)
+    path = os.path.abspath(local_json(json_file, cure))
+    status = os.stat(path)
+    return _read_cached(path, json_file, status.st_size, status.st_mtime_ns)
 
 
 def cache_file(*key: object) -> Path:
@@ -92,136 +116,89 @@ def cache_file(*key: object) -> Path:
 
 
 @lru_cache(maxsize=8)
-def _read_cached(json_file: str, size: int, mtime_ns: int) -> AnnotationTable:
-    cached = cache_file("coco", json_file, size, mtime_ns).with_suffix(".npz")
+def _read_cached(path: str, source: str, size: int, mtime_ns: int) -> AnnotationTable:
+    cached = cache_file("coco", path, size, mtime_ns).with_suffix(".npz")
+    table = _load(cached)
+    if table is not None:
+        return table
+    with _one_process(cached):
+        table = _load(cached)
+        if table is None:
+            table = _of_coco(read_coco_file(path, source))
+            _save(cached, table, source)
+    return table
+
+
+@contextlib.contextmanager
+def _one_process(cached: Path) -> Iterator[None]:
+    """Others wait, to find the work done; where no lock can be had, everyone works."""
+    with contextlib.ExitStack() as stack:
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(str(cached)))
+        except Exception as error:  # some network folders know no locks, which the lock's library says in its own way
+            logger.debug("No lock beside %s: %s", cached, error)
+        yield
+
+
+def _load(cached: Path) -> AnnotationTable | None:
+    """None where there is none, or not all of it."""
     try:
         with np.load(cached, allow_pickle=False) as arrays:
-            return AnnotationTable(**{field.name: arrays[field.name] for field in fields(AnnotationTable)})
+            return AnnotationTable(**{field.name: _stored(arrays, field.name) for field in fields(AnnotationTable)})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        table = _parse_coco(json_file)
+        return None
+
+
+def _stored(arrays: Any, name: str) -> np.ndarray:
+    if name in arrays:
+        return arrays[name]
+    return objects_array(json.loads(arrays[f"{name}.json"].tobytes()))
+
+
+def _save(cached: Path, table: AnnotationTable, source: str) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for field in fields(AnnotationTable):
+        value = getattr(table, field.name)
+        if value.dtype == object:  # ids and texts as JSON, whatever their lengths
+            arrays[f"{field.name}.json"] = np.frombuffer(json.dumps(value.tolist()).encode(), dtype=np.uint8)
+        else:
+            arrays[field.name] = value
+    content = io.BytesIO()
+    np.savez(content, **arrays)
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        partial = cached.with_name(f"{cached.stem}.{os.getpid()}.npz")
-        np.savez(partial, **{field.name: getattr(table, field.name) for field in fields(AnnotationTable)})
-        os.replace(partial, cached)
+        _write(cached, content.getvalue())
     except OSError as error:
-        logger.warning("The checks of %s cannot be cached in %s: %s", json_file, cached.parent, error)
-    return table
+        logger.warning("The checks of %s cannot be cached in %s: %s", source, cached.parent, error)
 
 
-def _parse_coco(json_file: str) -> AnnotationTable:
-    content = load_json(json_file)
-    names, class_ids = parse_categories(content["categories"], json_file)
-    images = content["images"]
-    require_keys(images, ("id", "file_name", "width", "height"), f"{json_file}: image")
-    index_of = {image["id"]: index for index, image in enumerate(images)}
-    if not images or len(index_of) < len(images):
-        problem = "has no images" if not images else f"has {len(images) - len(index_of)} image ids that occur twice"
-        raise ValueError(f"{json_file} {problem}: every image needs an entry with an id of its own")
-    everything = content["annotations"]
-    require_keys(everything, ("id", "image_id", "category_id", "bbox"), f"{json_file}: annotation")
-    if len({annotation["id"] for annotation in everything}) < len(everything):
-        raise ValueError(f"{json_file} has annotation ids that occur twice: number the annotations anew")
-    annotations = [annotation for annotation in everything if annotation["image_id"] in index_of]
-    class_of = {class_id: index for index, class_id in enumerate(class_ids)}
-    sizes = [(image["width"], image["height"]) for image in images]
-    table = AnnotationTable(
-        class_names=np.array(names, dtype=str),
-        class_ids=np.array(class_ids, dtype=np.int64),
-        file_names=np.array([str(image["file_name"]) for image in images], dtype=str),
-        image_sizes=np.array(sizes, dtype=np.int64),
-        image_of=np.array([index_of[annotation["image_id"]] for annotation in annotations], dtype=np.int64),
-        annotation_ids=np.array([str(annotation["id"]) for annotation in annotations], dtype=str),
-        boxes_xywh=_stack_boxes([a["bbox"] for a in annotations], [a["id"] for a in annotations], json_file),
-        classes=np.array([class_of.get(annotation["category_id"], -1) for annotation in annotations], dtype=np.int64),
-        crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool),
-        **numbered_faults(mask_fault(a.get("segmentation"), *sizes[index_of[a["image_id"]]]) for a in annotations),
-        orphans=np.array([len(everything) - len(annotations)]),
-    )
-    unknown = [annotations[i] for i in np.flatnonzero(table.classes < 0)]
-    if unknown:
-        listed = ", ".join(f"annotation {a['id']} has category_id {a['category_id']!r}" for a in _first(unknown))
-        raise ValueError(
-            f"{json_file}: {len(unknown)} annotations are of an unknown class: {listed}; the file's category ids are "
-            f'{class_ids[:20]}: add the class to "categories", or correct the annotations'
-        )
-    _require_no_ignore(annotations, json_file)
-    return table
-
-
-def _require_no_ignore(annotations: list[dict[str, Any]], json_file: str) -> None:
-    for annotation in annotations:
-        if annotation.get("ignore", 0):
-            raise ValueError(
-                f'{json_file}: annotation {annotation["id"]} has "ignore" {annotation["ignore"]!r}, which '
-                'detectron2 does not read: mark it with "iscrowd": 1, or remove it'
-            )
-
-
-def _stack_boxes(boxes: list[Any], names: Sequence[object], source: str) -> np.ndarray:
-    """(A, 4) float64 of boxes that are four finite numbers each; anything else is an error that names the first ten."""
+def _write(path: Path, content: bytes) -> None:
+    """All of it or nothing."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
     try:
-        stacked = np.array(boxes) if boxes else np.zeros((0, 4))
-    except ValueError:  # of different lengths
-        stacked = np.array(None)
-    numbers = stacked.dtype.kind in "iuf" and stacked.shape == (len(boxes), 4)  # strings would be converted silently
-    if numbers and np.isfinite(stacked).all():
-        return stacked.astype(np.float64)
-    bad = [(name, box) for name, box in zip(names, boxes, strict=True) if not _is_box(box)]
-    listed = ", ".join(f"annotation {name} has bbox {box!r}" for name, box in _first(bad))
-    raise ValueError(
-        f"{source}: {len(bad)} boxes are not four finite numbers: {listed}; correct or remove these annotations"
-    )
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, Sequence | np.ndarray) and not isinstance(box, str) and len(box) == 4
-    return numbers and all(isinstance(v, int | float | np.number) and math.isfinite(v) for v in box)
-
-
-def _first(items: list[Any]) -> Iterator[Any]:
-    return iter(items[:_MOST_NAMED])
-
-
-def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Sequence[str]) -> AnnotationTable:
-    """The table of a dataset that is registered as a list of detectron2's standard dicts.
-
-    Args:
-        name: the dataset's name, for messages.
-        records: the dicts; their annotations are called "FILE #INDEX" in messages.
-        class_names: K names; () where they are unknown, and then only negative class indices are errors.
-
-    Raises:
-        ValueError: if an annotation has no class, an unknown one, no box, or a box that is not finite.
-    """
-    pairs = [(i, n, entry) for i, record in enumerate(records) for n, entry in enumerate(record.get("annotations", []))]
-    labels = [f"{records[i].get('file_name', f'image {i}')} #{n}" for i, n, _ in pairs]
-    boxes = []
-    for label, (_, _, entry) in zip(labels, pairs, strict=True):
-        require_keys([entry], ("category_id", "bbox", "bbox_mode"), f"{name}: annotation {label}")
-        classified = isinstance(entry["category_id"], int | np.integer) and entry["category_id"] >= 0
-        if not classified or (len(class_names) and entry["category_id"] >= len(class_names)):
-            raise ValueError(
-                f"{name}: annotation {label} has category_id {entry['category_id']!r}: expected a whole number from 0 "
-                f"to {len(class_names) - 1 if len(class_names) else 'the number of classes - 1'}"
-            )
-        box = entry["bbox"]
-        if entry["bbox_mode"] != BoxMode.XYWH_ABS:
-            box = BoxMode.convert(list(box), entry["bbox_mode"], BoxMode.XYWH_ABS)
-        boxes.append(list(box))
+def _of_coco(file: CocoFile) -> AnnotationTable:
+    objects = file.objects
+    ids = [] if objects is None else objects.ids
+    whole = all(type(x) is int and abs(x) < 2**63 for x in ids)
+    none = np.zeros(0, dtype=np.int64)
     return AnnotationTable(
-        class_names=np.array(list(class_names), dtype=str),
-        class_ids=np.arange(len(class_names)),
-        file_names=np.array([str(record.get("file_name", "")) for record in records], dtype=str),
-        image_sizes=np.array([[r.get("width", 0), r.get("height", 0)] for r in records], dtype=np.int64).reshape(-1, 2),
-        image_of=np.array([i for i, _, _ in pairs], dtype=np.int64),
-        annotation_ids=np.array(labels, dtype=str),
-        boxes_xywh=_stack_boxes(boxes, labels, name),
-        classes=np.array([entry["category_id"] for _, _, entry in pairs], dtype=np.int64),
-        crowd=np.array([bool(entry.get("iscrowd", 0)) for _, _, entry in pairs], dtype=bool),
-        **numbered_faults(
-            mask_fault(x.get("segmentation"), records[i].get("width", 0), records[i].get("height", 0))
-            for i, _, x in pairs
-        ),
-        orphans=np.zeros(1, dtype=np.int64),
+        class_names=objects_array(file.classes.names),
+        class_ids=objects_array(file.classes.ids),
+        class_parents=objects_array(file.classes.parents),
+        file_names=objects_array(file.images.file_names),
+        image_sizes=file.images.sizes,
+        image_of=none if objects is None else objects.image_of,
+        annotation_ids=np.array(ids, dtype=np.int64) if whole else objects_array(ids),
+        boxes_xywh=np.zeros((0, 4)) if objects is None else objects.boxes_xywh,
+        classes=none if objects is None else objects.classes,
+        crowd=np.zeros(0, dtype=bool) if objects is None else objects.crowd > 0,
+        **numbered_faults([] if objects is None else objects.faults),
+        orphans=np.array([0 if objects is None else objects.orphans]),
+        annotated=np.array([objects is not None]),
     )

@@ -1,9 +1,9 @@
 """Looks through the datasets of a config before the first step, and says what they hold.
 
-Errors, in training and evaluation sets: unknown classes, boxes that are not finite, masks that cannot be used where the
-model has masks, image files and panoptic PNGs that are missing or, in a sample, cannot be read. A training box without
-area after clipping to the image is dropped by the mappers; whether that is said in one line or stops the run is
-`DATASETS.INVALID_ANNOTATIONS`. Evaluation sets are only reported on.
+Errors, in training and evaluation sets: unknown classes, boxes that are not finite, more than a few masks that cannot
+be used where the model has masks, image files and panoptic PNGs that are missing or, in a sample, cannot be read. A
+training box without area after clipping to the image is dropped by the mappers; whether that is said in one line or
+stops the run is `DATASETS.INVALID_ANNOTATIONS`. Evaluation sets are only reported on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -20,9 +19,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from ..class_names import require_same_classes
+from .annotation_checks import DatasetReport, check_annotations
 from .annotation_table import AnnotationTable, cache_file
 from .images import read_image
-from .mask_faults import MISSING
+from .likely_mistakes import warn_of_shared_images
 from .panoptic_checks import check_panoptic_pngs
 from .records import check_records
 from .registration import (
@@ -38,39 +38,6 @@ _SAMPLE = 16  # images decoded per dataset
 _MOST_NAMED = 10  # files or annotations named in one message
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DatasetReport:
-    """What a dataset holds; boxes are those that become targets: no crowds, and with an area.
-
-    Attributes:
-        name: the registered name.
-        split: "train" or "test".
-        num_images: all images.
-        num_used_images: those that training draws from (FILTER_EMPTY_ANNOTATIONS takes the others away).
-        num_empty_images: without any box.
-        num_boxes: boxes.
-        boxes_mean, boxes_p99, boxes_max: boxes per image, over all images.
-        num_classes: classes, 0 if unknown.
-        num_dropped: boxes without area after clipping to the image.
-        num_crowd: crowd annotations.
-        num_over_queries: images with more boxes than the model has queries.
-    """
-
-    name: str
-    split: str
-    num_images: int
-    num_used_images: int
-    num_empty_images: int
-    num_boxes: int
-    boxes_mean: float
-    boxes_p99: float
-    boxes_max: int
-    num_classes: int
-    num_dropped: int
-    num_crowd: int
-    num_over_queries: int
 
 
 def check_datasets(cfg: CfgNode) -> list[DatasetReport]:
@@ -112,6 +79,7 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
     resolve_num_classes(cfg.clone())  # a clone: here the number of classes is only compared
     check_evaluation_sets(cfg, trained_on=cfg.DATASETS.TRAIN[:1])
     reports = []
+    paths: dict[str, dict[str, set[str]]] = {"train": {}, "test": {}}
     for split, name in pairs:
         table = dataset_table(name, panoptic=is_panoptic(cfg))
         if table is None:
@@ -120,7 +88,9 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
         _check_images(name, table)
         if is_panoptic(cfg):
             check_panoptic_pngs(name)
-        reports.append(_check_boxes(cfg, split, name, table))
+        reports.append(check_annotations(cfg, split, name, table))
+        paths[split][name] = {os.path.abspath(path) for path in _image_paths(name, table)}
+    warn_of_shared_images(paths["train"], paths["test"])
     return reports
 
 
@@ -152,83 +122,10 @@ def _compare_classes(names: Sequence[str], *, panoptic: bool) -> None:
         )
 
 
-def _check_boxes(cfg: CfgNode, split: str, name: str, table: AnnotationTable) -> DatasetReport:
-    without_area = (table.clipped_sides() <= 0).any(axis=1) & ~table.crowd
-    if without_area.any():
-        _tell_dropped(cfg, split, name, table, np.flatnonzero(without_area))
-    if table.orphans[0]:
-        logger.warning("%s: %d annotations belong to no image of the file and are not used.", name, table.orphans[0])
-    valid = ~table.crowd & ~without_area
-    if split == "train":
-        _check_targets(name, valid)
-    if cfg.MODEL.MASK_ON:
-        _check_masks(name, table, valid)
-    counts = np.bincount(table.image_of[valid], minlength=len(table.file_names))
-    some = np.unique(table.image_of[~table.crowd]).size  # detectron2's filter counts boxes without area
-    queries = cfg.MODEL.DETR.NUM_QUERIES if cfg.MODEL.META_ARCHITECTURE == "DETR" else None
-    report = DatasetReport(
-        name=name,
-        split=split,
-        num_images=len(counts),
-        num_used_images=some if split == "train" and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else len(counts),
-        num_empty_images=int((counts == 0).sum()),
-        num_boxes=int(valid.sum()),
-        boxes_mean=float(counts.mean()),
-        boxes_p99=float(np.percentile(counts, 99)),
-        boxes_max=int(counts.max()),
-        num_classes=len(table.class_names),
-        num_dropped=int(without_area.sum()),
-        num_crowd=int(table.crowd.sum()),
-        num_over_queries=0 if queries is None else int((counts > queries).sum()),
-    )
-    if report.num_over_queries:
-        logger.warning(
-            "%s: %d of %d images have more boxes than the model has queries (%d): the surplus can never be found. "
-            "Boxes per image: 99%% of the images have up to %.0f, the most is %d; raise MODEL.DETR.NUM_QUERIES.",
-            name, report.num_over_queries, report.num_images, queries, report.boxes_p99, report.boxes_max,
-        )  # fmt: skip
-    return report
-
-
-def _tell_dropped(cfg: CfgNode, split: str, name: str, table: AnnotationTable, dropped: np.ndarray) -> None:
-    """One line about boxes without area; an error if the config says so and they would be trained on."""
-    source = MetadataCatalog.get(name).get("json_file", name)
-    listed = ", ".join(
-        f"annotation {table.annotation_ids[i]} {_numbers(table.boxes_xywh[i])}" for i in dropped[:_MOST_NAMED]
-    )
-    found = f"{source}: {len(dropped)} of {len(table.crowd)} boxes have no area inside their image "
-    found += f"(x, y, width, height: {listed}"
-    found += ", ...)" if len(dropped) > _MOST_NAMED else ")"
-    if split == "test":
-        logger.warning("%s; an evaluation set is left as it is.", found)
-    elif cfg.DATASETS.INVALID_ANNOTATIONS == "skip":
-        logger.warning("%s; they are not trained on.", found)
-    else:
-        raise ValueError(f'{found}; correct them, or drop them with DATASETS.INVALID_ANNOTATIONS "skip"')
-
-
-def _numbers(box: np.ndarray) -> str:
-    return "[" + ", ".join(f"{value:g}" for value in box) + "]"
-
-
-def _check_targets(name: str, valid: np.ndarray) -> None:
-    """What only matters for training: something to learn from."""
-    if not valid.any():
-        raise ValueError(f"training dataset {name} has no boxes at all: check its annotations")
-
-
-def _check_masks(name: str, table: AnnotationTable, valid: np.ndarray) -> None:
-    """Every target, and every crowd that has one, has a mask that can be used."""
-    faults = table.mask_faults[table.mask_fault_of]
-    bad = np.flatnonzero((valid & (faults != "")) | (table.crowd & (faults != "") & (faults != MISSING)))
-    if len(bad):
-        source = MetadataCatalog.get(name).get("json_file", name) if is_coco_file(name) else name
-        listed = ", ".join(f"annotation {table.annotation_ids[i]} {faults[i]}" for i in bad[:_MOST_NAMED])
-        raise ValueError(
-            f"{source}: {len(bad)} of {len(faults)} annotations have no mask that can be used, which MODEL.MASK_ON "
-            f"True needs: {listed}{', ...' if len(bad) > _MOST_NAMED else ''}; correct them, or set MODEL.MASK_ON to "
-            "False"
-        )
+def _image_paths(name: str, table: AnnotationTable) -> list[str]:
+    """Of the images that have a file."""
+    root = MetadataCatalog.get(name).get("image_root", "") if is_coco_file(name) else ""
+    return [os.path.join(root, file_name) for file_name in table.file_names.tolist() if file_name]
 
 
 def _check_images(name: str, table: AnnotationTable) -> None:
@@ -238,7 +135,7 @@ def _check_images(name: str, table: AnnotationTable) -> None:
     """
     metadata = MetadataCatalog.get(name)
     root = metadata.get("image_root", "") if is_coco_file(name) else ""
-    paths = [os.path.join(root, file_name) for file_name in table.file_names.tolist() if file_name]
+    paths = _image_paths(name, table)
     if not paths or "://" in paths[0]:
         return
     by_folder: dict[str, list[str]] = defaultdict(list)

@@ -25,6 +25,8 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMa
 from ..panoptic_classes import PanopticClasses
 from .appearance import RandomTranspose, color_jitter
 from .images import read_image
+from .json_values import flag
+from .mask_faults import compressed_rle, mask_fault
 from .panoptic_targets import panoptic_annotations
 from .pillow_input import PillowInput, blank_array, can_stay_in_pillow, image_tensor, read_pillow
 from .resize import build_resize, build_test_augmentation
@@ -208,7 +210,7 @@ class DetrDatasetMapper:
         instances.gt_boxes = Boxes(torch.as_tensor(boxes_xyxy[kept], dtype=torch.float32))
         instances.gt_classes = torch.tensor([int(target["category_id"]) for target in targets], dtype=torch.int64)
         if self.use_instance_mask:
-            segmentations = [_segmentation(target) for target in targets]
+            segmentations = [_segmentation(target, original_size) for target in targets]
             instances.gt_masks = self._masks(segmentations, transforms, original_size, (height, width))
         return instances
 
@@ -230,7 +232,7 @@ class DetrDatasetMapper:
 
 def _usable(annotations: list[dict[str, Any]], size: tuple[int, int]) -> tuple[list[dict[str, Any]], np.ndarray]:
     """The annotations that can be targets, and their (M, 4) xyxy boxes clipped to the original image."""
-    candidates = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+    candidates = [annotation for annotation in annotations if not flag(annotation.get("iscrowd", 0))]
     boxes = [list(annotation["bbox"]) for annotation in candidates]
     boxes_xyxy = _to_xyxy(boxes, [annotation["bbox_mode"] for annotation in candidates])
     if not np.isfinite(boxes_xyxy).all():
@@ -251,26 +253,21 @@ def _to_xyxy(boxes: list[list[float]], modes: list[BoxMode]) -> np.ndarray:
     return BoxMode.convert(torch.tensor(boxes), modes[0], BoxMode.XYXY_ABS).double().numpy()
 
 
-def _segmentation(annotation: dict[str, Any]) -> Any:
-    if annotation.get("segmentation") is None:
-        raise ValueError(
-            f"the annotation with box {list(annotation['bbox'])} has no segmentation, which MODEL.MASK_ON needs"
-        )
-    return annotation["segmentation"]
+def _segmentation(annotation: dict[str, Any], size: tuple[int, int]) -> Any:
+    segmentation = annotation.get("segmentation")
+    if fault := mask_fault(segmentation, width=size[1], height=size[0]):
+        raise ValueError(f"the annotation with box {list(annotation['bbox'])} {fault}, but MODEL.MASK_ON needs a mask")
+    return segmentation
 
 
 def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint8 bitmap of polygons (list of lists), an RLE (dict) or a bitmap."""
+    """(H, W) uint8 bitmap of polygons (list of lists), an RLE (dict) or a bitmap, without a fault."""
     height, width = size
     if isinstance(segmentation, list):
         rings = [np.asarray(ring, dtype=np.float64) for ring in segmentation]
         mask = polygons_to_bitmask(rings, height, width)
     elif isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            segmentation = pycocotools.mask.frPyObjects(segmentation, *segmentation["size"])
-        mask = pycocotools.mask.decode(segmentation)
+        mask = pycocotools.mask.decode(compressed_rle(segmentation))
     else:
         mask = np.asarray(segmentation)
-    if mask.shape != (height, width):
-        raise ValueError(f"a mask has height and width {mask.shape}, but its image has {(height, width)}")
     return mask.astype(np.uint8)

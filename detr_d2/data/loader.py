@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 
 from .dataset_mapper import DetrDatasetMapper
 from .draws import NumberedDataset, NumberedSampler, seeded_numpy
+from .training_records import training_records
 
 Mapper = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 
@@ -55,7 +56,7 @@ def build_detr_train_loader(
         )
     mapper = mapper or DetrDatasetMapper(cfg, is_train=True)
     with seeded_numpy(seed):
-        parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
+        parts = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=training_records(cfg))
     records, batch_size = parts["dataset"], cfg.SOLVER.IMS_PER_BATCH // world_size
     if isinstance(records, IterableDataset):
         raise ValueError(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from detectron2.utils.colormap import colormap
 
 from ..panoptic_classes import PanopticClasses
 from .annotation_table import read_coco_table
+from .coco_dataset import CocoDataset
+from .json_file import absolute
+from .json_values import Id
 from .panoptic_file import PanopticFile, panoptic_records, read_panoptic_file
 
+_CURE = "check the path given to --coco-panoptic"
 _FORM = "NAME=panoptic.json:png_root:image_root[:instances.json]"
 
 
@@ -32,15 +36,14 @@ class PanopticSpec:
     def parse(cls, spec: str) -> PanopticSpec:
         """Raises ValueError if the spec is not of the form NAME=panoptic.json:png_root:image_root[:instances.json]."""
         name, _, paths = spec.partition("=")
-        parts = paths.split(":")
+        parts = re.split(r":(?!//)", paths)
         instances = parts.pop() if len(parts) == 4 and parts[-1].endswith(".json") else ""
         if not name.strip() or len(parts) != 3 or not all(parts) or not parts[0].endswith(".json"):
             raise ValueError(
                 f'--coco-panoptic {spec}: expected {_FORM}, such as "rooms=rooms/panoptic.json:rooms/panoptic:'
                 'rooms/images"; paths cannot hold colons'
             )
-        absolute = [os.path.abspath(os.path.expanduser(path)) if path else "" for path in (*parts, instances)]
-        return cls(name.strip(), *absolute)
+        return cls(name.strip(), *(absolute(path) if path else "" for path in (*parts, instances)))
 
 
 def register_coco_panoptic(spec: str) -> str:
@@ -75,7 +78,7 @@ def register_coco_panoptic(spec: str) -> str:
             f"{known.get('panoptic_json') or known.get('json_file', 'another dataset')}; choose another name"
         )
     for folder, what in ((parsed.png_root, "the PNGs"), (parsed.image_root, "the images")):
-        if not os.path.isdir(folder):
+        if "://" not in folder and not os.path.isdir(folder):
             raise ValueError(
                 f"--coco-panoptic {spec}: there is no folder {folder}; expected the folder that holds {what}"
             )
@@ -106,7 +109,7 @@ def _metadata(file: PanopticFile) -> dict[str, Any]:
 
 def _check_instances(spec: PanopticSpec, file: PanopticFile) -> None:
     """Raises ValueError unless the instances are of the same things."""
-    table = read_coco_table(spec.instances_json)
+    table = read_coco_table(spec.instances_json, _CURE)
     things = dict(zip(table.class_ids.tolist(), table.class_names.tolist(), strict=True))
     if things != file.things:
         raise ValueError(
@@ -115,7 +118,7 @@ def _check_instances(spec: PanopticSpec, file: PanopticFile) -> None:
         )
 
 
-def _first(classes: dict[int, str]) -> str:
+def _first(classes: dict[Id, str]) -> str:
     listed = ", ".join(f"{class_id} {name}" for class_id, name in list(classes.items())[:5])
     return listed + (f", ... ({len(classes)})" if len(classes) > 5 else "")
 
@@ -128,8 +131,8 @@ def _load(spec: PanopticSpec) -> list[dict[str, Any]]:
     records = panoptic_records(file, classes, spec.png_root, spec.image_root)
     if not spec.instances_json:
         return records
-    instances = load_coco_json(spec.instances_json, spec.image_root, spec.name)
-    annotations = {(record["image_id"], record["file_name"]): record["annotations"] for record in instances}
+    instances = CocoDataset(spec.name, spec.instances_json, spec.image_root, _CURE)()
+    annotations = {(record["image_id"], record["file_name"]): record.get("annotations", []) for record in instances}
     for record in records:
         key = record["image_id"], record["file_name"]
         if key not in annotations:

@@ -19,6 +19,7 @@ from detectron2.structures import BoxMode
 
 from ..panoptic_classes import PanopticClasses
 from .images import read_image
+from .json_values import flag
 from .panoptic_file import read_segment_ids
 
 _SEM_SEG_IGNORED = 255  # detectron2's label of pixels without a class
@@ -79,7 +80,7 @@ def segment_annotations(record: dict[str, Any], classes: PanopticClasses) -> dic
 
 
 def _row(segment: dict[str, Any], classes: PanopticClasses) -> int:
-    return classes.row(segment["category_id"], is_thing=bool(segment["isthing"]))
+    return classes.row(segment["category_id"], is_thing=bool(flag(segment["isthing"])))
 
 
 def _of_panoptic_png(record: dict[str, Any], size: tuple[int, int], classes: PanopticClasses) -> list[dict[str, Any]]:
@@ -88,7 +89,7 @@ def _of_panoptic_png(record: dict[str, Any], size: tuple[int, int], classes: Pan
     for segment in record["segments_info"]:
         mask = ids == segment["id"]
         if mask.any():
-            found.append(_annotation(mask, _row(segment, classes), bool(segment.get("iscrowd", 0))))
+            found.append(_annotation(mask, _row(segment, classes), bool(flag(segment.get("iscrowd", 0)))))
     return found
 
 

@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
-from .mask_faults import mask_fault
+from .mask_faults import mask_area, mask_fault
 
 _TEXT_FLAGS = {"0": False, "false": False, "1": True, "true": True}
 
@@ -159,14 +159,6 @@ def mask_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
         packed = not isinstance(segmentation["counts"], list)
         return dict(segmentation if packed else coco_mask.frPyObjects(segmentation, *segmentation["size"]))
     return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
-
-
-def mask_area(segmentation: Any) -> float:
-    """Square pixels of a usable mask: of its run lengths, or of its polygons, which are added up as detectron2 does."""
-    if isinstance(segmentation, dict):
-        return float(coco_mask.area(mask_rle(segmentation, segmentation["size"])))
-    rings = [np.array(ring).reshape(-1, 2).T for ring in segmentation]
-    return float(sum(0.5 * abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) for x, y in rings))
 
 
 def _box_xywh(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:

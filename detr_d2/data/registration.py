@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
-from detectron2.data.datasets import register_coco_instances
 
 from ..panoptic_classes import PanopticClasses
-from .annotation_table import AnnotationTable, read_coco_table, table_of_dicts
+from .annotation_table import AnnotationTable, read_coco_table
+from .coco_dataset import CocoDataset, coco_dataset
+from .json_file import absolute
 from .panoptic_registration import register_coco_panoptic
 from .panoptic_targets import segment_annotations
+from .record_table import table_of_dicts
+
+logger = logging.getLogger(__name__)
 
 # Where a meta-architecture reads its number of classes.
 _CLASS_KEYS = {
@@ -50,15 +55,13 @@ def register_coco(spec: str) -> str:
             f"--coco {spec}: the name {name} is taken by "
             f"{registered.get('json_file', 'another dataset')}:{registered.get('image_root', '')}; choose another name"
         )
-    if not os.path.isdir(image_root):
+    if "://" not in image_root and not os.path.isdir(image_root):
         raise ValueError(f"--coco {spec}: there is no folder {image_root}; expected the folder that holds the images")
-    table = read_coco_table(json_file)
-    ids = table.class_ids.tolist()
-    metadata = {
-        "thing_classes": table.class_names.tolist(),
-        "thing_dataset_id_to_contiguous_id": {class_id: index for index, class_id in enumerate(ids)},
-    }
-    register_coco_instances(name, metadata, json_file, image_root)
+    dataset = CocoDataset(name, json_file, image_root, cure="check the path given to --coco")
+    table = read_coco_table(json_file, dataset.cure)
+    DatasetCatalog.register(name, dataset)
+    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    dataset.set_classes(table.class_names.tolist(), table.class_ids.tolist())
     return name
 
 
@@ -85,14 +88,19 @@ def _parse_spec(spec: str) -> tuple[str, str, str]:
             f'--coco {spec}: expected NAME=annotations.json:image_root, such as "cells=data/train.json:data/images"'
         )
     json_file, image_root = paths[: end + 5], paths[end + 6 :]
-    return name.strip(), *(os.path.abspath(os.path.expanduser(path)) for path in (json_file, image_root))  # type: ignore[return-value]
+    return name.strip(), absolute(json_file), absolute(image_root)
 
 
-def register_datasets(cfg: CfgNode) -> None:
+def register_datasets(cfg: CfgNode, *, evaluation_only: bool = False) -> None:
     """Registers those of `DATASETS.COCO` and `DATASETS.COCO_PANOPTIC` that `DATASETS.TRAIN` or `DATASETS.TEST` name.
 
     Every process calls it, and calling it again changes nothing. The others may name files that are not there: a
-    config can be used with other data than its own.
+    config can be used with other data than its own. COCO files that are registered otherwise are read by this package
+    from now on.
+
+    Args:
+        cfg: the config.
+        evaluation_only: do without those of `DATASETS.TRAIN` that cannot be registered, with a line that says so.
 
     Raises:
         ValueError: as `register_coco` and `register_coco_panoptic`; it says that the config names the data.
@@ -100,18 +108,28 @@ def register_datasets(cfg: CfgNode) -> None:
     used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
     for key, register in (("COCO", register_coco), ("COCO_PANOPTIC", register_coco_panoptic)):
         for spec in cfg.DATASETS.get(key, []):
-            if spec.partition("=")[0] in used or "=" not in spec:
-                try:
-                    register(spec)
-                except ValueError as error:
-                    raise ValueError(
-                        f"{error} (DATASETS.{key} of the config names these data; DATASETS.TRAIN and DATASETS.TEST "
-                        "choose others)"
-                    ) from error
+            name = spec.partition("=")[0]
+            if name not in used and "=" in spec:
+                continue
+            try:
+                register(spec)
+            except ValueError as error:
+                if evaluation_only and name in cfg.DATASETS.TRAIN and name not in cfg.DATASETS.TEST:
+                    logger.info("The evaluation does without the training data: %s", error)
+                    continue
+                raise ValueError(
+                    f"{error} (DATASETS.{key} of the config names these data; DATASETS.TRAIN and DATASETS.TEST "
+                    "choose others)"
+                ) from error
+    for name in used & set(DatasetCatalog):
+        coco_dataset(name)
 
 
 def require_registered(names: Sequence[str]) -> None:
-    """Raises ValueError if detectron2 does not know one of the dataset names; the message lists similar names."""
+    """Raises ValueError if detectron2 does not know one of the dataset names; the message lists similar names.
+
+    COCO files among them are read by this package from now on.
+    """
     for name in names:
         if name not in DatasetCatalog:
             similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
@@ -120,12 +138,12 @@ def require_registered(names: Sequence[str]) -> None:
                 f"dataset {name} is not registered{hint}; register COCO-format data with "
                 f"--coco {name}=annotations.json:image_root"
             )
+        coco_dataset(name)
 
 
 def is_coco_file(name: str) -> bool:
-    """Whether a registered dataset is a COCO instances file read by detectron2's own loader."""
-    by_detectron2 = getattr(DatasetCatalog[name], "__module__", "") == register_coco_instances.__module__
-    return by_detectron2 and MetadataCatalog.get(name).get("evaluator_type") == "coco"
+    """Whether a registered dataset is a COCO instances file, given by --coco or registered with detectron2."""
+    return coco_dataset(name) is not None
 
 
 def is_panoptic(cfg: CfgNode) -> bool:
@@ -145,8 +163,8 @@ def dataset_table(name: str, *, panoptic: bool = False) -> AnnotationTable | Non
     Raises:
         ValueError: if its annotations cannot be used.
     """
-    if is_coco_file(name):
-        return read_coco_table(MetadataCatalog.get(name).json_file)
+    if (dataset := coco_dataset(name)) is not None:
+        return dataset.table()
     loader, key = DatasetCatalog[name], (name, panoptic)
     if key not in _tables or _tables[key][0] is not loader:
         records = DatasetCatalog.get(name)

@@ -26,6 +26,7 @@ from yaml import YAMLError
 from .. import model_zoo
 from ..config import get_cfg
 from ..data import register_coco, register_coco_panoptic, register_datasets, resolve_num_classes
+from ..data.registration import classes_of
 from .launch import available_cpus, local_world_size, world_size
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         register_coco(spec)
     for spec in args.coco_panoptic:
         register_coco_panoptic(spec)
-    register_datasets(cfg)
+    register_datasets(cfg, evaluation_only=args.eval_only)
     check_datasets_exist(cfg, evaluation_only=args.eval_only)
     resolve_classes(cfg, evaluation_only=args.eval_only)
     cfg.freeze()
@@ -230,9 +231,21 @@ def resolve_classes(cfg: CfgNode, *, evaluation_only: bool) -> None:
     """`resolve_num_classes`; evaluation does without training data that is not there."""
     train = cfg.DATASETS.TRAIN
     if evaluation_only:
-        cfg.DATASETS.TRAIN = tuple(name for name in train if name in DatasetCatalog)
+        cfg.DATASETS.TRAIN = tuple(name for name in train if _is_there(name))
     resolve_num_classes(cfg)
     cfg.DATASETS.TRAIN = train
+
+
+def _is_there(name: str) -> bool:
+    """Whether the classes of a dataset can be read."""
+    if name not in DatasetCatalog:
+        return False
+    try:
+        classes_of(name)
+    except (ValueError, OSError) as error:
+        logger.info("The evaluation does without the training data: %s", error)
+        return False
+    return True
 
 
 def check_datasets_exist(cfg: CfgNode, *, evaluation_only: bool) -> None:

@@ -24,6 +24,7 @@ from detectron2.utils import comm
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from ..data import build_stock_mapper
+from ..data.training_records import training_records
 from .random_state import bytes_to_tensor, get_random_state, set_random_state, tensor_to_bytes
 
 Sample = dict[str, Any]
@@ -221,7 +222,9 @@ def build_stock_loader(cfg: CfgNode) -> StockLoader:
     Raises:
         ValueError: if the processes cannot share a batch evenly.
     """
-    parts = build_detection_train_loader.from_config(cfg, mapper=build_stock_mapper(cfg, True))
+    parts = build_detection_train_loader.from_config(
+        cfg, mapper=build_stock_mapper(cfg, True), dataset=training_records(cfg)
+    )
     dataset, processes = parts["dataset"], comm.get_world_size()
     if parts["total_batch_size"] % processes:
         raise ValueError(

@@ -37,6 +37,7 @@ def summarise_run(cfg: CfgNode, model: nn.Module, optimizer: Optimizer, reports:
     rows = [
         ("images", f"{images:,}" if train else "unknown"),
         ("boxes per image", "; ".join(map(_boxes, train)) or "unknown"),
+        *([("left out", "; ".join(left_out))] if (left_out := [x for x in map(_left_out, train) if x]) else []),
         ("classes", str(train[0].num_classes) if train else "unknown"),
         ("effective batch", _batch(cfg, batch)),
         ("iterations", f"{cfg.SOLVER.MAX_ITER:,}"),
@@ -51,6 +52,16 @@ def summarise_run(cfg: CfgNode, model: nn.Module, optimizer: Optimizer, reports:
 
 def _boxes(report: DatasetReport) -> str:
     return f"mean {report.boxes_mean:.1f}, p99 {report.boxes_p99:g}, max {report.boxes_max}"
+
+
+def _left_out(report: DatasetReport) -> str:
+    """The annotations that are not trained on; "" if all are."""
+    counts = {
+        "crowds": report.num_crowd,
+        "boxes without area": report.num_dropped,
+        "objects without a usable mask": report.num_without_mask,
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
 def _batch(cfg: CfgNode, batch: int) -> str:

@@ -106,7 +106,7 @@ def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | N
         reports: of the datasets, if they have been checked.
     """
     import_user_modules(args.imports)
-    register_datasets(cfg)
+    register_datasets(cfg, evaluation_only=args.eval_only)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="detr_d2")
     default_setup(cfg, args)
     if args.eval_only:

@@ -362,7 +362,11 @@ def _truncate(record: Record) -> None:
             ValueError,
             r"{}: .* \[10, 20, 30, 50\] has no segmentation",
         ),
-        (lambda r: r["annotations"][0].update(segmentation=np.ones((9, 9))), ValueError, r"{}: a mask has .* \(9, 9\)"),
+        (
+            lambda r: r["annotations"][0].update(segmentation=np.ones((9, 9))),
+            ValueError,
+            r"{}: .* bitmap of shape \(9, 9\)",
+        ),
         (lambda r: r["annotations"][0].pop("category_id"), RuntimeError, "{}: KeyError: 'category_id'"),
     ],
 )

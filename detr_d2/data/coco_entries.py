@@ -1,0 +1,154 @@
+"""Images and categories of COCO files, instances and panoptic alike, and ids, which only name what they belong to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from . import json_values
+from .json_values import MAX_PIXELS, MOST_NAMED, Id, listed, plain_id, read_all, shown, sort_key
+
+UNSET = msgspec.UNSET
+
+
+class ImageEntry(msgspec.Struct, gc=False):
+    """An entry of "images"."""
+
+    id: Any = UNSET
+    file_name: Any = UNSET
+    width: Any = UNSET
+    height: Any = UNSET
+
+
+class CategoryEntry(msgspec.Struct, gc=False):
+    """An entry of "categories"; `isthing` in panoptic files."""
+
+    id: Any = UNSET
+    name: Any = UNSET
+    supercategory: Any = UNSET
+    isthing: Any = UNSET
+
+
+@dataclass(frozen=True)
+class CocoImages:
+    """The N images of a file, by ascending id, numbers before texts.
+
+    Attributes:
+        ids: as in the file.
+        file_names: as in the file.
+        sizes: (N, 2) int, width and height.
+    """
+
+    ids: list[Id]
+    file_names: list[str]
+    sizes: np.ndarray
+
+
+@dataclass(frozen=True)
+class CocoClasses:
+    """The K classes of a file in the order of their ids, which is that of the contiguous indices.
+
+    Attributes:
+        ids: as in the file; all numbers or all texts.
+        names: not always different from each other.
+        parents: their supercategories, "" where there is none.
+    """
+
+    ids: list[Id]
+    names: list[str]
+    parents: list[str]
+
+
+def read_classes(entries: Sequence[Any], source: str) -> CocoClasses:
+    """Raises ValueError if there are none, one lacks an id or a name, or an id occurs twice or cannot be ordered."""
+    if not entries:
+        raise ValueError(f'{source} has an empty list "categories": every class needs an id and a name')
+    require_keys(entries, ("id", "name"), f"{source}: category", "id")
+    ids = read_ids([x.id for x in entries], "id", labels_of(entries, "category"), source)
+    names = read_all(
+        [x.name for x in entries], json_values.text, key="name", labels=labels_of(entries, "category"), source=source
+    )
+    require_distinct(ids, "category id", source)
+    keys: list[Any] = [plain_id(x) for x in ids]
+    if any(isinstance(x, str) for x in keys):
+        keys = list(ids)
+    if len({isinstance(x, str) for x in keys}) > 1:
+        raise ValueError(
+            f"{source}: some category ids are numbers and some are texts ({shown(ids)}), so that the classes have no "
+            "order: write all ids as numbers"
+        )
+    order = sorted(range(len(ids)), key=keys.__getitem__)
+    parents = [x.supercategory if isinstance(x.supercategory, str) else "" for x in entries]
+    return CocoClasses([ids[i] for i in order], [names[i] for i in order], [parents[i] for i in order])
+
+
+def read_images(entries: Sequence[Any], source: str) -> CocoImages:
+    """Raises ValueError if there are none, one lacks a key or has a value that cannot be, or an id occurs twice."""
+    if not entries:
+        raise ValueError(f"{source} has no images: every image needs an entry with an id of its own")
+    require_keys(entries, ("id", "file_name", "width", "height"), f"{source}: image", "id")
+    labels = labels_of(entries, "image")
+    ids = read_ids([x.id for x in entries], "id", labels, source)
+    require_distinct(ids, "image id", source)
+    names = read_all([x.file_name for x in entries], json_values.text, key="file_name", labels=labels, source=source)
+    widths, heights = (
+        read_all([getattr(x, key) for x in entries], json_values.side, key=key, labels=labels, source=source)
+        for key in ("width", "height")
+    )
+    sizes = np.array([widths, heights], dtype=np.int64).T
+    too_large = np.flatnonzero(sizes.prod(axis=1) > MAX_PIXELS)
+    if len(too_large):
+        i = int(too_large[0])
+        raise ValueError(
+            f"{source}: {labels(i)} has width {widths[i]} and height {heights[i]}, more pixels than can be read: "
+            "correct its size"
+        )
+    order = sorted(range(len(ids)), key=lambda i: sort_key(ids[i]))
+    return CocoImages([ids[i] for i in order], [names[i] for i in order], sizes[order])
+
+
+def labels_of(entries: Sequence[Any], noun: str) -> Callable[[int], str]:
+    """Index of an entry -> how messages call it: by its id, otherwise by its place in the list."""
+    return lambda i: f"{noun} " + (f"#{i}" if entries[i].id is UNSET else shown(entries[i].id))
+
+
+def require_keys(entries: Sequence[Any], keys: Sequence[str], where: str, name: str) -> None:
+    """Raises ValueError if one of the entries lacks one of the keys; it is called by its `name` key."""
+    for key in keys:
+        for i, entry in enumerate(entries):
+            if getattr(entry, key) is UNSET:
+                called = getattr(entry, name)
+                called = f"#{i}" if called is UNSET else shown(called)
+                raise ValueError(f'{where} {called} has no "{key}"')
+
+
+def read_ids(values: list[Any], key: str, labels: Callable[[int], str], source: str) -> list[Id]:
+    """The ids; most files have whole numbers only."""
+    if set(map(type, values)) <= {int}:
+        return values
+    return read_all(values, json_values.identifier, key=key, labels=labels, source=source)
+
+
+def match_ids(known: Sequence[Id], wanted: Sequence[Id]) -> np.ndarray:
+    """(len(wanted),) int, index among `known`, -1 for none; a number and its text are one id unless both are known."""
+    exact = {value: index for index, value in enumerate(known)}
+    found = np.fromiter((exact.get(value, -1) for value in wanted), dtype=np.int64, count=len(wanted))
+    if (found < 0).any():
+        plain = {plain_id(value): index for index, value in enumerate(known)}
+        for i in np.flatnonzero(found < 0).tolist():
+            found[i] = plain.get(plain_id(wanted[i]), -1)
+    return found
+
+
+def require_distinct(ids: Sequence[Id], what: str, source: str) -> None:
+    if len(set(ids)) < len(ids):
+        repeated = [value for value, count in Counter(ids).items() if count > 1]
+        raise ValueError(
+            f"{source} has {len(repeated)} {what}s that occur twice: "
+            f"{listed([shown(x) for x in repeated[:MOST_NAMED]], len(repeated))}: give each entry an id of its own"
+        )

@@ -1,0 +1,181 @@
+"""Reading a JSON file of lists of objects: fast, typed as widely as JSON is, and with errors that name the place.
+
+msgspec reads the file. What it does not take, but Python's json does (NaN, numbers beyond 1e308), is read by that, so
+that the entry can be named; what neither takes is an error with line and column.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from detectron2.utils.file_io import PathManager
+
+from .json_values import shown
+
+Lists = dict[str, list[Any]]
+"""Name of a list of the file -> its entries, each of the struct that was asked for."""
+
+
+def absolute(path: str) -> str:
+    """The absolute path, ~ expanded; a URI as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def local_json(json_file: str, cure: str, what: str = "annotation file") -> str:
+    """Path on this machine of an annotation file, which may be a URI of detectron2's `PathManager`.
+
+    Args:
+        json_file: path or URI.
+        cure: end of the message when it cannot be read.
+        what: kind of file, for the message.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        path = PathManager.get_local_path(os.path.expanduser(json_file))
+        with open(path, "rb"):
+            return str(path)
+    except Exception as error:  # a handler of a URI may raise anything
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise ValueError(f"{what} {json_file} cannot be read ({reason}): {cure}") from error
+
+
+def read_lists(path: str, entries: Mapping[str, type[msgspec.Struct]], *, optional: frozenset[str], what: str) -> Lists:
+    """The lists of a JSON file.
+
+    Args:
+        path: of the file.
+        entries: name of a list -> struct of its entries, whose fields all have the type Any or Raw and UNSET as
+            default; other lists and keys are skipped.
+        optional: names of lists that may be missing.
+        what: kind of file, for messages.
+
+    Raises:
+        ValueError: if the file is not JSON of this form; names the place, and what the file is where that shows.
+    """
+    with open(path, "rb") as file:
+        content = _as_utf8(file.read(), path)
+    with _without_garbage_collection():
+        try:
+            found = _decoder(tuple(entries.items())).decode(content)
+        except (ValueError, RecursionError):
+            return _read_slowly(content, path, entries, optional, what)
+    lists = {name: getattr(found, name) for name in entries if getattr(found, name) is not msgspec.UNSET}
+    _require_lists(lists, {}, path, entries, optional, what)
+    return lists
+
+
+@lru_cache(maxsize=8)
+def _decoder(entries: tuple[tuple[str, type[msgspec.Struct]], ...]) -> msgspec.json.Decoder[Any]:
+    fields: list[Any] = [(name, list[kind] | msgspec.UnsetType, msgspec.UNSET) for name, kind in entries]  # type: ignore[valid-type]
+    return msgspec.json.Decoder(msgspec.defstruct("Lists", fields))
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Millions of new lists, none of them garbage, would be looked through again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _as_utf8(content: bytes, path: str) -> bytes:
+    """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark, as UTF-8 without one."""
+    encoding = json.detect_encoding(content)
+    if encoding == "utf-8":
+        return content
+    try:
+        return content.decode(encoding).encode()
+    except UnicodeError as error:
+        raise ValueError(f"{path} is not text in {encoding.upper()} ({error}): write it in UTF-8") from error
+
+
+def _read_slowly(
+    content: bytes, path: str, entries: Mapping[str, type[msgspec.Struct]], optional: frozenset[str], what: str
+) -> Lists:
+    try:
+        plain = json.loads(content)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}): write it in UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply for {what}: write it again") from error
+    except ValueError as error:
+        raise ValueError(_malformed(content, path, error)) from error
+    given = plain if isinstance(plain, dict) else {}
+    lists = {name: given[name] for name in entries if isinstance(given.get(name), list)}
+    _require_lists(lists, plain, path, entries, optional, what)
+    return {
+        name: [_entry(kind, entry, f"{path}: {_singular(name)}") for entry in lists[name]]
+        for name, kind in entries.items()
+        if name in lists
+    }
+
+
+def _singular(name: str) -> str:
+    return {"categories": "category"}.get(name, name.removesuffix("s"))
+
+
+def _entry(kind: type[msgspec.Struct], entry: Any, where: str) -> msgspec.Struct:
+    if not isinstance(entry, dict):
+        entry = entry if isinstance(entry, str) else shown(entry)
+        raise ValueError(f"{where} {entry[:80]} is not an object with the keys {', '.join(kind.__struct_fields__)}")
+    return kind(**{key: entry[key] for key in kind.__struct_fields__ if key in entry})
+
+
+def _malformed(content: bytes, path: str, error: ValueError) -> str:
+    lines = content[:100_000].splitlines()
+    if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and len(lines) > 1:
+        try:
+            if isinstance(json.loads(lines[0]), dict):
+                return f"{path} holds JSON lines, an object in each line: expected one object, a COCO file"
+        except ValueError:
+            pass
+    ending = "it may have been cut off; write or download it again"
+    if isinstance(error, json.JSONDecodeError) and content[:1] not in (b"{", b"[", b" ", b"\n", b"\r", b"\t"):
+        ending = "write or download it again"
+    return f"{path} is not complete JSON ({error}): {ending}"
+
+
+def _require_lists(
+    lists: Lists,
+    plain: Any,
+    path: str,
+    entries: Mapping[str, type[msgspec.Struct]],
+    optional: frozenset[str],
+    what: str,
+) -> None:
+    for name in entries:
+        if name in lists or (name in optional and isinstance(plain, dict) and name not in plain):
+            continue
+        names = ", ".join(f'"{x}"' for x in entries if x not in optional)
+        kind = _other_kind(plain)
+        raise ValueError(
+            f'{path} has no list "{name}"{kind}: {what} is an object with the lists {names}'
+            + "".join(f' and, but for test sets, "{x}"' for x in entries if x in optional)
+        )
+
+
+def _other_kind(plain: Any) -> str:
+    """What another file is, where that shows."""
+    if isinstance(plain, list):
+        first = plain[0] if plain and isinstance(plain[0], dict) else {}
+        if "score" in first:
+            return "; it looks like a file of results, not of annotations"
+        return "; it is a list"
+    if isinstance(plain, dict) and {"shapes", "imagePath"} <= plain.keys():
+        return "; it looks like a LabelMe file, which has to be converted"
+    if isinstance(plain, dict) and any(isinstance(x, dict) and "regions" in x for x in list(plain.values())[:3]):
+        return "; it looks like a VIA project, which has to be exported as COCO"
+    return ""
