@@ -25,13 +25,15 @@ ALLOWED = {
     "detr_d2.layers": set(),
     "detr_d2.memory": set(),
     "detr_d2.panoptic_classes": set(),
-    "detr_d2.data": {"detr_d2.panoptic_classes"},
-    "detr_d2.checkpoint": {"detr_d2.panoptic_classes"},
+    "detr_d2.class_names": set(),
+    "detr_d2.data": {"detr_d2.panoptic_classes", "detr_d2.class_names"},
+    "detr_d2.checkpoint": {"detr_d2.panoptic_classes", "detr_d2.class_names"},
     "detr_d2.modeling": {"detr_d2.layers", "detr_d2.panoptic_classes"},
     "detr_d2.modeling.transformer": {"detr_d2.layers"},
     "detr_d2.model_zoo": {"detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.engine": {
         "detr_d2.panoptic_classes",
+        "detr_d2.class_names",
         "detr_d2.memory",
         "detr_d2.config",
         "detr_d2.solver",
@@ -45,6 +47,7 @@ ALLOWED = {
     "detr_d2.evaluation": {
         "detr_d2.solver",  # for the training steps of benchmarks
         "detr_d2.panoptic_classes",
+        "detr_d2.class_names",
         "detr_d2.memory",
         "detr_d2.modeling!",
         "detr_d2.layers",

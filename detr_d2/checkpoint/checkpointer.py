@@ -11,6 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 
+from ..class_names import require_same_classes
 from .architecture import check_architecture
 from .atomic_write import write_atomically
 from .coco_classes import Numbering
@@ -154,11 +155,18 @@ class Checkpointer(DetectionCheckpointer):
         """Fits the weights to a DETR, strictly; leaves other models, and backbones, to detectron2."""
         assert self.report is not None
         own = self.model.state_dict()
+        names = checkpoint.get("class_names"), self.metadata.get("class_names")
+        if self._exact and names[0] and names[1]:
+            require_same_classes(
+                *names,
+                model_is=f"{self.report.source} was trained on",
+                data_are="the data have",
+                cure="give data with its classes in its order, or train it on these",
+            )
         if not is_detr(own):
             return super()._load_model(checkpoint)
         if checkpoint.get("matching_heuristics", False):
             return self._load_backbone(checkpoint)
-        names = checkpoint.get("class_names"), self.metadata.get("class_names")
         state = _tensors(checkpoint.pop("model"))
         if self._resumes:
             check_same_masks(state, own, self.report.source)

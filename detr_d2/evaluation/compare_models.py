@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import local_file
+from ..class_names import listed, match_classes
 from ..data import register_datasets
 from .collect_cache import combined_hash, config_hash, file_hash
 from .compare_results import ModelComparison
@@ -205,7 +206,7 @@ def map_classes(categories: Categories, class_names: Sequence[str], label: str) 
         (K,) index in `class_names` of each class of the model, -1 where the data do not have it, and notes for people.
 
     Raises:
-        ValueError: they have no class in common.
+        ValueError: they have no class in common, or a name stands for several classes.
     """
     names = list(categories.names)
     if names == unnamed(len(names)):
@@ -215,17 +216,16 @@ def map_classes(categories: Categories, class_names: Sequence[str], label: str) 
                 f"({', '.join(class_names[:5])}); they cannot be told apart"
             )
         return np.arange(len(names)), []
-    index = {name: i for i, name in enumerate(class_names)}
-    found = np.array([index.get(name, -1) for name in names], dtype=np.int64)
-    if (found < 0).all():
+    match = match_classes(names, class_names)
+    if match.repeated or len(match.only_model) == len(names):
+        problem = f"cannot be told apart ({listed(match.repeated)})" if match.repeated else "have no name in common"
         raise ValueError(
-            f"{label} knows none of the classes of the data: it has {', '.join(names[:5])}, they have "
-            f"{', '.join(class_names[:5])}"
+            f"the classes of {label} and of the data {problem}: it has {listed(names)}, they have {listed(class_names)}"
         )
-    unknown = [name for name in class_names if name not in names]
     notes = []
-    if unknown:
-        notes.append(f"it does not know {len(unknown)} of the classes: {', '.join(unknown[:10])}; their AP is 0")
-    if (found < 0).any():
-        notes.append(f"its detections of {int((found < 0).sum())} classes that the data do not have are left out")
-    return found, notes
+    if match.only_data:
+        unknown = match.only_data
+        notes.append(f"it does not know {len(unknown)} of the classes: {listed(unknown)}; their AP is 0")
+    if match.only_model:
+        notes.append(f"its detections of {len(match.only_model)} classes that the data do not have are left out")
+    return np.array(match.to_data, dtype=np.int64), notes

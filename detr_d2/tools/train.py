@@ -17,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..checkpoint import Checkpointer
 from ..data import DatasetReport, check_datasets, check_test_images, register_datasets
+from ..data.checks import check_evaluation_sets
 from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
 from ..engine.elastic import continues_elastic_run
@@ -120,6 +121,7 @@ def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | N
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
+    check_evaluation_sets(cfg)
     check_test_images(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
