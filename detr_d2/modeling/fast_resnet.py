@@ -75,6 +75,7 @@ class FastResNet(Accelerated, ResNet):
         fast, checkpointed = self.is_accelerated(), self._is_checkpointed()
         if not (fast or checkpointed) or self.num_classes is not None or x.dim() != 4:
             return super().forward(x)
+        self._folded.drop_stale()
         outputs = {}
         x = self._stem(self.stem, x.contiguous(memory_format=torch.channels_last)) if fast else self.stem(x)
         if "stem" in self._out_features:

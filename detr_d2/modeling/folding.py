@@ -63,13 +63,13 @@ class FoldedConvolutions:
     """Folded convolutions, kept as long as they are those of the weights.
 
     * What is trained is not kept while gradients are computed or the module is in training mode.
-    * On a CPU the values themselves are compared at every call, by a checksum of every row of the weight: a write is
-      seen however it was done.
+    * On a CPU the values themselves are compared, by a checksum of every row of a weight: a write is seen however it
+      was done.
     * Elsewhere a forward would have to wait for that. What is seen there is the trace of a write: a tensor that was
       replaced or whose version has changed, and the step of any optimizer (fused ones leave no version). Writes through
       `.data` and collectives into a weight leave none: call `clear()` after them.
 
-    Copies and pickles are empty.
+    Call `drop_stale` before every use, once for all. Copies and pickles are empty.
     """
 
     def __init__(self) -> None:
@@ -82,6 +82,26 @@ class FoldedConvolutions:
         """Forgets everything."""
         self._entries.clear()
 
+    def drop_stale(self) -> None:
+        """Forgets everything if anything was written to, replaced or set otherwise."""
+        if not self._is_current():
+            self.clear()
+
+    @torch.no_grad()
+    def _is_current(self) -> bool:
+        now: list[Tensor] = []
+        kept: list[Tensor] = []
+        for convolution, entry in list(self._entries.items()):
+            sources = _sources(convolution)
+            if entry.settings != _settings(convolution, sources):
+                return False
+            if isinstance(entry.evidence, Tensor):
+                now += _checksums(sources)
+                kept.append(entry.evidence)
+            elif not entry.evidence.leads_to(sources):
+                return False
+        return not now or torch.equal(torch.cat(now), torch.cat(kept))
+
     def get(self, convolution: nn.Module, dtype: torch.dtype) -> Convolution:
         """The folded convolution in a type; what is kept is in channels-last."""
         sources = _sources(convolution)
@@ -92,11 +112,10 @@ class FoldedConvolutions:
         is_traceless = not can_be_read and any(x.is_inference() for x in sources)
         if is_traceless or (is_trained and convolution.training):
             return folded(convolution).scaled(dtype)
-        settings = (dtype, *_settings(convolution, sources))
-        evidence: _Values | _Traces = (_Values if can_be_read else _Traces)(sources)
         entry = self._entries.get(convolution)
-        if entry is None or entry.settings != settings or not evidence.equals(entry.evidence):
-            entry = _Entry(settings, evidence, _fold_to_keep(convolution, dtype))
+        if entry is None or entry.dtype != dtype:
+            evidence = torch.cat(_checksums(sources)).detach() if can_be_read else _Trace(sources)
+            entry = _Entry(evidence, _settings(convolution, sources), dtype, _fold_to_keep(convolution, dtype))
             self._entries[convolution] = entry
         return entry.result
 
@@ -108,25 +127,21 @@ class FoldedConvolutions:
 
 
 class _Entry(NamedTuple):
+    evidence: Tensor | _Trace  # checksums where the sources can be read
     settings: tuple[Any, ...]
-    evidence: _Values | _Traces
+    dtype: torch.dtype
     result: Convolution
 
 
-class _Values:
-    """What is in tensors, as numbers that change with it: one for each row of the weight, the others as they are."""
-
-    def __init__(self, sources: tuple[Tensor, ...]) -> None:
-        weight, *others = (x.detach() for x in sources)
-        if weight.dtype not in (torch.float32, torch.float64):
-            weight = weight.float()  # a sum of short numbers would round small changes away
-        if weight.is_contiguous(memory_format=torch.channels_last):
-            weight = weight.permute(0, 2, 3, 1)  # the order in memory, so that nothing is copied
-        rows = weight.flatten(1)
-        self._numbers = torch.cat([rows.mv(_factors(rows.shape[1], rows.dtype)), *others])
-
-    def equals(self, other: object) -> bool:
-        return isinstance(other, _Values) and torch.equal(self._numbers, other._numbers)
+def _checksums(sources: tuple[Tensor, ...]) -> list[Tensor]:
+    """Numbers that change when those in the sources do: one for each row of the weight, the others as they are."""
+    weight, *others = sources
+    if weight.dtype not in (torch.float32, torch.float64):
+        weight = weight.float()  # a sum of short numbers would round small changes away
+    if weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.permute(0, 2, 3, 1)  # the order in memory, so that nothing is copied
+    rows = weight.flatten(1)
+    return [rows.mv(_factors(rows.shape[1], rows.dtype)), *others]
 
 
 @lru_cache
@@ -135,19 +150,24 @@ def _factors(count: int, dtype: torch.dtype) -> Tensor:
     return torch.rand(count, dtype=dtype, generator=torch.Generator().manual_seed(0)) + 0.5
 
 
-class _Traces:
+class _Trace:
     """What a write to tensors leaves behind without reading them."""
 
     def __init__(self, sources: tuple[Tensor, ...]) -> None:
         self._sources = sources
         self._aliases = tuple(x.detach() for x in sources)  # keep the storages, so that no other gets the same address
-        steps = _OPTIMIZER_STEPS.count if any(x.requires_grad for x in sources) else None
-        self._state = (steps, *((x._version, x.data_ptr()) for x in sources))
+        self._state = _state(sources)
 
-    def equals(self, other: object) -> bool:
-        if not isinstance(other, _Traces) or self._state != other._state:
+    def leads_to(self, sources: tuple[Tensor, ...]) -> bool:
+        """Whether the tensors are the same and nobody has written to them."""
+        if len(sources) != len(self._sources) or any(x is not y for x, y in zip(sources, self._sources, strict=True)):
             return False
-        return all(x is y for x, y in zip(self._sources, other._sources, strict=True))
+        return self._state == _state(sources)
+
+
+def _state(sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    steps = _OPTIMIZER_STEPS.count if any(x.requires_grad for x in sources) else None
+    return (steps, *((x._version, x.data_ptr()) for x in sources))
 
 
 class _StepCounter:
@@ -165,22 +185,22 @@ _OPTIMIZER_STEPS = _StepCounter()
 
 
 def _sources(convolution: Any) -> tuple[Tensor, ...]:
-    norm = convolution.norm
-    tensors: tuple[Tensor | None, ...] = (convolution.weight, convolution.bias)
-    if norm is not None:
-        tensors += (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    return tuple(x for x in tensors if x is not None)
+    """Weight first, and all other numbers of the convolution and its norm."""
+    tensors = list(convolution._parameters.values())  # attributes of modules are slow
+    if convolution.norm is not None:
+        tensors += [*convolution.norm._parameters.values(), *convolution.norm._buffers.values()]
+    return tuple(x for x in tensors if x is not None and x.is_floating_point())
 
 
 def _can_be_read(sources: tuple[Tensor, ...]) -> bool:
     """Whether nothing has to be waited for; tensors of other classes may stand for numbers that are not here."""
-    return all(x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) for x in sources)
+    return all(x.is_cpu and type(x) in (Tensor, nn.Parameter) for x in sources)
 
 
 def _settings(convolution: Any, sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    """What the result depends on beside the numbers in the sources."""
+    """What the result depends on beside the numbers in the sources, and how those can be compared."""
     geometry = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
-    return (*geometry, getattr(convolution.norm, "eps", None), *(x.dtype for x in sources))
+    return (*geometry, getattr(convolution.norm, "eps", None), _can_be_read(sources), sources[0].dtype)
 
 
 def _fold_to_keep(convolution: nn.Module, dtype: torch.dtype) -> Convolution:
