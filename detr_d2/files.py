@@ -130,13 +130,12 @@ def write_figure(path: StrPath, figure: Any, **options: Any) -> None:
     write_file(path, lambda file: file.write(buffer.getvalue()))
 
 
-def check_writable(folder: StrPath, what: str, cure: str) -> None:
+def check_writable(folder: StrPath, message: str) -> None:
     """Makes a folder, and a file in it for a moment.
 
     Args:
         folder: to be written into.
-        what: it is, the beginning of the message.
-        cure: what to do, the end of the message.
+        message: of the error; {folder} and {reason} are filled in.
 
     Raises:
         WriteError: that fails.
@@ -151,7 +150,7 @@ def check_writable(folder: StrPath, what: str, cure: str) -> None:
         finally:
             os.unlink(temporary)
     except OSError as error:
-        raise WriteError(f"{what} cannot be written to ({error.strerror}); {cure}") from error
+        raise WriteError(message.format(folder=folder, reason=error.strerror)) from error
 
 
 def file_hash(path: StrPath) -> str:

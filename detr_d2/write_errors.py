@@ -10,13 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_REASONS = {
-    errno.ENOSPC: "no space is left on the device",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "it is larger than the limit of file sizes (ulimit -f) or the file system allows",
-}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries say the same without an errno, such as safetensors.
-_WORDS = {code: re.compile(rf"{os.strerror(code)}|os error {code}\b") for code in _REASONS}
+_WORDS = {code: re.compile(rf"{os.strerror(code)}|os error {code}\b") for code in _FULL}
 
 
 class WriteError(OSError):
@@ -57,7 +53,7 @@ def failure_of(error: BaseException, temporary: str, raw: WatchedFile | None = N
     while link is not None:
         if isinstance(link, _StepFailed):
             return link.args[0]
-        if isinstance(link, OSError) and link.errno in _REASONS:
+        if isinstance(link, OSError) and link.errno in _FULL:
             return link
         said = [code for code, words in _WORDS.items() if words.search(str(link))]
         if said:
@@ -74,7 +70,7 @@ def _error_of_growing(path: str) -> OSError | None:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), file.tell(), 1 << 16)
     except OSError as error:
-        return error if error.errno in _REASONS else None
+        return error if error.errno in _FULL else None
     return None
 
 
@@ -87,9 +83,9 @@ def sentence(path: str | os.PathLike[str], error: OSError, existed: bool, safe: 
         existed: whether it was there before.
         safe: a sentence on what is not lost; may be empty.
     """
-    full = error.errno in _REASONS
-    reason = _REASONS[error.errno or 0] if full else error.strerror or str(error)
+    reason = os.strerror(error.errno) if error.errno in _FULL else error.strerror or str(error)
+    limit = ", the limit of this user (ulimit -f) or of the file system" if error.errno == errno.EFBIG else ""
     state = "What was there before is untouched." if existed else "Nothing of it is left behind."
-    cure = "Free some space there" if full else "Make the folder writable"
-    parts = (f"{path} cannot be written: {reason}.", state, safe, f"{cure}, or choose another one, and try again.")
+    cure = "Free some space" if error.errno in _FULL else "Make the folder writable"
+    parts = (f"{path} cannot be written: {reason}{limit}.", state, safe, f"{cure}, or choose another place.")
     return " ".join(filter(None, parts))

@@ -7,14 +7,12 @@ import gzip
 import json
 import os
 import pickle
-import resource
 import signal
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
+from full_disk import largest_file
 from PIL import Image
 
 from detr_d2 import files
@@ -39,17 +38,6 @@ from detr_d2.files import (
 from detr_d2.processes import Process, host_name
 
 NOISE = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Inside, no file grows beyond `size` bytes: what `ulimit -f` does, and to the writer the same as a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _figure(path: Path) -> None:
@@ -109,7 +97,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path: Path, name: s
         with largest_file(limit), pytest.raises(WriteError) as caught:
             WRITERS[name](path)
         state = "What was there before is untouched" if existed else "Nothing of it is left behind"
-        assert f"{path} cannot be written: it is larger than the limit" in str(caught.value)
+        assert f"{path} cannot be written: File too large, the limit" in str(caught.value)
         assert state in str(caught.value)
         assert "\n" not in str(caught.value)
         assert {x.name: x.read_bytes() for x in tmp_path.iterdir()} == before
@@ -120,7 +108,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path: Path, name: s
 @pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT"])
 def test_space_and_quota_are_told_apart_whatever_a_library_makes_of_them(tmp_path: Path, code: str) -> None:
     number = getattr(errno, code)
-    reason = {"ENOSPC": "no space is left", "EDQUOT": "quota is used up"}[code]
+    reason = {"ENOSPC": "No space left on device", "EDQUOT": "Disk quota exceeded"}[code]
 
     def as_cause(_: IO[bytes]) -> None:
         try:
@@ -350,13 +338,13 @@ def test_places_that_are_none(tmp_path: Path, where: str) -> None:
 
 
 def test_the_probe_leaves_nothing_and_says_what_to_do(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new" / "folder", "OUTPUT_DIR", "set it")
+    check_writable(tmp_path / "new" / "folder", "")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
     (tmp_path / "file").write_text("x")
-    with pytest.raises(WriteError, match=r"^OUTPUT_DIR x cannot be written to .*; set it elsewhere$"):
-        check_writable(tmp_path / "file", "OUTPUT_DIR x", "set it elsewhere")
+    with pytest.raises(WriteError, match=r"^.*/file cannot be used: \w.*, choose \w+$"):
+        check_writable(tmp_path / "file", "{folder} cannot be used: {reason}, choose another")
     with largest_file(0), pytest.raises(WriteError):
-        check_writable(tmp_path, "OUTPUT_DIR x", "set it elsewhere")
+        check_writable(tmp_path, "{reason}")
 
 
 def test_an_unknown_format_of_pictures(tmp_path: Path) -> None:

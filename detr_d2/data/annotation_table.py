@@ -21,6 +21,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 from iopath.common.file_io import get_cache_dir
 
+from ..files import write_file
 from .coco_json import load_json, parse_categories, require_keys
 from .mask_faults import mask_fault, numbered_faults
 
@@ -100,10 +101,8 @@ def _read_cached(json_file: str, size: int, mtime_ns: int) -> AnnotationTable:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         table = _parse_coco(json_file)
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        partial = cached.with_name(f"{cached.stem}.{os.getpid()}.npz")
-        np.savez(partial, **{field.name: getattr(table, field.name) for field in fields(AnnotationTable)})
-        os.replace(partial, cached)
+        arrays = {field.name: getattr(table, field.name) for field in fields(AnnotationTable)}
+        write_file(cached, lambda file: np.savez(file, **arrays))
     except OSError as error:
         logger.warning("The checks of %s cannot be cached in %s: %s", json_file, cached.parent, error)
     return table

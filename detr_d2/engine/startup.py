@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from yaml import YAMLError
 from .. import model_zoo
 from ..config import get_cfg
 from ..data import register_coco, register_coco_panoptic, register_datasets, resolve_num_classes
+from ..files import check_writable
 from .launch import available_cpus, local_world_size, world_size
 
 logger = logging.getLogger(__name__)
@@ -188,13 +188,9 @@ def check_output_dir(path: str) -> None:
         ValueError: if that fails.
     """
     try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(b"x")
+        check_writable(path, "OUTPUT_DIR {folder} cannot be written to ({reason}); set it to a folder that can.")
     except OSError as error:
-        raise ValueError(
-            f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); set OUTPUT_DIR to a folder that can."
-        ) from error
+        raise ValueError(str(error)) from error
 
 
 def choose_device(cfg: CfgNode) -> None:

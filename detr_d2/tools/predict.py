@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
@@ -21,8 +20,8 @@ from ..engine.startup import choose_device, import_user_modules, load_config
 from ..evaluation.detector_keys import set_score_threshold
 from ..evaluation.media import Media, VideoReader, VideoWriter, find_media, video_suffix
 from ..evaluation.prediction import Categories, ImagePredictor, coco_results, panoptic_result
-from ..evaluation.results import write_json
 from ..evaluation.trained_model import class_names_option, coco_option, load_trained_model
+from ..files import write_json, write_picture
 from ..panoptic_classes import PanopticClasses
 from .data_options import add_import
 from .outputs import claim_files
@@ -210,8 +209,7 @@ class _Run:
             drawn = visualizer.draw_instance_predictions(self.predictor.instances(outputs))
         else:
             drawn = visualizer.draw_panoptic_seg(outputs["panoptic_seg"][0].cpu(), outputs["panoptic_seg"][1])
-        if not cv2.imwrite(str(output), drawn.get_image()[:, :, ::-1]):
-            raise OSError(f"cannot write {output}")
+        write_picture(output, drawn.get_image())
 
     def _video(self, item: Media, output: Path) -> None:
         visualizer = VideoVisualizer(self.metadata)
@@ -251,10 +249,7 @@ class _Run:
                 outputs["panoptic_seg"], image_id, name.as_posix(), self.categories, self.panoptic
             )
             self.panoptic_results.append(result)
-            path = self.folder / "panoptic" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not cv2.imwrite(str(path), picture[:, :, ::-1]):
-                raise OSError(f"cannot write {path}")
+            write_picture(self.folder / "panoptic" / name, picture)
 
 
 class _Unreadable(Exception):
