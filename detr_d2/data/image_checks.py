@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..files import write_file
 from .annotation_table import cache_file
 from .images import read_header, read_image, say_frames
 from .missing_files import missing_message
@@ -215,16 +216,10 @@ def _load(memory: os.PathLike[str]) -> dict[int, _Seen]:
 
 
 def _save(memory: os.PathLike[str], name: str, look: _Look) -> None:
-    partial = f"{os.fspath(memory)}.{os.getpid()}"
+    digests = np.array([digest for digest, _ in look.seen.values()], dtype=np.uint64)
+    seen = np.array([seen for _, seen in look.seen.values()], dtype=np.int32)
     try:
-        os.makedirs(os.path.dirname(memory), exist_ok=True)
-        with open(partial, "wb") as file:
-            np.savez(
-                file,
-                digests=np.array([digest for digest, _ in look.seen.values()], dtype=np.uint64),
-                seen=np.array([seen for _, seen in look.seen.values()], dtype=np.int32),
-            )
-        os.replace(partial, memory)
+        write_file(memory, lambda file: np.savez(file, digests=digests, seen=seen))
     except OSError as error:
         logger.warning("The check of the images of %s cannot be cached: %s", name, error)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import largest_file
 
 from detr_d2.evaluation.media import VideoReader, VideoWriter, find_media, video_suffix
 
@@ -64,6 +65,25 @@ def test_a_video_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000])
+def test_a_full_disk_is_seen_though_opencv_says_nothing(tmp_path: Path, size: int) -> None:
+    path = tmp_path / f"clip{video_suffix()}"
+    path.write_bytes(b"old")
+    noise = np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), dtype=np.uint8)
+
+    def write() -> None:
+        with VideoWriter(path, fps=10, size=(64, 48)) as writer:
+            for frame in noise:
+                writer.write(frame)
+
+    with largest_file(size), pytest.raises(OSError, match=r"clip\.\w+ cannot be written: File too large.*untouched"):
+        write()
+    assert [x.name for x in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+    write()
+    assert len(VideoReader(path)) == len(noise)
 
 
 def test_broken_videos_are_named(tmp_path: Path) -> None:
