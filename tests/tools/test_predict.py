@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
+from media_files import write_image, write_video
 from PIL import Image
 from pycocotools.coco import COCO
 from tiny_models import tiny_cfg
@@ -50,19 +50,6 @@ def save_model(cfg: CfgNode, folder: Path, **metadata: Any) -> Path:
     checkpointer.metadata.update(metadata)
     checkpointer.save("model")
     return folder / "model.pth"
-
-
-def write_image(path: Path, size: tuple[int, int], seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    assert cv2.imwrite(str(path), pixels)
-
-
-def write_video(path: Path, frames: int) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (96, 64))
-    for seed in range(frames):
-        writer.write(np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8))
-    writer.release()
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +263,7 @@ def test_all_of_a_folder_is_worked_on_or_named(data: Path, tmp_path: Path, capsy
         (inputs / name).symlink_to(tmp_path / "store" / "7f3a.png")
     (inputs / "nowhere.png").symlink_to(tmp_path / "gone.png")
     (inputs / "notes.txt").touch()
-    frames = [Image.new("L", (32, 32), level) for level in (0, 99)]
-    frames[0].save(inputs / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("L", (32, 32)).save(inputs / "a.gif", save_all=True, append_images=[Image.new("L", (32, 32), 99)])
     write_video(inputs / "cut.avi", frames=8)
     content = (inputs / "cut.avi").read_bytes()
     (inputs / "cut.avi").write_bytes(content[: int(0.8 * len(content))])
@@ -285,20 +271,19 @@ def test_all_of_a_folder_is_worked_on_or_named(data: Path, tmp_path: Path, capsy
     annotations = json.loads((data / "annotations.json").read_text())
     names = ["scan.jpg/p.png", "l2.png", "l1.png"]
     annotations["images"] = [{**x, "file_name": name} for x, name in zip(annotations["images"], names, strict=True)]
-    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
-    spec = f"links={tmp_path / 'annotations.json'}:{inputs}"
-    assert predict(data, tmp_path / "out", inputs, "--score-threshold", "0", "--coco", spec) == 1
+    (tmp_path / "x.json").write_text(json.dumps(annotations))
+    assert predict(data, tmp_path / "out", inputs, "--coco", f"links={tmp_path / 'x.json'}:{inputs}") == 1
     out, err = capsys.readouterr()
     assert "1 files are left out" in out + err
-    assert "moving.gif holds 2 frames or pages" in out + err
-    first, second = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "a.gif holds 2 frames or pages" in out + err
+    first, second = (line for line in err.splitlines() if line.startswith("error: "))
     images = read(tmp_path / "out" / "images.json")["images"]
     shown = sum("cut.avi" in x["file_name"] for x in images)
     assert 0 < shown < 8
     assert f"cut.avi is damaged or cut off: {shown} of 8 frames could be read" in first
     assert "nowhere.png is a link to" in second
-    ids = {Path(x["file_name"]).name: x["id"] for x in images}
-    assert [ids[name] for name in ("p.png", "l2.png", "l1.png")] == [100, 107, 114]
+    ids = {Path(x["file_name"]).relative_to(inputs).as_posix(): x["id"] for x in images}
+    assert [ids[name] for name in names] == [100, 107, 114]
     assert len(list(VideoReader(tmp_path / "out" / images[0]["picture"]))) == shown
 
 
