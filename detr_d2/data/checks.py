@@ -111,8 +111,13 @@ def _check_images(split: str, name: str, table: AnnotationTable) -> None:
         _image_paths(name, table),
         table.image_sizes,
         root=MetadataCatalog.get(name).get("image_root") or "",
-        seconds=TRAINING_SECONDS if split == "train" else None,
+        seconds=_seconds(split),
     )
+
+
+def _seconds(split: str) -> float | None:
+    """How long sizes of training images are compared; of an evaluation set all are, before hours are spent on it."""
+    return TRAINING_SECONDS if split == "train" else None
 
 
 def _check_all(cfg: CfgNode) -> list[DatasetReport]:
@@ -133,7 +138,7 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
             continue
         _check_images(split, name, table)
         if is_panoptic(cfg):
-            check_panoptic_pngs(name)
+            check_panoptic_pngs(name, seconds=_seconds(split))
         reports.append(check_annotations(cfg, split, name, table))
         paths[split][name] = {os.path.abspath(path) for path in _image_paths(name, table) if path}
     warn_of_shared_images(paths["train"], paths["test"])

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..files import write_file
 from .annotation_table import cache_file
 from .images import read_header, read_image, say_frames
 from .missing_files import missing_message
@@ -46,6 +47,7 @@ class _Look:
         paths: N files.
         sizes: (N, 2) width and height in the annotations, 0 where they say nothing.
         known: digest -> what an earlier start has seen.
+        pngs: whether they are panoptic PNGs.
         seen: index -> digest and what is seen now.
         faults: index -> what is wrong.
     """
@@ -53,6 +55,7 @@ class _Look:
     paths: Sequence[str]
     sizes: np.ndarray
     known: dict[int, _Seen]
+    pngs: bool = False
     seen: dict[int, tuple[int, _Seen]] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
 
@@ -70,7 +73,9 @@ class _Look:
             return
         if width and height and (header.width, header.height) != (width, height):
             self.faults[index] = (
-                f"image file {path} is {header.width}x{header.height} pixels (after EXIF rotation), but its "
+                f"panoptic PNG {path} is {header.width}x{header.height} pixels, but its image is {width}x{height}"
+                if self.pngs
+                else f"image file {path} is {header.width}x{header.height} pixels (after EXIF rotation), but its "
                 f"annotation says {width}x{height}"
             )
         self.seen[index] = digest, (header.frames, int(header.deep), -1, -1)
@@ -93,7 +98,13 @@ class _Look:
 
 
 def check_images(
-    name: str, paths: Sequence[str], sizes: np.ndarray, *, root: str = "", seconds: float | None = None
+    name: str,
+    paths: Sequence[str],
+    sizes: np.ndarray,
+    *,
+    root: str = "",
+    seconds: float | None = None,
+    pngs: bool = False,
 ) -> None:
     """Checks the images of a dataset; one line says what is likely to be a mistake.
 
@@ -103,6 +114,7 @@ def check_images(
         sizes: (N, 2) width and height in the annotations, 0 where they say nothing.
         root: folder that the annotations' file names are relative to, "" if there is none.
         seconds: for headers; what is left over then is not looked at, and a line says so. None: all the time it takes.
+        pngs: they are panoptic PNGs, and the sizes are those of their images.
 
     Raises:
         ValueError: if files are missing (and why), an image cannot be read, or has another size than annotated.
@@ -111,9 +123,10 @@ def check_images(
     if not kept:
         return
     paths, sizes = [os.fspath(paths[index]) for index in kept], np.asarray(sizes)[kept]
-    _require_files(name, [path for path in paths if not _is_uri(path)], root)
-    memory = cache_file("images", name, root, os.path.dirname(paths[0])).with_suffix(".images")
-    look = _Look(paths, sizes, _load(memory))
+    what = f"of {len(paths)} panoptic PNGs" if pngs else "image files"
+    _require_files(name, what, [path for path in paths if not _is_uri(path)], root)
+    memory = cache_file("pngs" if pngs else "images", name, root, os.path.dirname(paths[0])).with_suffix(".images")
+    look = _Look(paths, sizes, _load(memory), pngs)
     sample = np.unique(np.linspace(0, len(paths) - 1, _SAMPLE).astype(int)).tolist()
     for index in sample:
         look.header(index)
@@ -158,7 +171,7 @@ def _digest(path: str, width: int, height: int) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def _require_files(name: str, paths: Sequence[str], root: str) -> None:
+def _require_files(name: str, what: str, paths: Sequence[str], root: str) -> None:
     """Files, and not folders or links to nowhere. Listing folders is faster than asking for each file."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in paths:
@@ -174,7 +187,7 @@ def _require_files(name: str, paths: Sequence[str], root: str) -> None:
         unlisted = (path for path in inside if os.path.basename(path) not in present)
         missing += [path for path in unlisted if not os.path.isfile(path)]  # a file system may know other spellings
     if missing:
-        raise ValueError(missing_message(name, "image files", missing, root))
+        raise ValueError(missing_message(name, what, missing, root))
 
 
 def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
@@ -201,8 +214,9 @@ def _describe(name: str, look: _Look) -> str:
     cure = "correct the width and height in the annotations, or take the images that were annotated"
     listed = "; ".join(faults[:_MOST_NAMED]) + more
     sized = any("its annotation says" in fault for fault in faults)
-    return f"{name}: {len(faults)} of {len(look.paths)} images cannot be used: {listed}" + (
-        f": {cure}" if sized else ""
+    return (
+        f"{name}: {len(faults)} of {len(look.paths)} {'PNGs' if look.pngs else 'images'} cannot be used: {listed}"
+        + (f": {cure}" if sized else "")
     )
 
 
@@ -215,16 +229,10 @@ def _load(memory: os.PathLike[str]) -> dict[int, _Seen]:
 
 
 def _save(memory: os.PathLike[str], name: str, look: _Look) -> None:
-    partial = f"{os.fspath(memory)}.{os.getpid()}"
+    digests = np.array([digest for digest, _ in look.seen.values()], dtype=np.uint64)
+    seen = np.array([seen for _, seen in look.seen.values()], dtype=np.int32)
     try:
-        os.makedirs(os.path.dirname(memory), exist_ok=True)
-        with open(partial, "wb") as file:
-            np.savez(
-                file,
-                digests=np.array([digest for digest, _ in look.seen.values()], dtype=np.uint64),
-                seen=np.array([seen for _, seen in look.seen.values()], dtype=np.int32),
-            )
-        os.replace(partial, memory)
+        write_file(memory, lambda file: np.savez(file, digests=digests, seen=seen))
     except OSError as error:
         logger.warning("The check of the images of %s cannot be cached: %s", name, error)
 

@@ -109,7 +109,7 @@ def read_labels(file_name: str | os.PathLike[str]) -> np.ndarray:
             if (bands != bands[:, :, :1]).any():
                 raise ValueError(f"it is a colour picture of mode {image.mode}, but labels are one number per pixel")
             labels = bands[:, :, 0]
-        if labels.dtype.kind == "f" or labels.min(initial=0) < 0 or labels.max(initial=0) > 255:
+        if labels.dtype.kind == "f" or labels.min() < 0 or labels.max() > 255:
             raise ValueError(
                 f"it has values of mode {image.mode} that are not whole numbers from 0 to 255, as labels are"
             )
@@ -235,7 +235,7 @@ def _raw_modes(image: Image.Image) -> list[str]:
 
 def _high_byte(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
-    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high > 0xFFFF:
         raise ValueError(f"its values go from {low} to {high}, but 16 bits hold 0 to 65535; write it with 8 or 16 bits")
     return Image.fromarray((values >> 8).astype(np.uint8))

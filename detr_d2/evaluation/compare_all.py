@@ -15,8 +15,8 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from ..data import check_images
+from ..files import file_hash, write_text
 from .benchmark import machine_info
-from .collect_cache import file_hash
 from .compare_data import GroundTruth, fingerprint, load_ground_truth, summarise
 from .compare_json import save_comparison
 from .compare_models import Contestant
@@ -149,7 +149,7 @@ def write_all(comparison: Comparison, output: Path) -> None:
         "table.tex": latex_table(comparison),
     }
     for name, text in tables.items():
-        (output / name).write_text(text, encoding="utf-8")
+        write_text(output / name, text)
     write_report(comparison, output / REPORT)
 
 

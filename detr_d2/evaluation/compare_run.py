@@ -134,7 +134,7 @@ class ComparisonRun:
         with _bar(identity.label, len(self.ground_truth), "image") as bar:
             files = self.ground_truth.file_names
             found = collect(lambda: load()[0], files, CandidateCache(folder), progress=bar.update)
-        _require_sizes(found.layers[-1], self.ground_truth)
+        require_sizes(found.layers[-1], self.ground_truth)
         segmented = replace(identity, notes=[*identity.notes, *notes])
         if predicts_masks(contestant.cfg):
             segmented = self._with_masks(contestant, segmented, class_map, classes, folder)
@@ -256,7 +256,7 @@ class ComparisonRun:
         return _Costs(*measured)
 
 
-def _require_sizes(images: Sequence[Candidates], truth: GroundTruth) -> None:
+def require_sizes(images: Sequence[Candidates], truth: GroundTruth) -> None:
     """Boxes of an image of another size than annotated meet no object; images behind a URI are not looked at before."""
     for name, (height, width), found in zip(truth.file_names, truth.sizes.tolist(), images, strict=True):
         if height and width and found.image_size not in ((height, width), (1, 1)):  # of images that failed

@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from types import TracebackType
 
 import cv2
 import numpy as np
+
+from ..files import new_file_by_name
 
 _STILL = "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png ppm tif tiff webp"
 _MOVING = "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv webm wmv"
@@ -178,22 +181,29 @@ class VideoWriter:
         size: (width, height) of the frames in pixels.
 
     Raises:
-        ValueError: OpenCV cannot write the file.
+        ValueError: OpenCV cannot write such a video.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path, *, fps: float, size: tuple[int, int]) -> None:
         self.path = path
         self._size = size
-        self._partial = path.with_name(f".partial-{path.name}")
-        self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*_codec()[1]), fps, size)
-        if not self._writer.isOpened():
-            raise ValueError(f"OpenCV cannot write the video {path} ({size[0]}x{size[1]}, {fps:g} frames per second)")
+        self._frames = 0
+        with ExitStack() as stack:
+            self._partial = stack.enter_context(new_file_by_name(path))
+            self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*_codec()[1]), fps, size)
+            if not self._writer.isOpened():
+                what = f"{size[0]}x{size[1]}, {fps:g} frames per second"
+                raise ValueError(f"OpenCV cannot write the video {path} ({what})")
+            stack.push(self._finish)
+            self._stack = stack.pop_all()
 
     def write(self, frame_bgr: np.ndarray) -> None:
         """Append one (H, W, 3) uint8 frame; one of another size is resized, as OpenCV would drop it in silence."""
         if frame_bgr.shape[1::-1] != self._size:
             frame_bgr = cv2.resize(frame_bgr, self._size)
         self._writer.write(np.ascontiguousarray(frame_bgr))
+        self._frames += 1
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -201,11 +211,16 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _finish(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Closes the file and counts what is in it: of a full disk, OpenCV says nothing."""
         self._writer.release()
-        if kind is None:
-            self._partial.replace(self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        found = max(int(cv2.VideoCapture(str(self._partial)).get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        if kind is None and found != self._frames:
+            raise OSError(f"{self.path} cannot be written: {found} of {self._frames} frames are in the file")
 
 
 def video_suffix() -> str:

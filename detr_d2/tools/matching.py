@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from ..data import DetrDatasetMapper
-from ..evaluation.results import write_json
+from ..files import write_json
 from ..visualization.loss_curves import choose_metrics, curves_json, read_log, save_curves
 from ..visualization.matching import Assignment, collect_assignment, stability
 from ..visualization.matching_pictures import save_stability

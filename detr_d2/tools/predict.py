@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
@@ -22,8 +21,8 @@ from ..engine.startup import choose_device, import_user_modules, load_config
 from ..evaluation.detector_keys import set_score_threshold
 from ..evaluation.media import Media, VideoReader, VideoWriter, find_media
 from ..evaluation.prediction import Categories, ImagePredictor, coco_results, panoptic_result
-from ..evaluation.results import write_json
 from ..evaluation.trained_model import class_names_option, coco_option, load_trained_model
+from ..files import write_json, write_picture
 from ..panoptic_classes import PanopticClasses
 from .data_options import add_import
 from .output_names import frame_name
@@ -186,7 +185,7 @@ class _Run:
             drawn = visualizer.draw_instance_predictions(self.predictor.instances(outputs))
         else:
             drawn = visualizer.draw_panoptic_seg(outputs["panoptic_seg"][0].cpu(), outputs["panoptic_seg"][1])
-        _write_picture(self.folder / output.picture, drawn.get_image())
+        write_picture(self.folder / output.picture, drawn.get_image())
 
     def _video(self, item: Media, output: Output) -> None:
         visualizer = VideoVisualizer(self.metadata)
@@ -232,13 +231,7 @@ class _Run:
                 outputs["panoptic_seg"], image_id, name.as_posix(), self.categories, self.panoptic
             )
             self.panoptic_results.append(result)
-            _write_picture(self.folder / MAPS / name, picture)
-
-
-def _write_picture(path: Path, image_rgb: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image_rgb[:, :, ::-1]):
-        raise OSError(f"cannot write {path}")
+            write_picture(self.folder / MAPS / name, picture)
 
 
 class _Unreadable(Exception):
