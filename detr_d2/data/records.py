@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -165,8 +164,9 @@ def _box_xywh(annotation: dict[str, Any], where: str) -> tuple[float, float, flo
 
 
 def _class_index(annotation: dict[str, Any], num_classes: int | None, where: str) -> int:
-    index = annotation.get("category_id")
-    if isinstance(index, Integral) and index >= 0 and (num_classes is None or index < num_classes):
+    index: Any = annotation.get("category_id")
+    whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
+    if whole and index >= 0 and (num_classes is None or index < num_classes):
         return int(index)
     last = "the number of classes - 1" if num_classes is None else num_classes - 1
     raise ValueError(f"{where} has category_id {shown(index)}, expected a whole number from 0 to {last}")
