@@ -18,7 +18,7 @@ from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.class_names import match_classes, require_same_classes
-from detr_d2.data.checks import check_evaluation_sets
+from detr_d2.data.checks import check_evaluation_sets, check_order_of_classes
 from detr_d2.evaluation.compare_models import map_classes
 from detr_d2.evaluation.prediction import Categories
 from detr_d2.evaluation.segmentation_figures import _require_classes_of
@@ -154,6 +154,23 @@ def test_two_datasets_of_one_model(datasets: Callable[..., CfgNode], kind: str, 
     check_evaluation_sets(cfg, trained_on=cfg.DATASETS.TRAIN)
 
 
+def test_weights_that_do_not_name_their_classes(model: Any, datasets: Callable[..., CfgNode], tmp_path: Path) -> None:
+    """The training data of the config then are the best guess at their order."""
+    cfg, _, path = model
+    content = torch.load(path)
+    del content["class_names"], content["category_ids"]
+    torch.save(content, tmp_path / "unnamed.pth")
+    cfg, config = cfg.clone(), datasets(MODEL, ORDER, train=True)
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN has the classes .*\(the same names in another order\)"):
+        check_order_of_classes(config)
+    MetadataCatalog.remove("data 1")
+    MetadataCatalog.get("data 1").set(thing_classes=OTHERS["renamed"][0])
+    check_order_of_classes(config)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("data 0",), ()
+    given = Categories(tuple(ORDER), (40, 41, 42))
+    assert load_trained_model(cfg, str(tmp_path / "unnamed.pth"), given)[1].ids == (41, 42, 40)
+
+
 def test_records_of_evaluation_sets_are_looked_at(datasets: Callable[..., CfgNode]) -> None:
     cfg = datasets(MODEL, train=False)
     DatasetCatalog.remove("data 0")
@@ -169,8 +186,12 @@ def test_comparison_matches_what_it_can() -> None:
     found, notes = map_classes(numbered(MODEL), ["cow", "dog"], "M")
     assert np.array_equal(found, [-1, 1, -1])
     assert "does not know 1 of the classes: cow" in notes[0]
-    for names, said in ((["cow"], "have no name in common"), (["dog", "cat", "cat"], r"cannot be told apart \(cat\)")):
-        with pytest.raises(ValueError, match=rf"the classes of M and of the data {said}.*cat, dog, traffic light"):
+    twice = ["dog", "cat", "cat"]
+    for names, said in (
+        (["cow"], "knows none of the classes"),
+        (twice, "and the data have a name of several classes, cat"),
+    ):
+        with pytest.raises(ValueError, match=rf"M {said}.*cat, dog, traffic light"):
             map_classes(numbered(MODEL), names, "M")
 
 

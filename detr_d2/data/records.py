@@ -179,9 +179,11 @@ def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any
     if fault:
         return None, fault
     if isinstance(segmentation, dict):
-        return segmentation, ""
-    if not isinstance(segmentation, list):
-        return dict(coco_mask.encode(np.asfortranarray(segmentation, dtype=np.uint8))), ""
+        counts = segmentation["counts"]
+        runs = counts if isinstance(counts, str | bytes) else [int(x) for x in counts]
+        return {"size": [int(x) for x in segmentation["size"]], "counts": runs}, ""
+    if isinstance(segmentation, np.ndarray):
+        return dict(coco_mask.encode(np.asfortranarray(segmentation != 0, dtype=np.uint8))), ""
     if 0 in size:
         return None, "has polygons, and its image no height and width"
     rings = [np.asarray(ring, dtype=np.float64).tolist() for ring in segmentation]
