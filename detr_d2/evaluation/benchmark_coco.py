@@ -55,7 +55,7 @@ def write_coco_file(
             "iscrowd": int(c),
         }
         if polygon_points:
-            entry["segmentation"] = [np.round(box[:2].tolist() * polygon_points, 1).tolist()]
+            entry["segmentation"] = [_ellipse(box, polygon_points)]
         entries.append(entry)
     content = {
         "info": {},
@@ -66,6 +66,13 @@ def write_coco_file(
         "categories": [{"id": k, "name": f"class {k}"} for k in range(num_classes)],
     }
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _ellipse(box: np.ndarray, points: int) -> list[float]:
+    """A ring x, y, x, y, ... inside a box, with two decimals as COCO's polygons have."""
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.round(box[:2] + box[2:] * (circle + 1) / 2, 2).reshape(-1).tolist()
 
 
 def _random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:

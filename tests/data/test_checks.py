@@ -206,7 +206,7 @@ def test_second_start_reads_neither_file_nor_images(
 
     annotation_table._read_cached.cache_clear()  # as in a new process
     with monkeypatch.context() as patched:
-        patched.setattr("detr_d2.data.annotation_table.read_coco_file", fail)
+        patched.setattr("detr_d2.data.annotation_table.keep_coco_file", fail)
         patched.setattr("detr_d2.data.checks.read_image", fail)
         assert check_datasets(cfg) == first
     (_json_file(spec).parent / "1.png").unlink()
