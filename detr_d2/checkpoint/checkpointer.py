@@ -155,10 +155,11 @@ class Checkpointer(DetectionCheckpointer):
         """Fits the weights to a DETR, strictly; leaves other models, and backbones, to detectron2."""
         assert self.report is not None
         own = self.model.state_dict()
-        names = checkpoint.get("class_names"), self.metadata.get("class_names")
-        if self._exact and names[0] and names[1]:
+        theirs, ours = checkpoint.get("class_names"), self.metadata.get("class_names")
+        if self._exact and theirs and ours:
             require_same_classes(
-                *names,
+                theirs,
+                ours,
                 model_is=f"{self.report.source} was trained on",
                 data_are="the data have",
                 cure="give data with its classes in its order, or train it on these",
@@ -170,7 +171,9 @@ class Checkpointer(DetectionCheckpointer):
         state = _tensors(checkpoint.pop("model"))
         if self._resumes:
             check_same_masks(state, own, self.report.source)
-        fitted = fit(state, own, self.report, exact=self._exact, class_head=self.class_head_from, class_names=names)
+        fitted = fit(
+            state, own, self.report, exact=self._exact, class_head=self.class_head_from, class_names=(theirs, ours)
+        )
         self.model.load_state_dict(fitted)
         self.logger.info(str(self.report))
         return None

@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from ..class_names import require_same_classes
+from ..class_names import match_classes, require_same_classes
 from .annotation_checks import DatasetReport, check_annotations
 from .annotation_table import AnnotationTable
 from .image_checks import TRAINING_SECONDS, check_images
@@ -157,6 +157,19 @@ def check_evaluation_sets(cfg: CfgNode, *, trained_on: Sequence[str] = ()) -> No
         boxes = MetadataCatalog.get(name).get("evaluator_type", "coco") in ("coco", "coco_panoptic_seg")
         if boxes and not is_coco_file(name):
             check_records(name)
+
+
+def check_order_of_classes(cfg: CfgNode) -> None:
+    """Raises ValueError if the classes of `DATASETS.TEST` are those of `DATASETS.TRAIN` in another order.
+
+    For weights that do not name their classes: other names may be right, but the same in another order are not.
+    """
+    known = {name: MetadataCatalog.get(name).get("thing_classes") for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
+    trained = next((classes for name in cfg.DATASETS.TRAIN if (classes := known[name])), None)
+    for name in cfg.DATASETS.TEST:
+        if trained and known[name] and match_classes(trained, known[name]).same_classes:
+            cure = "number them in the same order"
+            require_same_classes(trained, known[name], model_is="DATASETS.TRAIN has", data_are=f"{name} has", cure=cure)
 
 
 def _compare_classes(names: Sequence[str], *, panoptic: bool) -> None:

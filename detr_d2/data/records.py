@@ -7,19 +7,20 @@ numbers or texts of any kind, and nothing is calculated from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
+from . import json_values
+from .json_values import Refused, shown
 from .mask_faults import mask_area, mask_fault
 
-_TEXT_FLAGS = {"0": False, "false": False, "1": True, "true": True}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def image_ids(name: str, records: Sequence[dict[str, Any]]) -> list[Hashable]:
         image_id, file_name = record.get("image_id"), str(record.get("file_name", f"record {number}"))
         if not _is_name(image_id):
             raise ValueError(
-                f"{name}: {file_name} has image_id {image_id!r}, expected a number or a text that no other image has"
+                f"{name}: {file_name} has image_id {shown(image_id)}, expected a number or a text of its own"
             )
         if image_id in seen:
             raise ValueError(
-                f"{name}: {seen[image_id]} and {file_name} both have image_id {image_id!r}: give each image its own"
+                f"{name}: {seen[image_id]} and {file_name} have the same image_id {shown(image_id)}: give each its own"
             )
         seen[image_id] = file_name
     return list(seen)
@@ -122,7 +123,7 @@ def read_objects(name: str, record: dict[str, Any], num_classes: int | None) -> 
             RecordedObject(
                 box_xywh=box,
                 class_index=_class_index(annotation, num_classes, where),
-                crowd=crowd_flag(annotation.get("iscrowd"), where),
+                crowd=bool(_read(json_values.flag, annotation.get("iscrowd"), "iscrowd", where)),
                 area=_area(annotation, box, segmentation, where),
                 segmentation=segmentation,
                 mask_fault=fault,
@@ -131,21 +132,6 @@ def read_objects(name: str, record: dict[str, Any], num_classes: int | None) -> 
             )
         )
     return found
-
-
-def crowd_flag(value: Any, where: str) -> bool:
-    """A value of "iscrowd" by its meaning; None, for a missing one, is no crowd.
-
-    Raises:
-        ValueError: it is neither yes nor no.
-    """
-    if value is None:
-        return False
-    if isinstance(value, str) and value.strip().casefold() in _TEXT_FLAGS:
-        return _TEXT_FLAGS[value.strip().casefold()]
-    if isinstance(value, Real | np.bool_) and value in (0, 1):
-        return bool(value)
-    raise ValueError(f"{where} has iscrowd {value!r}, expected 0 or 1")
 
 
 def mask_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -171,16 +157,19 @@ def _box_xywh(annotation: dict[str, Any], where: str) -> tuple[float, float, flo
             numbers = BoxMode.convert(numbers, BoxMode(mode), BoxMode.XYWH_ABS)
         x, y, width, height = numbers
     except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"{where} has bbox {box!r} in bbox_mode {mode!r}, expected four finite numbers") from error
+        raise ValueError(
+            f"{where} has bbox {shown(box)} in bbox_mode {mode!r}, expected four finite numbers"
+        ) from error
     return x, y, width, height
 
 
 def _class_index(annotation: dict[str, Any], num_classes: int | None, where: str) -> int:
-    index = annotation.get("category_id")
-    if isinstance(index, Integral) and index >= 0 and (num_classes is None or index < num_classes):
+    index: Any = annotation.get("category_id")
+    whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
+    if whole and index >= 0 and (num_classes is None or index < num_classes):
         return int(index)
     last = "the number of classes - 1" if num_classes is None else num_classes - 1
-    raise ValueError(f"{where} has category_id {index!r}, expected a whole number from 0 to {last}")
+    raise ValueError(f"{where} has category_id {shown(index)}, expected a whole number from 0 to {last}")
 
 
 def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any, str]:
@@ -190,9 +179,11 @@ def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any
     if fault:
         return None, fault
     if isinstance(segmentation, dict):
-        return segmentation, ""
-    if not isinstance(segmentation, list):
-        return dict(coco_mask.encode(np.asfortranarray(segmentation, dtype=np.uint8))), ""
+        counts = segmentation["counts"]
+        runs = counts if isinstance(counts, str | bytes) else [int(x) for x in counts]
+        return {"size": [int(x) for x in segmentation["size"]], "counts": runs}, ""
+    if isinstance(segmentation, np.ndarray):
+        return dict(coco_mask.encode(np.asfortranarray(segmentation != 0, dtype=np.uint8))), ""
     if 0 in size:
         return None, "has polygons, and its image no height and width"
     rings = [np.asarray(ring, dtype=np.float64).tolist() for ring in segmentation]
@@ -203,6 +194,12 @@ def _area(annotation: dict[str, Any], box: Sequence[float], segmentation: Any, w
     area = annotation.get("area")
     if area is None:
         return max(0.0, box[2]) * max(0.0, box[3]) if segmentation is None else mask_area(segmentation)
-    if isinstance(area, Real) and not isinstance(area, bool) and 0 <= area < math.inf:
-        return float(area)
-    raise ValueError(f"{where} has area {area!r}, expected a number of square pixels, 0 or more")
+    return _read(json_values.area, area, "area", where)
+
+
+def _read(read: Callable[[Any], _T], value: Any, key: str, where: str) -> _T:
+    """A value by one of the readers of `json_values`."""
+    try:
+        return read(value.item() if isinstance(value, np.generic) else value)
+    except Refused as error:
+        raise ValueError(f"{where} has {key} {shown(value)}, expected {error}") from None

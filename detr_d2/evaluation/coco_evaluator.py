@@ -248,9 +248,9 @@ class RecordsEvaluator(DatasetEvaluator):
         logger.info("Evaluation results for %s:\n%s", task, create_small_table(results))
         names = self._truth.class_names
         if len(names) > 1:
-            names = [f"{x} ({k})" if names.count(x) > 1 else x for k, x in enumerate(names)]
+            titles = [f"{x} ({k})" if names.count(x) > 1 else x for k, x in enumerate(names)]
             precision = evaluation.eval["precision"]  # (thresholds, recalls, classes, areas, limits)
-            per_class = [(name, _mean(precision[:, :, k, 0, -1])) for k, name in enumerate(names)]
+            per_class = [(title, _mean(precision[:, :, k, 0, -1])) for k, title in enumerate(titles)]
             logger.info("Per-category %s AP:\n%s", task, _table(per_class))
             results.update({f"AP-{name}": value for name, value in per_class})
         return results

@@ -198,7 +198,7 @@ def fingerprint(ground_truth: GroundTruth) -> str:
     """Hash of annotations, image list, and size and time of every image file and of the PNGs of panoptic data."""
     digest = hashlib.sha256(repr((ground_truth.class_names, ground_truth.image_ids)).encode())
     metadata = MetadataCatalog.get(ground_truth.name)
-    if not metadata.get("json_file"):  # whose bytes hold the masks
+    if not os.path.isfile(metadata.get("json_file", "")):  # whose bytes hold the masks
         digest.update(repr(ground_truth.segmentations).encode())
     for path in (metadata.get("json_file"), metadata.get("panoptic_json")):
         if path and os.path.isfile(path):

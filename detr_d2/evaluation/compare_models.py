@@ -218,11 +218,11 @@ def map_classes(categories: Categories, class_names: Sequence[str], label: str) 
             )
         return np.arange(len(names)), []
     match = match_classes(names, class_names)
-    if match.repeated or len(match.only_model) == len(names):
-        problem = f"cannot be told apart ({listed(match.repeated)})" if match.repeated else "have no name in common"
-        raise ValueError(
-            f"the classes of {label} and of the data {problem}: it has {listed(names)}, they have {listed(class_names)}"
-        )
+    lists = f"it has {listed(names)}, they have {listed(class_names)}"
+    if len(match.only_model) == len(names):
+        raise ValueError(f"{label} knows none of the classes of the data: {lists}")
+    if match.repeated:
+        raise ValueError(f"{label} and the data have a name of several classes, {listed(match.repeated)}: {lists}")
     notes = []
     if match.only_data:
         unknown = match.only_data

@@ -66,8 +66,8 @@ def _fault(truth: GroundTruth, without: Sequence[int]) -> str:
         if truth.mask_faults[i] != MISSING:
             return f", such as one of {truth.file_names[truth.image_of[i]]}, which {truth.mask_faults[i]}"
     table = dataset_table(truth.name)
-    for i in np.flatnonzero(table.mask_fault_of).tolist() if table is not None else ():
-        fault = table.mask_faults[table.mask_fault_of[i]]
-        if fault != MISSING:
-            return f", such as one of {table.file_names[table.image_of[i]]}, which {fault}"
+    if table is not None:
+        faults = table.mask_faults[table.mask_fault_of]
+        for i in np.flatnonzero((faults != "") & (faults != MISSING))[:1]:
+            return f", such as one of {table.file_names[table.image_of[i]]}, which {faults[i]}"
     return ""

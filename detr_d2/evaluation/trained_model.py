@@ -69,7 +69,7 @@ def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = No
     path = local_file(weights)
     file = read_model_file(path)
     content = _under_our_names(cfg, file, path, given)
-    categories = _in_order_of_model(given, content, weights) if given else _known_categories(cfg, content)
+    categories = _in_order_of_model(cfg, given, content, weights) if given else _known_categories(cfg, content)
     _settle_num_classes(cfg, content, categories, weights)
     cfg.MODEL.WEIGHTS = weights
     model = build_model(cfg).eval()
@@ -104,14 +104,20 @@ def _known_categories(cfg: CfgNode, content: Mapping[str, Any]) -> Categories | 
     return of_dataset.picked(match.to_data) if match.same_classes else Categories.numbered(names)
 
 
-def _in_order_of_model(given: Categories, content: Mapping[str, Any], weights: str) -> Categories:
-    """Classes that the user has given, in the order of the checkpoint's; as they are where it does not name its own.
+def _in_order_of_model(cfg: CfgNode, given: Categories, content: Mapping[str, Any], weights: str) -> Categories:
+    """Classes that the user has given, in the order of the checkpoint's.
+
+    Where that does not name its own, in the order of the config's dataset if those are the same, else as they are.
 
     Raises:
         ValueError: they are others, or are named by position and have a name that stands for another class.
     """
     trained = content.get("class_names")
-    if not trained or (given.by_position and len(given.names) != len(trained)):
+    if not trained:
+        of_dataset = None if given.by_position else _dataset_categories(cfg, quiet=True)
+        match = match_classes(of_dataset.names, given.names) if of_dataset else None
+        return given.picked(match.to_data) if match and match.same_classes else given
+    if given.by_position and len(given.names) != len(trained):
         return given
     if given.by_position:
         moved = [i for i, j in enumerate(match_classes(trained, given.names).to_data) if j not in (-1, i)]
@@ -138,11 +144,12 @@ def _in_order_of_model(given: Categories, content: Mapping[str, Any], weights: s
     return given.picked(match.to_data)
 
 
-def _dataset_categories(cfg: CfgNode) -> Categories | None:
+def _dataset_categories(cfg: CfgNode, *, quiet: bool = False) -> Categories | None:
     try:
         register_datasets(cfg)
     except (OSError, ValueError) as error:
-        print(f"the datasets of the config are not used for class names: {error}")
+        if not quiet:
+            print(f"the datasets of the config are not used for class names: {error}")
         return None
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         categories = Categories.from_metadata(MetadataCatalog.get(name), panoptic=is_panoptic(cfg))
