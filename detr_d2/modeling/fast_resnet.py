@@ -56,7 +56,7 @@ class FastResNet(Accelerated, ResNet):
         return fast
 
     def refresh(self) -> None:
-        """Forgets the folded weights; needed after weights were written to through `.data` only."""
+        """Forgets the folded weights; see the function `refresh`."""
         self._folded.clear()
 
     def train(self, mode: bool = True) -> FastResNet:
@@ -127,6 +127,21 @@ class FastResNet(Accelerated, ResNet):
 def accelerated(backbone: Backbone) -> Backbone:
     """The backbone, as a `FastResNet` if it is detectron2's ResNet; every other one as it is."""
     return FastResNet.of(backbone) if type(backbone) is ResNet else backbone
+
+
+def refresh(model: nn.Module) -> None:
+    """Makes a model forget what it has computed from its weights in evaluation mode; it is computed again when needed.
+
+    Writes in place, new parameters, `load_state_dict`, steps of optimizers and changes of mode, device or type are
+    followed without it, on a CPU every other write too. On other devices call it after writes that PyTorch does not
+    count: through `.data`, NumPy or DLPack, and by `torch.distributed` into a weight or a buffer.
+
+    Args:
+        model: any, also wrapped; parts that keep nothing are left alone.
+    """
+    for module in model.modules():
+        if isinstance(module, FastResNet):
+            module.refresh()
 
 
 def checkpoint_backbone(backbone: nn.Module) -> None:
