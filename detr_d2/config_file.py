@@ -1,8 +1,8 @@
 """Config files in YAML, read as data: detectron2's own reader runs the code that a file, or one of its bases, names.
 
-Every file along `_BASE_` is judged by itself. All may hold plain YAML and `!!python/tuple`. The files of the model zoo in
-the installed detectron2 may also hold the list that its Base-RetinaNet.yaml has as an expression, which is computed from
-its syntax tree.
+Every file along `_BASE_` is judged by itself. All may hold plain YAML and `!!python/tuple`. The files of the model zoo
+in the installed detectron2 may also hold the list that its Base-RetinaNet.yaml has as an expression, which is computed
+from its syntax tree.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ _MOST_FILES = 50
 
 _TUPLE = "tag:yaml.org,2002:python/tuple"
 _EVAL = "tag:yaml.org,2002:python/object/apply:eval"
+_MERGE = "tag:yaml.org,2002:merge"  # of a key <<
+_TEXT = "tag:yaml.org,2002:str"
+
+
+class ConfigFileError(ValueError):
+    """A config file is not what it should be; the message names the file."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -74,8 +80,8 @@ class CfgNode(Detectron2CfgNode):
         self.update(node)
 
     @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """`load_config_file`, whatever `allow_unsafe` is."""
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:  # noqa: ARG003
+        """`load_config_file`; detectron2 sets `allow_unsafe` where nobody has said so, so that it means nothing."""
         return load_config_file(filename)
 
 
@@ -86,7 +92,7 @@ def load_config_file(path: str) -> dict[str, Any]:
         path: a file, or another name that detectron2's `PathManager` knows, such as a URL.
 
     Raises:
-        ValueError: a file is no mapping in YAML, has a tag that is not allowed there, or stands for too much.
+        ConfigFileError: a file is no mapping in YAML, has a tag that is not allowed there, or stands for too much.
         FileNotFoundError: there is no such file.
     """
     return _with_bases(os.fspath(path), [], iter(range(_MOST_FILES)))
@@ -94,15 +100,20 @@ def load_config_file(path: str) -> dict[str, Any]:
 
 def _with_bases(path: str, above: list[str], count: Iterator[int]) -> dict[str, Any]:
     if next(count, None) is None:
-        raise ValueError(f"{[*above, path][0]} has more than {_MOST_FILES} files as its {_BASE}.")
+        raise ConfigFileError(f"{[*above, path][0]} has more than {_MOST_FILES} files as its {_BASE}.")
     if path in above:
-        raise ValueError(f"{path} is its own {_BASE}: name another file, or leave {_BASE} out.")
-    values = _read(path)
+        raise ConfigFileError(f"{path} is its own {_BASE}: name another file, or leave {_BASE} out.")
+    try:
+        values = _read(path)
+    except FileNotFoundError as error:
+        if above:
+            raise FileNotFoundError(f"{path}, the {_BASE} of {above[-1]}, does not exist.") from error
+        raise
     bases = values.pop(_BASE, [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
-            raise ValueError(f"{path}: {_BASE} is {base!r:.100}, expected the path of a file or a list of paths.")
+            raise ConfigFileError(f"{path}: {_BASE} is {base!r:.100}, expected the path of a file or a list of paths.")
         _merge(_with_bases(_resolved(base, path), [*above, path], count), merged, path)
     _merge(values, merged, path)
     return merged
@@ -120,7 +131,9 @@ def _merge(values: Mapping[str, Any], into: dict[str, Any], path: str) -> None:
     for key, value in values.items():
         if isinstance(value, dict) and key in into:
             if not isinstance(into[key], dict):
-                raise ValueError(f"{path}: {key} has keys of its own here, but is {into[key]!r:.100} in its {_BASE}.")
+                raise ConfigFileError(
+                    f"{path}: {key} has keys of its own here, but is {into[key]!r:.100} in its {_BASE}."
+                )
             _merge(value, into[key], path)
         else:
             into[key] = value
@@ -144,12 +157,14 @@ def _read(path: str) -> dict[str, Any]:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigFileError(f"{name} is not a config, as it is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ValueError(f"{name} nests its values too deeply for a config.") from error
+        raise ConfigFileError(f"{name} is not a config, as its values are nested too deeply.") from error
+    except (ValueError, OverflowError) as error:  # of a number, date or expression
+        raise error if isinstance(error, ConfigFileError) else ConfigFileError(f"{name}: {error}.") from error
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds a {type(values).__name__}"
-        raise ValueError(f"{name} {found}: expected the keys of a config, such as MODEL, or {_BASE} and another file.")
+        raise ConfigFileError(f"{name} is not a config, as it {found}: expected keys such as MODEL or {_BASE}.")
     return values
 
 
@@ -157,7 +172,7 @@ def _downloaded(url: str) -> str:
     try:
         return download(url)
     except OSError as error:
-        raise ValueError(f"{url} could not be downloaded ({getattr(error, 'reason', None) or error}).") from error
+        raise ConfigFileError(f"{url} could not be downloaded ({getattr(error, 'reason', None) or error}).") from error
 
 
 def _is_of_zoo(path: str) -> bool:
@@ -171,27 +186,35 @@ def _check(node: yaml.Node | None, loader: type[_Loader], name: str) -> None:
     sizes: dict[int, int] = {}  # of nodes, by id; 0 while it is being counted
 
     def size(node: yaml.Node) -> int:
-        if id(node) in sizes:
-            if not sizes[id(node)]:
-                raise ValueError(f"{name}, line {node.start_mark.line + 1}: a value contains itself.")
-            return sizes[id(node)]
-        if node.tag not in loader.yaml_constructors:
-            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise ValueError(
-                f"{name}, line {node.start_mark.line + 1}: the tag {tag} is refused, since config files are data: code "
-                "runs from the files of --import, and from a LazyConfig."
-            )
-        sizes[id(node)] = 0
-        children = []
-        if isinstance(node, yaml.MappingNode):
-            children = [child for pair in node.value for child in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        sizes[id(node)] = 1 + sum(map(size, children))
+        where = f"{name}, line {node.start_mark.line + 1}"
+        if sizes.get(id(node)) == 0:
+            raise ConfigFileError(f"{where}: a value contains itself.")
+        if id(node) not in sizes:
+            _check_tag(node, loader, where)
+            sizes[id(node)] = 0
+            sizes[id(node)] = 1 + sum(map(size, _children(node, where)))
         return sizes[id(node)]
 
     if node is not None and size(node) > _MOST_VALUES:
-        raise ValueError(f"{name} stands for more than {_MOST_VALUES:,} values: too many for a config.")
+        raise ConfigFileError(f"{name} stands for more than {_MOST_VALUES:,} values: too many for a config.")
+
+
+def _check_tag(node: yaml.Node, loader: type[_Loader], where: str) -> None:
+    if node.tag not in loader.yaml_constructors and node.tag != _MERGE:
+        raise ConfigFileError(
+            f"{where}: the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is refused, since config files are data: "
+            "code runs from the files of --import, and from a LazyConfig."
+        )
+
+
+def _children(node: yaml.Node, where: str) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        wrong = next((key for key, _ in node.value if key.tag not in (_TEXT, _MERGE)), None)
+        if wrong is not None:
+            found = f"{wrong.value!r:.100}" if isinstance(wrong, yaml.ScalarNode) else "made of several values"
+            raise ConfigFileError(f"{where}: a key is {found}, expected text; put it into quotes.")
+        return [child for pair in node.value for child in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

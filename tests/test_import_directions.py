@@ -36,6 +36,7 @@ ALLOWED = {
         "detr_d2.panoptic_classes",
         "detr_d2.memory",
         "detr_d2.config",
+        "detr_d2.config_file",
         "detr_d2.solver",
         "detr_d2.data",
         "detr_d2.evaluation.coco_evaluator",
