@@ -34,7 +34,10 @@ ALLOWED = {
     "detr_d2.class_names": set(),
     "detr_d2.data": {"detr_d2.files", "detr_d2.panoptic_classes", "detr_d2.class_names"},
     "detr_d2.checkpoint": {
-        "detr_d2.files", "detr_d2.downloads", "detr_d2.panoptic_classes", "detr_d2.class_names",
+        "detr_d2.files",
+        "detr_d2.downloads",
+        "detr_d2.panoptic_classes",
+        "detr_d2.class_names",
     },
     "detr_d2.modeling": {"detr_d2.layers", "detr_d2.panoptic_classes"},
     "detr_d2.modeling.transformer": {"detr_d2.layers"},
