@@ -185,11 +185,11 @@ _OPTIMIZER_STEPS = _StepCounter()
 
 
 def _sources(convolution: Any) -> tuple[Tensor, ...]:
-    """Weight first, and all other numbers of the convolution and its norm."""
-    tensors = list(convolution._parameters.values())  # attributes of modules are slow
-    if convolution.norm is not None:
-        tensors += [*convolution.norm._parameters.values(), *convolution.norm._buffers.values()]
-    return tuple(x for x in tensors if x is not None and x.is_floating_point())
+    """The numbers in a convolution and its norm, whatever that is by now; the weight first."""
+    norm = convolution.norm
+    names = ("weight", "bias", "running_mean", "running_var")
+    tensors = (convolution.weight, convolution.bias, *(getattr(norm, name, None) for name in names))
+    return tuple(x for x in tensors if x is not None)
 
 
 def _can_be_read(sources: tuple[Tensor, ...]) -> bool:
