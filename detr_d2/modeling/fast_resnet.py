@@ -96,7 +96,7 @@ class FastResNet(Accelerated, ResNet):
         x = self._convolve(stem.conv1, x, relu=True)
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
-    def _steps(self, stage: nn.Module, fast: bool) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    def _steps(self, stage: Any, fast: bool) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
         """The blocks of a stage, each with the function that runs it; the stage itself if it is not a plain row."""
         if not does_only(stage, _STAGE):
             yield stage, stage

@@ -64,7 +64,7 @@ def test_a_hook_that_computes_validation_losses(detr_cfg: Callable[..., CfgNode]
     trainer = Trainer(cfg)
     assert trainer.optimizer.param_groups[0]["fused"]  # what leaves no version behind
     trainer.checkpointer.save_to_disk = False
-    trainer.build_writers = list  # type: ignore[method-assign]
+    trainer.build_writers = list
     trainer._hooks = []
     trainer.register_hooks([hook])
     trainer.train()
