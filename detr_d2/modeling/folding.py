@@ -9,7 +9,6 @@ A folded weight must never outlive what it was made of; `FoldedConvolutions` say
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from ..layers.acceleration import does_only, forwards_of
 from ..layers.fused_convolution import Convolution
 
+_PLAIN = (Tensor, nn.Parameter)
 _CONVOLUTION = forwards_of(Conv2d)
 _FROZEN_NORM = forwards_of(FrozenBatchNorm2d)
 _BATCH_NORMS = forwards_of(BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
@@ -100,7 +100,10 @@ class FoldedConvolutions:
                 kept.append(entry.evidence)
             elif not entry.evidence.leads_to(sources):
                 return False
-        return not now or torch.equal(torch.cat(now), torch.cat(kept))
+        if not now:
+            return True
+        numbers = torch.cat(now)
+        return type(numbers) is Tensor and torch.equal(numbers, torch.cat(kept))  # not those of a fake tensor
 
     def get(self, convolution: nn.Module, dtype: torch.dtype) -> Convolution:
         """The folded convolution in a type; what is kept is in channels-last."""
@@ -114,8 +117,11 @@ class FoldedConvolutions:
             return folded(convolution).scaled(dtype)
         entry = self._entries.get(convolution)
         if entry is None or entry.dtype != dtype:
+            result = _fold_to_keep(convolution, dtype)
+            if type(result.weight) not in _PLAIN:  # fake tensors, say, which must not be met outside their mode
+                return result
             evidence = torch.cat(_checksums(sources)).detach() if can_be_read else _Trace(sources)
-            entry = _Entry(evidence, _settings(convolution, sources), dtype, _fold_to_keep(convolution, dtype))
+            entry = _Entry(evidence, _settings(convolution, sources), dtype, result)
             self._entries[convolution] = entry
         return entry.result
 
@@ -144,10 +150,13 @@ def _checksums(sources: tuple[Tensor, ...]) -> list[Tensor]:
     return [rows.mv(_factors(rows.shape[1], rows.dtype)), *others]
 
 
-@lru_cache
+# A factor for each number of a row, all different, so that a sum of products sees numbers that change places.
+_FACTORS = torch.rand(2**15, generator=torch.Generator().manual_seed(0)) + 0.5
+
+
 def _factors(count: int, dtype: torch.dtype) -> Tensor:
-    """A factor for each number of a row, all different, so that a sum of products sees numbers that change places."""
-    return torch.rand(count, dtype=dtype, generator=torch.Generator().manual_seed(0)) + 0.5
+    longer = _FACTORS if count <= len(_FACTORS) else _FACTORS.repeat(count // len(_FACTORS) + 1)
+    return longer[:count].to(dtype)
 
 
 class _Trace:
@@ -194,7 +203,7 @@ def _sources(convolution: Any) -> tuple[Tensor, ...]:
 
 def _can_be_read(sources: tuple[Tensor, ...]) -> bool:
     """Whether nothing has to be waited for; tensors of other classes may stand for numbers that are not here."""
-    return all(x.is_cpu and type(x) in (Tensor, nn.Parameter) for x in sources)
+    return all(x.is_cpu and type(x) in _PLAIN for x in sources)
 
 
 def _settings(convolution: Any, sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
