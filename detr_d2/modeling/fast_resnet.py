@@ -134,7 +134,7 @@ def refresh(model: nn.Module) -> None:
 
     Writes in place, new parameters, `load_state_dict`, steps of optimizers and changes of mode, device or type are
     followed without it, on a CPU every other write too. On other devices call it after writes that PyTorch does not
-    count: through `.data`, NumPy or DLPack, and by `torch.distributed` into a weight or a buffer.
+    count: through `.data`, NumPy or DLPack, by `torch.distributed` into a weight or a buffer, and by CUDA graphs.
 
     Args:
         model: any, also wrapped; parts that keep nothing are left alone.

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
+from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from tiny_models import random_input, tiny_detr
@@ -71,6 +72,32 @@ def test_a_hook_that_computes_validation_losses(detr_cfg: Callable[..., CfgNode]
     fast, fresh = zip(*hook.losses, strict=True)
     assert fast == pytest.approx(fresh, rel=1e-4)
     assert max(fresh) - min(fresh) > 0.01  # so that old weights would be seen
+
+
+def test_detectron2s_hooks_for_statistics_and_evaluation(detr_cfg: Callable[..., CfgNode]) -> None:
+    cfg = detr_cfg("SOLVER.MAX_ITER", 3)
+    trainer = Trainer(cfg)
+    trainer.checkpointer.save_to_disk = False
+    image = torch.randn(1, 3, 32, 32)
+    seen = []
+
+    def evaluate() -> dict[str, float]:
+        backbone = trainer.model.backbone
+        with inference_context(backbone), torch.no_grad():
+            for fast in (True, False):
+                set_acceleration(backbone, inference=fast, training=fast)
+                seen.append(backbone(image)["res3"])
+        set_acceleration(backbone, inference=True, training=True)
+        return {}
+
+    trainer._hooks = []
+    precise = hooks.PreciseBN(1, trainer.model, trainer.build_train_loader(cfg), num_iter=2)
+    trainer.register_hooks([precise, hooks.EvalHook(1, evaluate)])
+    trainer.train()
+    for got, expected in zip(seen[::2], seen[1::2], strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    assert len(seen) >= 6
+    assert not torch.allclose(seen[0], seen[2])
 
 
 def test_buffers_of_the_main_process_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
