@@ -47,6 +47,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_output_dir(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=int(os.environ.get("RANK", "0")), name="detr_d2")
     choose_device(cfg)
+    warn_of_augmented_tests(cfg)
     lower_num_workers(cfg, local_world_size(args.num_gpus))
     check_batch_size(cfg, world_size(args.num_gpus, args.num_machines))
     for spec in args.coco:  # what the user has typed must be right, used or not
@@ -201,6 +202,18 @@ def choose_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info(f"No GPU is usable here, so MODEL.DEVICE is cpu instead of {cfg.MODEL.DEVICE}.")
         cfg.MODEL.DEVICE = "cpu"
+
+
+def warn_of_augmented_tests(cfg: CfgNode) -> None:
+    """Says that `TEST.AUG` does nothing, where it was asked for."""
+    if not cfg.TEST.AUG.ENABLED:
+        return
+    name = cfg.MODEL.META_ARCHITECTURE
+    has = "detectron2 has it" if name == "GeneralizedRCNN" else "there is none"
+    logger.warning(
+        f"TEST.AUG.ENABLED is True, but test-time augmentation is left out here ({has} for {name}): every image is "
+        "evaluated once, at INPUT.MIN_SIZE_TEST."
+    )
 
 
 def lower_num_workers(cfg: CfgNode, num_processes: int) -> None:
