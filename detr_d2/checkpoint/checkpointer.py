@@ -11,6 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 
+from ..class_names import require_same_classes
 from ..files import write_file, write_text
 from .architecture import check_architecture
 from .coco_classes import Numbering
@@ -154,15 +155,25 @@ class Checkpointer(DetectionCheckpointer):
         """Fits the weights to a DETR, strictly; leaves other models, and backbones, to detectron2."""
         assert self.report is not None
         own = self.model.state_dict()
+        theirs, ours = checkpoint.get("class_names"), self.metadata.get("class_names")
+        if self._exact and theirs and ours:
+            require_same_classes(
+                theirs,
+                ours,
+                model_is=f"{self.report.source} was trained on",
+                data_are="the data have",
+                cure="give data with its classes in its order, or train it on these",
+            )
         if not is_detr(own):
             return super()._load_model(checkpoint)
         if checkpoint.get("matching_heuristics", False):
             return self._load_backbone(checkpoint)
-        names = checkpoint.get("class_names"), self.metadata.get("class_names")
         state = _tensors(checkpoint.pop("model"))
         if self._resumes:
             check_same_masks(state, own, self.report.source)
-        fitted = fit(state, own, self.report, exact=self._exact, class_head=self.class_head_from, class_names=names)
+        fitted = fit(
+            state, own, self.report, exact=self._exact, class_head=self.class_head_from, class_names=(theirs, ours)
+        )
         self.model.load_state_dict(fitted)
         self.logger.info(str(self.report))
         return None

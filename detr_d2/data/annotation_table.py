@@ -23,7 +23,7 @@ import numpy as np
 from iopath.common.file_io import file_lock, get_cache_dir
 
 from ..files import write_file
-from .coco_file import CocoFile, read_coco_file
+from .coco_file import CocoFile, keep_coco_file
 from .json_file import local_json
 from .mask_faults import numbered_faults
 
@@ -125,7 +125,7 @@ def _read_cached(path: str, source: str, size: int, mtime_ns: int) -> Annotation
     with _one_process(cached):
         table = _load(cached)
         if table is None:
-            table = _of_coco(read_coco_file(path, source))
+            table = _of_coco(keep_coco_file(path, source))
             _save(cached, table, source)
     return table
 

@@ -15,8 +15,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
 from .annotation_table import AnnotationTable, read_coco_table
-from .coco_file import CocoFile, CocoObjects, read_coco_file
-from .json_file import local_json
+from .coco_file import CocoFile, CocoObjects, take_coco_file
+from .json_file import local_json, without_garbage_collection
 from .json_values import Id, shown
 
 
@@ -42,9 +42,10 @@ class CocoDataset:
         Raises:
             ValueError: if the file cannot be used, or its classes are not those of the metadata.
         """
-        file = read_coco_file(local_json(self.json_file, self.cure), self.json_file)
-        self.set_classes(file.classes.names, file.classes.ids)
-        return coco_records(file, self.image_root)
+        with without_garbage_collection():
+            file = take_coco_file(local_json(self.json_file, self.cure), self.json_file)
+            self.set_classes(file.classes.names, file.classes.ids)
+            return coco_records(file, self.image_root)
 
     def table(self) -> AnnotationTable:
         """The annotations as arrays; their classes are put into the metadata too. Raises ValueError as a call does."""

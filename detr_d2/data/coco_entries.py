@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -112,6 +113,11 @@ def read_images(entries: Sequence[Any], source: str) -> CocoImages:
     return CocoImages([ids[i] for i in order], [names[i] for i in order], sizes[order])
 
 
+def column(entries: Sequence[Any], key: str) -> list[Any]:
+    """The values of one key, UNSET where an entry lacks it."""
+    return list(map(attrgetter(key), entries))
+
+
 def labels_of(entries: Sequence[Any], noun: str) -> Callable[[int], str]:
     """Index of an entry -> how messages call it: by its id, otherwise by its place in the list."""
     return lambda i: f"{noun} " + (f"#{i}" if entries[i].id is UNSET else shown(entries[i].id))
@@ -120,11 +126,11 @@ def labels_of(entries: Sequence[Any], noun: str) -> Callable[[int], str]:
 def require_keys(entries: Sequence[Any], keys: Sequence[str], where: str, name: str) -> None:
     """Raises ValueError if one of the entries lacks one of the keys; it is called by its `name` key."""
     for key in keys:
-        for i, entry in enumerate(entries):
-            if getattr(entry, key) is UNSET:
-                called = getattr(entry, name)
-                called = f"#{i}" if called is UNSET else shown(called)
-                raise ValueError(f'{where} {called} has no "{key}"')
+        values = column(entries, key)
+        if UNSET in values:
+            i = values.index(UNSET)
+            called = getattr(entries[i], name)
+            raise ValueError(f'{where} {f"#{i}" if called is UNSET else shown(called)} has no "{key}"')
 
 
 def read_ids(values: list[Any], key: str, labels: Callable[[int], str], source: str) -> list[Id]:
@@ -137,8 +143,9 @@ def read_ids(values: list[Any], key: str, labels: Callable[[int], str], source: 
 def match_ids(known: Sequence[Id], wanted: Sequence[Id]) -> np.ndarray:
     """(len(wanted),) int, index among `known`, -1 for none; a number and its text are one id unless both are known."""
     exact = {value: index for index, value in enumerate(known)}
-    found = np.fromiter((exact.get(value, -1) for value in wanted), dtype=np.int64, count=len(wanted))
-    if (found < 0).any():
+    indices = list(map(exact.get, wanted))
+    found = np.array([-1 if index is None else index for index in indices], dtype=np.int64)
+    if None in indices:
         plain = {plain_id(value): index for index, value in enumerate(known)}
         for i in np.flatnonzero(found < 0).tolist():
             found[i] = plain.get(plain_id(wanted[i]), -1)

@@ -21,6 +21,7 @@ from .coco_entries import (
     CocoClasses,
     CocoImages,
     ImageEntry,
+    column,
     labels_of,
     match_ids,
     read_classes,
@@ -29,15 +30,15 @@ from .coco_entries import (
     require_distinct,
     require_keys,
 )
-from .json_file import read_lists
+from .json_file import read_lists, without_garbage_collection
 from .json_values import MAX_COORDINATE, MOST_NAMED, Id, listed, read_all, shown
-from .mask_faults import MISSING, mask_area, read_segmentation
+from .mask_faults import mask_area, read_polygons, read_segmentation
 
 Labels = Callable[[int], str]
 
 
-class AnnotationEntry(msgspec.Struct, gc=False):
-    """An entry of "annotations"; the segmentation stays text until it is looked at."""
+class _Annotation(msgspec.Struct, gc=False):
+    """An entry of "annotations" whose segmentation is polygons of numbers or an object, as in most files."""
 
     id: Any = UNSET
     image_id: Any = UNSET
@@ -46,15 +47,22 @@ class AnnotationEntry(msgspec.Struct, gc=False):
     area: Any = UNSET
     iscrowd: Any = UNSET
     ignore: Any = UNSET
-    segmentation: msgspec.Raw | msgspec.UnsetType = UNSET
+    segmentation: list[list[float]] | dict[str, Any] | msgspec.UnsetType | None = UNSET
     keypoints: Any = UNSET
+
+
+class _WideAnnotation(_Annotation, gc=False):
+    """The same, whose segmentation may be anything and stays text until it is looked at."""
+
+    segmentation: msgspec.Raw | msgspec.UnsetType = UNSET  # type: ignore[assignment]
 
 
 _LISTS: dict[str, type[msgspec.Struct]] = {
     "images": ImageEntry,
-    "annotations": AnnotationEntry,
+    "annotations": _Annotation,
     "categories": CategoryEntry,
 }
+_WIDE_LISTS = {**_LISTS, "annotations": _WideAnnotation}
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,9 @@ class CocoFile:
     objects: CocoObjects | None
 
 
+_kept: dict[tuple[str, int, int], CocoFile] = {}  # one: between the checks and the loader of a process
+
+
 def read_coco_file(path: str, source: str | None = None) -> CocoFile:
     """Reads a COCO instances file.
 
@@ -106,55 +117,84 @@ def read_coco_file(path: str, source: str | None = None) -> CocoFile:
         ValueError: if it is not a valid COCO file; names file, entry, value and what was expected.
     """
     source = source or path
-    lists = read_lists(path, _LISTS, optional=frozenset({"annotations"}), what="a COCO file")
-    classes = read_classes(lists["categories"], source)
-    images = read_images(lists["images"], source)
-    entries = lists.pop("annotations", None)
-    return CocoFile(classes, images, None if entries is None else _read_objects(entries, classes, images, source))
+    with without_garbage_collection():
+        lists = read_lists(path, _LISTS, _WIDE_LISTS, optional=frozenset({"annotations"}), what="a COCO file")
+        classes = read_classes(lists["categories"], source)
+        images = read_images(lists["images"], source)
+        entries = lists.pop("annotations", None)
+        return CocoFile(classes, images, None if entries is None else _read_objects(entries, classes, images, source))
+
+
+def keep_coco_file(path: str, source: str | None = None) -> CocoFile:
+    """`read_coco_file`, and what was read stays in memory for `take_coco_file`, if it is the largest so far."""
+    state = _state(path)
+    file = read_coco_file(path, source)
+    if not _kept or len(next(iter(_kept.values())).images.ids) < len(file.images.ids):
+        _kept.clear()
+        _kept[state] = file
+    return file
+
+
+def take_coco_file(path: str, source: str | None = None) -> CocoFile:
+    """What `keep_coco_file` has kept, which is given away once and while the file is the same; otherwise read."""
+    file = _kept.pop(_state(path), None)
+    return read_coco_file(path, source) if file is None else file
+
+
+def forget_coco_file() -> None:
+    """Frees what `keep_coco_file` has kept, in a process that is not going to take it."""
+    _kept.clear()
+
+
+def _state(path: str) -> tuple[str, int, int]:
+    status = os.stat(path)
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
 def _read_objects(entries: Sequence[Any], classes: CocoClasses, images: CocoImages, source: str) -> CocoObjects:
     require_keys(entries, ("image_id", "category_id", "bbox"), f"{source}: annotation", "id")
-    labels = labels_of(entries, "annotation")
-    ids = _annotation_ids(entries, labels, source)
-    image_ids = read_ids([x.image_id for x in entries], "image_id", labels, source)
+    ids = _annotation_ids(entries, source)
+    image_ids = read_ids(column(entries, "image_id"), "image_id", labels_of(entries, "annotation"), source)
     image_of = match_ids(images.ids, image_ids)
     _require_some_image(image_of, image_ids, images.ids, source)
     kept = np.flatnonzero(image_of >= 0)
     if len(kept) < len(entries):
         entries, image_of = [entries[i] for i in kept], image_of[kept]
         ids = [ids[i] for i in kept] if ids else []
-        labels = labels_of(entries, "annotation")
-    flags = {key: _flags([getattr(x, key) for x in entries], key, labels, source) for key in ("iscrowd", "ignore")}
-    _require_no_ignore(flags["ignore"], labels, source)
-    boxes = _boxes([x.bbox for x in entries], labels, source)
-    sizes = images.sizes.tolist()
-    masks = [
-        (None, MISSING) if x.segmentation is UNSET else read_segmentation(x.segmentation, *sizes[i])
-        for x, i in zip(entries, image_of.tolist(), strict=True)
-    ]
-    segmentations = [mask for mask, _ in masks]
+    labels = labels_of(entries, "annotation")
+    _require_no_ignore(_flags(column(entries, "ignore"), "ignore", labels, source), labels, source)
+    boxes = _boxes(column(entries, "bbox"), labels, source)
+    masks, faults = _masks(entries, images.sizes[image_of])
     return CocoObjects(
         ids=ids,
         image_of=image_of,
-        classes=_class_indices(entries, classes, labels, source),
+        classes=_class_indices(column(entries, "category_id"), classes, labels, source),
         boxes_xywh=boxes,
-        crowd=flags["iscrowd"],
-        areas=_areas([x.area for x in entries], boxes, segmentations, labels, source),
-        segmentations=segmentations,
-        faults=[fault for _, fault in masks],
-        keypoints=_keypoints([x.keypoints for x in entries], labels, source),
+        crowd=_flags(column(entries, "iscrowd"), "iscrowd", labels, source),
+        areas=_areas(column(entries, "area"), boxes, masks, labels, source),
+        segmentations=masks,
+        faults=faults,
+        keypoints=_keypoints(column(entries, "keypoints"), labels, source),
         orphans=len(image_ids) - len(kept),
     )
 
 
-def _annotation_ids(entries: Sequence[Any], labels: Labels, source: str) -> list[Id]:
+def _masks(entries: Sequence[Any], sizes: np.ndarray) -> tuple[list[Any], list[str]]:
+    values = column(entries, "segmentation")
+    if not entries or type(entries[0]) is _Annotation:
+        return read_polygons(values, sizes)
+    values = [None if value is UNSET else value for value in values]
+    found = [read_segmentation(value, *size) for value, size in zip(values, sizes.tolist(), strict=True)]
+    return [mask for mask, _ in found], [fault for _, fault in found]
+
+
+def _annotation_ids(entries: Sequence[Any], source: str) -> list[Id]:
     """[] if there are none: nothing refers to them."""
-    given = [x.id for x in entries]
+    given = column(entries, "id")
     if all(value is UNSET for value in given):
         return []
     require_keys(entries, ("id",), f"{source}: annotation", "image_id")
-    ids = read_ids(given, "id", labels, source)
+    ids = read_ids(given, "id", labels_of(entries, "annotation"), source)
     if "minival" not in os.path.basename(source):  # COCO 2014's own minival sets repeat some
         require_distinct(ids, "annotation id", source)
     return ids
@@ -174,8 +214,8 @@ def _kinds(ids: Sequence[Id]) -> str:
     return f"{listed([shown(x) for x in ids[:3]], len(ids))} ({kind})"
 
 
-def _class_indices(entries: Sequence[Any], classes: CocoClasses, labels: Labels, source: str) -> np.ndarray:
-    ids = read_ids([x.category_id for x in entries], "category_id", labels, source)
+def _class_indices(values: list[Any], classes: CocoClasses, labels: Labels, source: str) -> np.ndarray:
+    ids = read_ids(values, "category_id", labels, source)
     found = match_ids(classes.ids, ids)
     unknown = np.flatnonzero(found < 0)
     if len(unknown):
@@ -189,7 +229,8 @@ def _class_indices(entries: Sequence[Any], classes: CocoClasses, labels: Labels,
 
 def _flags(values: list[Any], key: str, labels: Labels, source: str) -> np.ndarray:
     """(A,) int, 0 where there is none."""
-    values = [0 if value is UNSET else value for value in values]
+    if UNSET in values:
+        values = [0 if value is UNSET else value for value in values]
     if not (set(map(type, values)) <= {int} and set(values) <= {0, 1}):
         values = read_all(values, json_values.flag, key=key, labels=labels, source=source)
     return np.array(values, dtype=np.int64)

@@ -48,13 +48,16 @@ def local_json(json_file: str, cure: str, what: str = "annotation file") -> str:
         raise ValueError(f"{what} {json_file} cannot be read ({reason}): {cure}") from error
 
 
-def read_lists(path: str, entries: Mapping[str, type[msgspec.Struct]], *, optional: frozenset[str], what: str) -> Lists:
+Entries = Mapping[str, type[msgspec.Struct]]
+"""Name of a list -> struct of its entries, whose fields have UNSET as default; other lists and keys are skipped."""
+
+
+def read_lists(path: str, *entries: Entries, optional: frozenset[str], what: str) -> Lists:
     """The lists of a JSON file.
 
     Args:
         path: of the file.
-        entries: name of a list -> struct of its entries, whose fields all have the type Any or Raw and UNSET as
-            default; other lists and keys are skipped.
+        entries: one after the other, until the file is as they say; fields of the last have the type Any or Raw.
         optional: names of lists that may be missing.
         what: kind of file, for messages.
 
@@ -63,14 +66,16 @@ def read_lists(path: str, entries: Mapping[str, type[msgspec.Struct]], *, option
     """
     with open(path, "rb") as file:
         content = _as_utf8(file.read(), path)
-    with _without_garbage_collection():
-        try:
-            found = _decoder(tuple(entries.items())).decode(content)
-        except (ValueError, RecursionError):
-            return _read_slowly(content, path, entries, optional, what)
-    lists = {name: getattr(found, name) for name in entries if getattr(found, name) is not msgspec.UNSET}
-    _require_lists(lists, {}, path, entries, optional, what)
-    return lists
+    with without_garbage_collection():
+        for kinds in entries:
+            try:
+                found = _decoder(tuple(kinds.items())).decode(content)
+            except (ValueError, RecursionError):
+                continue
+            lists = {name: getattr(found, name) for name in kinds if getattr(found, name) is not msgspec.UNSET}
+            _require_lists(lists, {}, path, kinds, optional, what)
+            return lists
+        return _read_slowly(content, path, entries[-1], optional, what)
 
 
 @lru_cache(maxsize=8)
@@ -80,7 +85,7 @@ def _decoder(entries: tuple[tuple[str, type[msgspec.Struct]], ...]) -> msgspec.j
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Millions of new lists, none of them garbage, would be looked through again and again."""
     enabled = gc.isenabled()
     gc.disable()
@@ -102,9 +107,7 @@ def _as_utf8(content: bytes, path: str) -> bytes:
         raise ValueError(f"{path} is not text in {encoding.upper()} ({error}): write it in UTF-8") from error
 
 
-def _read_slowly(
-    content: bytes, path: str, entries: Mapping[str, type[msgspec.Struct]], optional: frozenset[str], what: str
-) -> Lists:
+def _read_slowly(content: bytes, path: str, entries: Entries, optional: frozenset[str], what: str) -> Lists:
     try:
         plain = json.loads(content)
     except UnicodeDecodeError as error:
@@ -152,7 +155,7 @@ def _require_lists(
     lists: Lists,
     plain: Any,
     path: str,
-    entries: Mapping[str, type[msgspec.Struct]],
+    entries: Entries,
     optional: frozenset[str],
     what: str,
 ) -> None:

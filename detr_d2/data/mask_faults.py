@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -22,7 +23,50 @@ MISSING = "has no segmentation"
 _SHORTEST_RING = 6  # numbers; a ring of fewer has no area
 _OUTSIDE = 10  # a vertex is at most so many times the longer side of its image outside of it
 _MAX_OUTLINE = 1_000_000  # pixels along a ring; pycocotools takes about 150 bytes for each of them
+_AT_ONCE = 20_000  # annotations looked at together
 _polygons = msgspec.json.Decoder(list[list[float]])
+
+
+def read_polygons(values: Sequence[Any], sizes: np.ndarray) -> tuple[list[Any], list[str]]:
+    """`read_segmentation` of A decoded segmentations at once; rings hold nothing but floats, and most are right.
+
+    Args:
+        values: polygons, an RLE, or nothing.
+        sizes: (A, 2), width and height of the images.
+
+    Returns:
+        A segmentations or None, and A faults.
+    """
+    masks, faults = list(values), [""] * len(values)
+    for start in range(0, len(values), _AT_ONCE):
+        for i in _suspects(values[start : start + _AT_ONCE], sizes[start : start + _AT_ONCE]).tolist():
+            value = values[start + i]
+            if value is msgspec.UNSET or not value:
+                masks[start + i], faults[start + i] = None, MISSING
+            else:
+                masks[start + i], faults[start + i] = read_segmentation(value, *sizes[start + i].tolist())
+    return masks, faults
+
+
+def _suspects(values: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
+    """Indices of those that are no polygons, or may have a fault."""
+    suspect = np.array([type(value) is not list or not value for value in values], dtype=bool)
+    polygons = np.flatnonzero(~suspect)
+    counts = [len(values[i]) for i in polygons]
+    owners = np.repeat(polygons, counts)
+    rings = list(chain.from_iterable(values[i] for i in polygons))
+    lengths = np.fromiter(map(len, rings), dtype=np.int64, count=len(rings))
+    bad = (lengths < _SHORTEST_RING) | (lengths % 2 != 0)
+    some = np.flatnonzero(lengths)
+    if len(some):
+        numbers = np.fromiter(chain.from_iterable(rings), dtype=np.float64, count=lengths.sum())
+        starts = (np.cumsum(lengths) - lengths)[some]
+        low, high = np.minimum.reduceat(numbers, starts), np.maximum.reduceat(numbers, starts)
+        longer = sizes[owners[some]].max(axis=1)
+        farthest = np.minimum(_OUTSIDE * longer, MAX_COORDINATE)
+        bad[some] |= (low < -farthest) | (high > longer + farthest) | ((high - low) * lengths[some] / 2 > _MAX_OUTLINE)
+    suspect[owners[bad]] = True
+    return np.flatnonzero(suspect)
 
 
 def read_segmentation(raw: Any, width: int, height: int) -> tuple[Any, str]:

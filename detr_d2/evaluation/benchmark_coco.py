@@ -15,7 +15,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from ..data import register_coco
-from .coco_evaluator import build_coco_evaluator
+from .coco_evaluator import RecordsEvaluator, build_coco_evaluator
 
 HEIGHT, WIDTH = 480, 640
 
@@ -29,7 +29,7 @@ def write_coco_file(
         path: of the file.
         images: N, with ids from 1.
         annotations: spread evenly over the images at random; one of fifty is a crowd.
-        num_classes: K, with ids from 0, those of the class indices: an evaluator replaces one by the other in place.
+        num_classes: K, with ids from 0, those of the class indices: detectron2's replaces one by the other in place.
         polygon_points: of the one polygon of each annotation; 0 for none.
         seed: of the random numbers.
 
@@ -55,7 +55,7 @@ def write_coco_file(
             "iscrowd": int(c),
         }
         if polygon_points:
-            entry["segmentation"] = [np.round(box[:2].tolist() * polygon_points, 1).tolist()]
+            entry["segmentation"] = [_ellipse(box, polygon_points)]
         entries.append(entry)
     content = {
         "info": {},
@@ -66,6 +66,13 @@ def write_coco_file(
         "categories": [{"id": k, "name": f"class {k}"} for k in range(num_classes)],
     }
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _ellipse(box: np.ndarray, points: int) -> list[float]:
+    """A ring x, y, x, y, ... inside a box, with two decimals as COCO's polygons have."""
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.round(box[:2] + box[2:] * (circle + 1) / 2, 2).reshape(-1).tolist()
 
 
 def _random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -122,11 +129,13 @@ def _detect(
     return instances
 
 
-def filled_evaluators(dataset: str, detections: list[tuple[dict[str, Any], Instances]]) -> dict[str, COCOEvaluator]:
+def filled_evaluators(
+    dataset: str, detections: list[tuple[dict[str, Any], Instances]]
+) -> dict[str, COCOEvaluator | RecordsEvaluator]:
     """Ours (as `train_net.py` evaluates) and detectron2's with pycocotools, both with all detections."""
     # The kind is named, for pycocotools adds outlines to detections, from which a second evaluation would infer masks.
     options: dict[str, Any] = {"tasks": ("bbox",), "distributed": False}
-    evaluators = {
+    evaluators: dict[str, COCOEvaluator | RecordsEvaluator] = {
         "ours": build_coco_evaluator(dataset, None, **options),
         "pycocotools": COCOEvaluator(dataset, output_dir=None, use_fast_impl=False, **options),
     }

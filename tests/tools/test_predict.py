@@ -254,7 +254,9 @@ def test_a_corrupt_image_is_named_and_the_others_are_worked_on(
     assert [Path(x["file_name"]).name for x in read(tmp_path / "out" / "images.json")["images"]] == ["good.png"]
 
 
-def test_all_of_a_folder_is_worked_on_or_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_of_a_folder_is_worked_on_or_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """Links to one file, a link to nowhere, pages, text files, a folder called like an image, a damaged video."""
     inputs = tmp_path / "in"
     write_image(tmp_path / "store" / "7f3a.png", SIZES["a.png"], seed=0)
@@ -273,10 +275,9 @@ def test_all_of_a_folder_is_worked_on_or_named(data: Path, tmp_path: Path, capsy
     annotations["images"] = [{**x, "file_name": name} for x, name in zip(annotations["images"], names, strict=True)]
     (tmp_path / "x.json").write_text(json.dumps(annotations))
     assert predict(data, tmp_path / "out", inputs, "--coco", f"links={tmp_path / 'x.json'}:{inputs}") == 1
-    out, err = capsys.readouterr()
-    assert "1 files are left out" in out + err
-    assert "a.gif holds 2 frames or pages" in out + err
-    first, second = (line for line in err.splitlines() if line.startswith("error: "))
+    assert "1 files are left out" in caplog.text
+    assert "a.gif holds 2 frames or pages" in caplog.text
+    first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     images = read(tmp_path / "out" / "images.json")["images"]
     shown = sum("cut.avi" in x["file_name"] for x in images)
     assert 0 < shown < 8
@@ -390,3 +391,24 @@ def test_parts_of_the_user_are_imported(data: Path, tmp_path: Path) -> None:
     options = ["--opts", "MODEL.MINE", 1, "MODEL.DETR.TRANSFORMER.NAME", "PredictingTransformer"]
     assert predict(data, tmp_path / "out", tmp_path / "a.png", "--import", own, *options) == 0
     assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_classes_in_another_order_and_ids_that_are_texts(data: Path, tmp_path: Path) -> None:
+    """The annotation file names its categories and images in its own way; the names that are predicted stay."""
+    content = read(data / "annotations.json")
+    numbers = {name: 9 - i for i, name in enumerate(CATEGORIES.values())}
+    content["categories"] = [{"id": number, "name": name} for name, number in numbers.items()]
+    content["annotations"] = []
+    for image in content["images"][1:]:  # the first image is not in the file
+        image["id"] = f"IMG-{image['id']}"
+    del content["images"][0]
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    folder = data / "images"
+    common = [folder, "--score-threshold", "0"]
+    assert predict(data, tmp_path / "plain", *common, "--coco", f"plain={data / 'annotations.json'}:{folder}") == 0
+    assert predict(data, tmp_path / "other", *common, "--coco", f"other={tmp_path / 'other.json'}:{folder}") == 0
+    rows = [read(tmp_path / name / "predictions.json") for name in ("plain", "other")]
+    name_of = {number: name for name, number in numbers.items()}
+    assert [CATEGORIES[x["category_id"]] for x in rows[0]] == [name_of[x["category_id"]] for x in rows[1]]
+    ids = [list(dict.fromkeys(x["image_id"] for x in found)) for found in rows]
+    assert ids[1] == [1, *(f"IMG-{x}" for x in ids[0][1:])]
