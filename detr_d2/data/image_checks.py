@@ -50,6 +50,7 @@ class _Look:
         pngs: whether they are panoptic PNGs.
         seen: index -> digest and what is seen now.
         faults: index -> what is wrong.
+        damaged: index -> why it cannot be read.
     """
 
     paths: Sequence[str]
@@ -58,6 +59,7 @@ class _Look:
     pngs: bool = False
     seen: dict[int, tuple[int, _Seen]] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
+    damaged: dict[int, str] = field(default_factory=dict)
 
     def header(self, index: int) -> None:
         """Looks at a file, unless it is as an earlier start has found it."""
@@ -69,7 +71,7 @@ class _Look:
                 return
             header = read_header(path)
         except (OSError, ValueError) as error:
-            self.faults[index] = str(error)
+            self.damaged[index] = str(error)
             return
         if width and height and (header.width, header.height) != (width, height):
             self.faults[index] = (
@@ -92,7 +94,7 @@ class _Look:
             try:
                 pixels = read_image(self.paths[index], "RGB")
             except (OSError, ValueError) as error:
-                self.faults[index] = str(error)
+                self.damaged[index] = str(error)
                 return
             self.seen[index] = digest, (frames, deep, int(pixels.min(initial=255)), int(pixels.max(initial=0)))
 
@@ -105,6 +107,7 @@ def check_images(
     root: str = "",
     seconds: float | None = None,
     pngs: bool = False,
+    refuse_damaged: bool = True,
 ) -> None:
     """Checks the images of a dataset; one line says what is likely to be a mistake.
 
@@ -115,6 +118,7 @@ def check_images(
         root: folder that the annotations' file names are relative to, "" if there is none.
         seconds: for headers; what is left over then is not looked at, and a line says so. None: all the time it takes.
         pngs: they are panoptic PNGs, and the sizes are those of their images.
+        refuse_damaged: if not, images that cannot be read are left to who meets them.
 
     Raises:
         ValueError: if files are missing (and why), an image cannot be read, or has another size than annotated.
@@ -132,8 +136,10 @@ def check_images(
         look.header(index)
     _look_at_all(name, look, seconds)
     for index in sample:
-        if index not in look.faults:
+        if index in look.seen:
             look.pixels(index)
+    if refuse_damaged:
+        look.faults.update(look.damaged)
     if look.faults:
         raise ValueError(_describe(name, look))
     if any(look.known.get(digest) != seen for digest, seen in look.seen.values()):
@@ -211,13 +217,11 @@ def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
 def _describe(name: str, look: _Look) -> str:
     faults = [look.faults[index] for index in sorted(look.faults)]
     more = ", ..." if len(faults) > _MOST_NAMED else ""
-    cure = "correct the width and height in the annotations, or take the images that were annotated"
+    cure = ": correct the width and height in the annotations, or take the images that were annotated"
     listed = "; ".join(faults[:_MOST_NAMED]) + more
+    what = "PNGs" if look.pngs else "images"
     sized = any("its annotation says" in fault for fault in faults)
-    return (
-        f"{name}: {len(faults)} of {len(look.paths)} {'PNGs' if look.pngs else 'images'} cannot be used: {listed}"
-        + (f": {cure}" if sized else "")
-    )
+    return f"{name}: {len(faults)} of {len(look.paths)} {what} cannot be used: {listed}{cure if sized else ''}"
 
 
 def _load(memory: os.PathLike[str]) -> dict[int, _Seen]:

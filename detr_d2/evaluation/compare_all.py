@@ -76,7 +76,8 @@ def compare_all(
     truth = whole if plan.limit is None else whole.first(plan.limit)
     _require_objects(truth)
     root = MetadataCatalog.get(truth.name).get("image_root") or ""
-    check_images(truth.name, truth.file_names, truth.sizes[:, ::-1], root=root)
+    sizes = truth.sizes[:, ::-1]
+    check_images(truth.name, truth.file_names, sizes, root=root, refuse_damaged=False)  # the page tells of those
     versions, data_hash = {**_versions(), **_import_hashes(plan.imports)}, fingerprint(whole)
     run = ComparisonRun(
         ground_truth=truth,
