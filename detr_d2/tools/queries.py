@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..data import read_image
 from ..evaluation.prediction import ImagePredictor
-from ..evaluation.results import write_json
+from ..files import write_json
 from ..visualization.queries import SMALL_AREA, collect_queries, summarise_queries
 from ..visualization.query_pictures import save_query_boxes, save_query_classes
 from .inspection import (
