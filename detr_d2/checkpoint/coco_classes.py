@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
+from ..class_names import STUFF_NAMES
+
 UNNAMED = "N/A"  # as the authors and transformers call an id without a category
 
 # Logit of rows that no class stands for, far enough down for a probability of exactly 0, and within float16.
@@ -93,14 +95,6 @@ class Numbering:
         names = None if class_names is None else [STUFF_NAMES.get(name, name) for name in class_names]
         return num_classes == len(self.ids) and (names is None or names == list(self.names))
 
-
-def _plain(stuff: str) -> str:
-    """The name of a kind of stuff without what tells that COCO has merged several, as detectron2 has it."""
-    return stuff.replace("-other", "").replace("-merged", "")
-
-
-STUFF_NAMES = {x["name"]: _plain(x["name"]) for x in COCO_CATEGORIES if not x["isthing"]}
-"""Stuff as COCO's files call it -> as `PANOPTIC` does."""
 
 _THINGS = [category for category in COCO_CATEGORIES if category["isthing"]]
 _STUFF = [category for category in COCO_CATEGORIES if not category["isthing"]]

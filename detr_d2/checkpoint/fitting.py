@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .coco_classes import STUFF_NAMES, UNNAMED
+from ..class_names import listed, match_classes
+from .coco_classes import UNNAMED
 from .model_file import CLASS_HEAD, is_of_proposals
 from .segmentation import MASK_HEAD
 
@@ -89,8 +90,8 @@ def fit(
         model: state dict of the model.
         report: filled in.
         exact: nothing that the model needs may differ: class head, queries, mask head (to evaluate, or to resume).
-        class_head: "rows": taken over if it has as many rows, else re-initialised; "names": rows of classes with the
-            same name; "none": re-initialised.
+        class_head: "rows": taken over if it has as many rows, in the order of the model's classes where both have the
+            same, else re-initialised; "names": rows of classes with the same name; "none": re-initialised.
         class_names: in the file and in the data of the model, where they are known.
 
     Raises:
@@ -98,17 +99,19 @@ def fit(
     """
     _check_levels(state, model, report.source)
     _check_names(state, model, report, exact=exact)
-    namesakes = _namesakes(report, *class_names) if class_head == "names" and not exact else None
+    namesakes = None if exact else _namesakes(report, class_head, *class_names)
     fitted = {}
     for name, own in model.items():
         theirs = state.get(name)
         if theirs is None:
             fitted[name] = own
         elif not exact and CLASS_HEAD.fullmatch(name):
-            if is_of_proposals(name, model) and (theirs.shape != own.shape or class_head == "names"):
+            if not is_of_proposals(name, model):
+                fitted[name] = _fit_class_head(name, theirs, own, report, class_head, namesakes)
+            elif theirs.shape != own.shape or class_head == "names":
                 fitted[name] = _fit_proposal_head(name, theirs, own, report)
             else:
-                fitted[name] = _fit_class_head(name, theirs, own, report, class_head, namesakes)
+                fitted[name] = _fit_class_head(name, theirs, own, report, class_head, None)
         elif not exact and name == _QUERIES and theirs.shape[1:] == own.shape[1:] and theirs.shape != own.shape:
             fitted[name] = _fit_queries(name, theirs, own, report)
         elif theirs.shape == own.shape:
@@ -116,9 +119,7 @@ def fit(
             report.loaded.append(name)
         else:
             raise ValueError(_does_not_fit(report.source, name, theirs, own))
-    if exact:
-        _check_same_classes(report, *class_names)
-    elif class_head == "rows":
+    if not exact and class_head == "rows" and namesakes is None:
         _note_other_classes(report, *class_names)
     return fitted
 
@@ -259,35 +260,28 @@ class Namesakes:
     num_theirs: int
 
 
-def _namesakes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[str] | None) -> Namesakes:
-    if not theirs or not own:
+def _namesakes(
+    report: LoadReport, mode: str, theirs: Sequence[str] | None, own: Sequence[str] | None
+) -> Namesakes | None:
+    """Rows to be taken by name: as the mode says, or because the classes are the same in another order."""
+    if mode == "names" and not (theirs and own):
         where = "the metadata of the training data" if theirs else report.source
         raise ValueError(
             f"MODEL.DETR.CLASS_HEAD_FROM is names, but {where} does not name its classes: set it to rows or none."
         )
-    row_in_file = {_plain(name): row for row, name in reversed(list(enumerate(theirs))) if name != UNNAMED}
-    rows = [(row, row_in_file[_plain(name)]) for row, name in enumerate(own) if _plain(name) in row_in_file]
-    found = [own[row] for row, _ in rows]
-    report.notes.append(f"class head: rows of {len(rows)} of {len(own)} classes by name: {_some(found, 10) or 'none'}")
+    if mode == "none" or not (theirs and own):
+        return None
+    match = match_classes(own, theirs)
+    if mode == "rows" and (match.same_order or not match.same_classes):
+        return None
+    rows = [(row, other) for row, other in enumerate(match.to_data) if other >= 0 and theirs[other] != UNNAMED]
+    names = listed([own[row] for row, _ in rows])
+    report.notes.append(f"class head: rows of {len(rows)} of {len(own)} classes by name: {names or 'none'}")
     return Namesakes(rows=rows, num_own=len(own), num_theirs=len(theirs))
 
 
-def _plain(name: str) -> str:
-    """A name as it is compared: detectron2 has two names for a kind of COCO's stuff, one for each layout of its ids."""
-    name = STUFF_NAMES.get(name, name)
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _check_same_classes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[str] | None) -> None:
-    if theirs and own and list(map(_plain, theirs)) != list(map(_plain, own)):
-        raise ValueError(
-            f"{report.source} was trained on the classes {_some(theirs, 10)}, but the data have {_some(own, 10)}: "
-            "evaluate it on data with its classes, or train it on these."
-        )
-
-
 def _note_other_classes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[str] | None) -> None:
-    if theirs and own and len(theirs) == len(own) and list(map(_plain, theirs)) != list(map(_plain, own)):
+    if theirs and own and len(theirs) == len(own) and not match_classes(own, theirs).same_order:
         report.notes.append(
             "class head: taken over, although the classes have other names; MODEL.DETR.CLASS_HEAD_FROM names or none "
             "would not"

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
+from ..class_names import match_classes, require_same_classes
 from .annotation_checks import DatasetReport, check_annotations
 from .annotation_table import AnnotationTable
 from .image_checks import TRAINING_SECONDS, check_images
 from .likely_mistakes import warn_of_shared_images
 from .panoptic_checks import check_panoptic_pngs
+from .records import check_records
 from .registration import (
     classes_of,
     dataset_table,
@@ -126,7 +128,7 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
     pairs = _named(cfg)
     require_registered([name for _, name in pairs])
     resolve_num_classes(cfg.clone())  # a clone: here the number of classes is only compared
-    _compare_test_classes(cfg)
+    check_evaluation_sets(cfg, trained_on=cfg.DATASETS.TRAIN[:1])
     reports = []
     paths: dict[str, dict[str, set[str]]] = {"train": {}, "test": {}}
     for split, name in pairs:
@@ -143,19 +145,42 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
     return reports
 
 
-def _compare_test_classes(cfg: CfgNode) -> None:
-    """Evaluation needs as many classes as training; other names may be meant, and get a warning."""
-    if not cfg.DATASETS.TRAIN:
-        return
-    panoptic = is_panoptic(cfg)
-    trained = classes_of(cfg.DATASETS.TRAIN[0], panoptic=panoptic)
+def check_evaluation_sets(cfg: CfgNode, *, trained_on: Sequence[str] = ()) -> None:
+    """Raises ValueError if one model cannot be evaluated on all of `DATASETS.TEST`, or records cannot be used for it.
+
+    Args:
+        cfg: the config.
+        trained_on: the training data, whose classes the model has.
+    """
+    _compare_classes([*trained_on, *cfg.DATASETS.TEST], panoptic=is_panoptic(cfg))
     for name in cfg.DATASETS.TEST:
-        tested = classes_of(name, panoptic=panoptic)
-        if trained is None or tested is None or tested == trained:
-            continue
-        if len(tested) != len(trained):
-            raise ValueError(
-                f"evaluation dataset {name} has {len(tested)} classes, but training dataset "
-                f"{cfg.DATASETS.TRAIN[0]} has {len(trained)}: evaluate on data with the same classes"
-            )
-        logger.warning("Dataset %s calls its classes %s, the training data %s.", name, tested[:10], trained[:10])
+        boxes = MetadataCatalog.get(name).get("evaluator_type", "coco") in ("coco", "coco_panoptic_seg")
+        if boxes and not is_coco_file(name):
+            check_records(name)
+
+
+def check_order_of_classes(cfg: CfgNode) -> None:
+    """Raises ValueError if the classes of `DATASETS.TEST` are those of `DATASETS.TRAIN` in another order.
+
+    For weights that do not name their classes: other names may be right, but the same in another order are not.
+    """
+    known = {name: MetadataCatalog.get(name).get("thing_classes") for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
+    trained = next((classes for name in cfg.DATASETS.TRAIN if (classes := known[name])), None)
+    for name in cfg.DATASETS.TEST:
+        if trained and known[name] and match_classes(trained, known[name]).same_classes:
+            cure = "number them in the same order"
+            require_same_classes(trained, known[name], model_is="DATASETS.TRAIN has", data_are=f"{name} has", cure=cure)
+
+
+def _compare_classes(names: Sequence[str], *, panoptic: bool) -> None:
+    """Datasets whose classes are others than those of the first, or in another order, would get a wrong AP."""
+    known = {name: classes for name in names if (classes := classes_of(name, panoptic=panoptic)) is not None}
+    first = next(iter(known), "")
+    for name, classes in known.items():
+        require_same_classes(
+            known[first],
+            classes,
+            model_is=f"dataset {first} has",
+            data_are=f"dataset {name}, which the same model is to be evaluated on, has",
+            cure="give both the same classes in the same order of their ids",
+        )

@@ -15,7 +15,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from ..data import register_coco
-from .coco_evaluator import build_coco_evaluator
+from .coco_evaluator import RecordsEvaluator, build_coco_evaluator
 
 HEIGHT, WIDTH = 480, 640
 
@@ -29,7 +29,7 @@ def write_coco_file(
         path: of the file.
         images: N, with ids from 1.
         annotations: spread evenly over the images at random; one of fifty is a crowd.
-        num_classes: K, with ids from 0, those of the class indices: an evaluator replaces one by the other in place.
+        num_classes: K, with ids from 0, those of the class indices: detectron2's replaces one by the other in place.
         polygon_points: of the one polygon of each annotation; 0 for none.
         seed: of the random numbers.
 
@@ -129,11 +129,13 @@ def _detect(
     return instances
 
 
-def filled_evaluators(dataset: str, detections: list[tuple[dict[str, Any], Instances]]) -> dict[str, COCOEvaluator]:
+def filled_evaluators(
+    dataset: str, detections: list[tuple[dict[str, Any], Instances]]
+) -> dict[str, COCOEvaluator | RecordsEvaluator]:
     """Ours (as `train_net.py` evaluates) and detectron2's with pycocotools, both with all detections."""
     # The kind is named, for pycocotools adds outlines to detections, from which a second evaluation would infer masks.
     options: dict[str, Any] = {"tasks": ("bbox",), "distributed": False}
-    evaluators = {
+    evaluators: dict[str, COCOEvaluator | RecordsEvaluator] = {
         "ours": build_coco_evaluator(dataset, None, **options),
         "pycocotools": COCOEvaluator(dataset, output_dir=None, use_fast_impl=False, **options),
     }

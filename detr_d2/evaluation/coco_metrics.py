@@ -77,7 +77,7 @@ def _precision_and_recall(
         from pycocotools.cocoeval import COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = coco_dataset(ground_truth)
-        found = {**dataset, "annotations": coco_detections(ground_truth, detections)}
+        found = {**dataset, "annotations": coco_detections(detections)}
         evaluation = COCOeval(indexed(COCO(), dataset), indexed(COCO(), found), "bbox")
         run_evaluation(evaluation, max_detections)
     return evaluation.eval["precision"], evaluation.eval["recall"]
@@ -111,17 +111,20 @@ def precision_figures(precision: np.ndarray) -> dict[str, float]:
 
 
 def coco_dataset(ground_truth: GroundTruth) -> dict[str, Any]:
-    """The ground truth as the content of a COCO file whose category ids are class indices plus 1."""
+    """The ground truth as the content of a COCO file in which all is numbered from 1, by the order it has here.
+
+    What the dataset calls its images, annotations and classes may be anything; COCO's evaluation calculates with ids.
+    """
     images = [
         {"id": i, "file_name": name, "height": int(height), "width": int(width)}
-        for i, name, (height, width) in zip(
-            ground_truth.image_ids, ground_truth.file_names, ground_truth.sizes, strict=True
+        for i, (name, (height, width)) in enumerate(
+            zip(ground_truth.file_names, ground_truth.sizes, strict=True), start=1
         )
     ]
     annotations = [
         {
             "id": number,
-            "image_id": ground_truth.image_ids[image],
+            "image_id": int(image) + 1,
             "category_id": int(k) + 1,
             "bbox": box.tolist(),
             "area": float(area),
@@ -139,17 +142,18 @@ def coco_dataset(ground_truth: GroundTruth) -> dict[str, Any]:
             start=1,
         )
     ]
-    categories = [{"id": k, "name": name} for k, name in enumerate(ground_truth.class_names, start=1)]
+    unnamed = [f"class {k}" for k in range(int(ground_truth.classes.max(initial=-1)) + 1)]
+    categories = [{"id": k, "name": name} for k, name in enumerate(ground_truth.class_names or unnamed, start=1)]
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
-def coco_detections(ground_truth: GroundTruth, detections: Detections) -> list[dict[str, Any]]:
+def coco_detections(detections: Detections) -> list[dict[str, Any]]:
     """Detections as annotations of such a file, with scores."""
     boxes = detections.boxes_xywh
     return [
         {
             "id": number,
-            "image_id": ground_truth.image_ids[image],
+            "image_id": int(image) + 1,
             "category_id": int(k) + 1,
             "bbox": box.tolist(),
             "area": float(box[2] * box[3]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 
-from ..data import category_ids
-from ..data.registration import is_coco_file, require_registered
+from ..data.records import image_ids, in_order_of_files, read_objects
+from ..data.registration import require_registered
 from .compare_results import DatasetSummary
 
 
@@ -25,19 +23,22 @@ class GroundTruth:
     Args:
         name: of the dataset.
         class_names: K names.
-        image_ids: N ids, ascending.
+        image_ids: N ids, as the dataset has them: numbers or texts, which only name the images.
         file_names: N paths.
         sizes: (N, 2), height and width in pixels.
         offsets: (N + 1,), objects of image i are `offsets[i]` to `offsets[i + 1]`.
         boxes_xywh: (M, 4) float64, pixels, as in the annotations.
         classes: (M,) class indices.
         crowd: (M,) bool; a crowd region is not an object, but detections on it are no mistakes.
-        areas: (M,), of the segment where the annotations know it, in square pixels.
+        areas: (M,), square pixels: as annotated, else of the mask, else of the box.
+        segmentations: M masks, see `RecordedObject`; None for an object without a usable one. () for none at all.
+        mask_faults: M reasons why there is none, "" if there is one.
+        keypoints: M lists, or None for an object without.
     """
 
     name: str
     class_names: tuple[str, ...]
-    image_ids: tuple[int, ...]
+    image_ids: tuple[Any, ...]
     file_names: tuple[str, ...]
     sizes: np.ndarray
     offsets: np.ndarray
@@ -45,6 +46,9 @@ class GroundTruth:
     classes: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
+    segmentations: tuple[Any, ...] = ()
+    mask_faults: tuple[str, ...] = ()
+    keypoints: tuple[list[float] | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -77,6 +81,9 @@ class GroundTruth:
             classes=self.classes[objects],
             crowd=self.crowd[objects],
             areas=self.areas[objects],
+            segmentations=self.segmentations[objects],
+            mask_faults=self.mask_faults[objects],
+            keypoints=self.keypoints[objects],
         )
 
 
@@ -130,17 +137,17 @@ def _offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def load_ground_truth(name: str) -> GroundTruth:
-    """Reads a registered dataset.
+    """Reads a registered dataset that models are compared on.
 
     Raises:
-        ValueError: it is not registered, has no class names, no image or no annotated boxes, or is no list of dicts.
+        ValueError: it is not registered, has no class names, no image or no annotated boxes, or is no list of dicts; or
+            a record cannot be used.
     """
     require_registered([name])
     records: Any = DatasetCatalog.get(name)
-    class_names = MetadataCatalog.get(name).get("thing_classes")
     if not isinstance(records, list) or not records:
         raise ValueError(f"dataset {name} holds no images; a comparison needs some")
-    if not class_names:
+    if not MetadataCatalog.get(name).get("thing_classes"):
         raise ValueError(f"dataset {name} has no class names (thing_classes in its metadata); a comparison needs them")
     without = next((x for x in records if "annotations" not in x), None)
     if without is not None:
@@ -148,55 +155,51 @@ def load_ground_truth(name: str) -> GroundTruth:
         raise ValueError(
             f"dataset {name} has no annotations for {without.get('file_name')}; a comparison needs them{hint}"
         )
-    records = sorted(records, key=lambda x: x["image_id"])
-    objects = _coco_objects(name, records) if is_coco_file(name) else [_dict_objects(x) for x in records]
-    rows = [row for image in objects for row in image]
-    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    unsized = next((x for x in records if not (x.get("height") and x.get("width"))), None)
+    if unsized is not None:
+        raise ValueError(
+            f"dataset {name} has no height and width for {unsized.get('file_name')}; a comparison needs them"
+        )
+    return ground_truth_of(name, records)
+
+
+def ground_truth_of(name: str, records: Sequence[dict[str, Any]]) -> GroundTruth:
+    """The ground truth that records hold, whoever has made them; images in the order of their file names.
+
+    Args:
+        name: of the dataset, whose metadata name its classes; where they do not, there are no `class_names`.
+        records: in detectron2's format.
+
+    Raises:
+        ValueError: a record cannot be used; see `detr_d2.data.records`.
+    """
+    records = in_order_of_files(records)
+    class_names = MetadataCatalog.get(name).get("thing_classes") or ()
+    objects = [read_objects(name, record, len(class_names) or None) for record in records]
+    flat = [x for image in objects for x in image]
     return GroundTruth(
         name=name,
         class_names=tuple(class_names),
-        image_ids=tuple(int(x["image_id"]) for x in records),
-        file_names=tuple(x["file_name"] for x in records),
-        sizes=np.array([(x["height"], x["width"]) for x in records], dtype=np.int64),
+        image_ids=tuple(image_ids(name, records)),
+        file_names=tuple(str(x.get("file_name", "")) for x in records),
+        sizes=np.array([(x.get("height") or 0, x.get("width") or 0) for x in records], dtype=np.int64).reshape(-1, 2),
         offsets=_offsets([len(image) for image in objects]),
-        boxes_xywh=table[:, :4],
-        classes=table[:, 4].astype(np.int64),
-        crowd=table[:, 5] > 0,
-        areas=table[:, 6],
+        boxes_xywh=np.array([x.box_xywh for x in flat], dtype=np.float64).reshape(-1, 4),
+        classes=np.array([x.class_index for x in flat], dtype=np.int64),
+        crowd=np.array([x.crowd for x in flat], dtype=bool),
+        areas=np.array([x.area for x in flat], dtype=np.float64),
+        segmentations=tuple(x.segmentation for x in flat),
+        mask_faults=tuple(x.mask_fault for x in flat),
+        keypoints=tuple(x.keypoints for x in flat),
     )
-
-
-_Row = tuple[float, float, float, float, int, int, float]
-"""x, y, width, height, class index, crowd, area."""
-
-
-def _coco_objects(name: str, records: Sequence[dict[str, Any]]) -> list[list[_Row]]:
-    """All annotations of the file, as COCO's own evaluation reads them: detectron2's loader drops areas."""
-    metadata = MetadataCatalog.get(name)
-    with open(metadata.json_file, encoding="utf-8") as file:
-        annotations = json.load(file)["annotations"]
-    index_of = {category: index for index, category in enumerate(category_ids(metadata))}
-    of_image: dict[int, list[_Row]] = {x["image_id"]: [] for x in records}
-    for x in annotations:
-        box, index = x["bbox"], index_of.get(x["category_id"])
-        if index is not None and x["image_id"] in of_image:
-            area = x.get("area", box[2] * box[3])
-            of_image[x["image_id"]].append((box[0], box[1], box[2], box[3], index, x.get("iscrowd", 0), area))
-    return [of_image[x["image_id"]] for x in records]
-
-
-def _dict_objects(record: dict[str, Any]) -> list[_Row]:
-    rows = []
-    for x in record["annotations"]:
-        x1, y1, w, h = BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYWH_ABS)
-        rows.append((x1, y1, w, h, x["category_id"], x.get("iscrowd", 0), x.get("area", w * h)))
-    return rows
 
 
 def fingerprint(ground_truth: GroundTruth) -> str:
     """Hash of annotations, image list, and size and time of every image file and of the PNGs of panoptic data."""
     digest = hashlib.sha256(repr((ground_truth.class_names, ground_truth.image_ids)).encode())
     metadata = MetadataCatalog.get(ground_truth.name)
+    if not os.path.isfile(metadata.get("json_file", "")):  # whose bytes hold the masks
+        digest.update(repr(ground_truth.segmentations).encode())
     for path in (metadata.get("json_file"), metadata.get("panoptic_json")):
         if path and os.path.isfile(path):
             with open(path, "rb") as file:

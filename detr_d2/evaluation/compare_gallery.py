@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..data.records import json_id
 from .collect_cache import CHUNK, CandidateCache
 from .compare_data import GroundTruth
 from .compare_results import Boxes, GalleryImage, ShippedSettings
@@ -56,7 +57,7 @@ def gallery_image(
     )
     return GalleryImage(
         file_name=ground_truth.file_names[index],
-        image_id=ground_truth.image_ids[index],
+        image_id=json_id(ground_truth.image_ids[index]),
         width=width,
         height=height,
         disagreement=disagreement,

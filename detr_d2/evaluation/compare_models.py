@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import local_file
+from ..class_names import listed, match_classes
 from ..data import register_datasets
 from ..files import file_hash
 from .collect_cache import combined_hash, config_hash
@@ -206,7 +207,7 @@ def map_classes(categories: Categories, class_names: Sequence[str], label: str) 
         (K,) index in `class_names` of each class of the model, -1 where the data do not have it, and notes for people.
 
     Raises:
-        ValueError: they have no class in common.
+        ValueError: they have no class in common, or a name stands for several classes.
     """
     names = list(categories.names)
     if names == unnamed(len(names)):
@@ -216,17 +217,16 @@ def map_classes(categories: Categories, class_names: Sequence[str], label: str) 
                 f"({', '.join(class_names[:5])}); they cannot be told apart"
             )
         return np.arange(len(names)), []
-    index = {name: i for i, name in enumerate(class_names)}
-    found = np.array([index.get(name, -1) for name in names], dtype=np.int64)
-    if (found < 0).all():
-        raise ValueError(
-            f"{label} knows none of the classes of the data: it has {', '.join(names[:5])}, they have "
-            f"{', '.join(class_names[:5])}"
-        )
-    unknown = [name for name in class_names if name not in names]
+    match = match_classes(names, class_names)
+    lists = f"it has {listed(names)}, they have {listed(class_names)}"
+    if len(match.only_model) == len(names):
+        raise ValueError(f"{label} knows none of the classes of the data: {lists}")
+    if match.repeated:
+        raise ValueError(f"{label} and the data have a name of several classes, {listed(match.repeated)}: {lists}")
     notes = []
-    if unknown:
-        notes.append(f"it does not know {len(unknown)} of the classes: {', '.join(unknown[:10])}; their AP is 0")
-    if (found < 0).any():
-        notes.append(f"its detections of {int((found < 0).sum())} classes that the data do not have are left out")
-    return found, notes
+    if match.only_data:
+        unknown = match.only_data
+        notes.append(f"it does not know {len(unknown)} of the classes: {listed(unknown)}; their AP is 0")
+    if match.only_model:
+        notes.append(f"its detections of {len(match.only_model)} classes that the data do not have are left out")
+    return np.array(match.to_data, dtype=np.int64), notes

@@ -225,7 +225,7 @@ class GalleryImage:
 
     Args:
         file_name: path of the image.
-        image_id: of the annotation file.
+        image_id: of the annotation file, a number or a text.
         width, height: in pixels.
         disagreement: largest difference between two models in AP50-style F1 on this image, 0-1.
         objects: ground truth.
@@ -233,7 +233,7 @@ class GalleryImage:
     """
 
     file_name: str
-    image_id: int
+    image_id: Any
     width: int
     height: int
     disagreement: float

@@ -22,7 +22,7 @@ from .compare_data import GroundTruth
 from .compare_gallery import candidates_of_image, disagreement, gallery_image, pick_images, shown_detections
 from .compare_json import to_json
 from .compare_measure import Measured, measure, num_steps
-from .compare_models import Contestant, map_classes
+from .compare_models import Contestant, map_classes, unnamed
 from .compare_results import Cost, Difference, GalleryImage, ModelComparison
 from .detector_keys import get_num_classes, set_num_classes
 from .mask_collect import SegmentationCache, collect_masks
@@ -33,7 +33,7 @@ from .panoptic_metrics import is_panoptic
 from .prediction import Categories
 from .segmentation_figures import segmentation_figures
 
-MEASURE_VERSION = 5
+MEASURE_VERSION = 6
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -137,7 +137,7 @@ class ComparisonRun:
         require_sizes(found.layers[-1], self.ground_truth)
         segmented = replace(identity, notes=[*identity.notes, *notes])
         if predicts_masks(contestant.cfg):
-            segmented = self._with_masks(contestant, segmented, class_map, folder)
+            segmented = self._with_masks(contestant, segmented, class_map, classes, folder)
         identity = segmented
         assert identity.shipped is not None
         with _bar(f"{identity.label}: figures", num_steps(identity.shipped, len(found.layers)), "step") as bar:
@@ -152,7 +152,12 @@ class ComparisonRun:
             )
 
     def _with_masks(
-        self, contestant: Contestant, record: ModelComparison, class_map: np.ndarray, folder: Path
+        self,
+        contestant: Contestant,
+        record: ModelComparison,
+        class_map: np.ndarray,
+        classes: Sequence[str],
+        folder: Path,
     ) -> ModelComparison:
         """The record with what the model segments, which it is run for as it is used."""
         if not (self._mask_truth or is_panoptic(self.ground_truth.name)):
@@ -163,7 +168,8 @@ class ComparisonRun:
             images = collect_masks(
                 lambda: contestant.load(nms=True, class_names=names)[0], files, cache, progress=bar.update
             )
-        return segmentation_figures(record, self.ground_truth, self._mask_truth, images, class_map)
+        known = () if list(classes) == unnamed(len(classes)) else classes
+        return segmentation_figures(record, self.ground_truth, self._mask_truth, images, class_map, known)
 
     @cached_property
     def _mask_truth(self) -> MaskTruth | None:

@@ -60,7 +60,7 @@ def mask_metrics(
         class_map: (model's K,) index in the dataset of each of the model's classes, -1 for those it does not have.
         max_detections: the most that count per image and class; 100 for COCO's own figures.
     """
-    annotations, results = _annotations(ground_truth, truth), _results(ground_truth, images, class_map)
+    annotations, results = _annotations(ground_truth, truth), _results(images, class_map)
     with contextlib.redirect_stdout(io.StringIO()):
         masks = COCOeval(_coco(ground_truth, annotations), _coco(ground_truth, results), "segm")
         run_evaluation(masks, max_detections)
@@ -89,12 +89,13 @@ def _annotations(ground_truth: GroundTruth, truth: MaskTruth) -> list[dict[str, 
     return [
         {**x, "segmentation": mask, "area": float(area)}
         for x, mask, area in zip(plain, truth.masks, truth.areas, strict=True)
+        if mask is not None
     ]
 
 
-def _results(ground_truth: GroundTruth, images: Sequence[Segmentation], class_map: np.ndarray) -> list[dict[str, Any]]:
+def _results(images: Sequence[Segmentation], class_map: np.ndarray) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for image_id, image in zip(ground_truth.image_ids, images, strict=True):
+    for image_id, image in enumerate(images, start=1):  # as `coco_dataset` numbers them
         for score, model_class, counts in zip(image.scores, image.classes, image.counts, strict=False):
             index = int(class_map[model_class])
             if index >= 0:

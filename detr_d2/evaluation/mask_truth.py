@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from pycocotools import mask as coco_mask
 
-from ..data import category_ids
-from ..data.registration import is_coco_file
-from .boundary import Rle, encode
+from ..data.mask_faults import MISSING
+from ..data.records import mask_rle
+from ..data.registration import dataset_table
+from .boundary import Rle
 from .compare_data import GroundTruth
+
+MOST_LEFT_OUT = 0.01
+"""The largest part of the objects that may lack a mask where masks are measured."""
 
 
 @dataclass(frozen=True)
@@ -21,71 +22,52 @@ class MaskTruth:
     """Masks of the M objects of `GroundTruth`.
 
     Args:
-        masks: M of them, at the size of their images.
+        masks: M of them, at the size of their images; None for an object that has none, which is left out.
         areas: (M,), square pixels: as annotated, where that is known, else of the mask.
+        note: which objects are left out, for people; "" if none is.
     """
 
-    masks: list[Rle]
+    masks: Sequence[Rle | None]
     areas: np.ndarray
+    note: str = ""
 
 
 def load_mask_truth(ground_truth: GroundTruth) -> MaskTruth | None:
-    """Reads the masks of a dataset; None if an object has none, as in data for boxes.
+    """The masks of a dataset, without those few that cannot be used; None for data for boxes.
 
     Raises:
-        ValueError: a mask is not as large as its image, or not in a form that COCO or detectron2 has.
+        ValueError: more than `MOST_LEFT_OUT` of the objects have a mask that cannot be used.
     """
-    annotations = _annotations(ground_truth)
-    flat = [x for image in annotations for x in image]
-    if any(not _has_mask(x) for x in flat):
+    if not ground_truth.segmentations:
         return None
+    without = [i for i, x in enumerate(ground_truth.segmentations) if x is None]
+    fault = _fault(ground_truth, without) if without else ""
+    count = len(ground_truth.segmentations)
+    few = f"{len(without)} of {count} objects of {ground_truth.name} have no usable mask{fault}"
+    if len(without) > MOST_LEFT_OUT * count:
+        if fault:
+            raise ValueError(f"{few}; correct the segmentations in the annotations")
+        return None
+    sizes = ground_truth.sizes[ground_truth.image_of]
     masks = [
-        _to_rle(x["segmentation"], (int(height), int(width)), file_name)
-        for image, (height, width), file_name in zip(
-            annotations, ground_truth.sizes, ground_truth.file_names, strict=True
-        )
-        for x in image
+        None if x is None else mask_rle(x, (int(height), int(width)))
+        for x, (height, width) in zip(ground_truth.segmentations, sizes, strict=True)
     ]
-    assert len(masks) == len(ground_truth.classes)
-    areas = [x["area"] if "area" in x else coco_mask.area(mask) for x, mask in zip(flat, masks, strict=True)]
-    return MaskTruth(masks, np.array(areas, dtype=np.float64))
+    note = f"{few}; they are left out of the figures of masks" if without else ""
+    return MaskTruth(masks, ground_truth.areas, note)
 
 
-def _annotations(ground_truth: GroundTruth) -> list[list[dict[str, Any]]]:
-    """Of each image, in the order of `load_ground_truth`."""
-    metadata = MetadataCatalog.get(ground_truth.name)
-    of_image: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in ground_truth.image_ids}
-    if is_coco_file(ground_truth.name):
-        known = set(category_ids(metadata))
-        with open(metadata.json_file, encoding="utf-8") as file:
-            annotations = json.load(file)["annotations"]
-        for x in annotations:
-            if x["image_id"] in of_image and x["category_id"] in known:
-                of_image[x["image_id"]].append(x)
-    else:
-        for record in DatasetCatalog.get(ground_truth.name):
-            if int(record["image_id"]) in of_image:
-                of_image[int(record["image_id"])] = record["annotations"]
-    return [of_image[image_id] for image_id in ground_truth.image_ids]
+def _fault(truth: GroundTruth, without: Sequence[int]) -> str:
+    """What is wrong with the first mask of which something is; "" where masks are only missing.
 
-
-def _has_mask(annotation: dict[str, Any]) -> bool:
-    mask = annotation.get("segmentation")
-    return mask is not None and len(mask) > 0
-
-
-def _to_rle(mask: Any, size: tuple[int, int], file_name: str) -> Rle:
-    """From polygons, run lengths or a bitmap."""
-    if isinstance(mask, np.ndarray):
-        rle = encode(mask)
-    elif isinstance(mask, dict):
-        compressed = not isinstance(mask["counts"], list)
-        rle = mask if compressed else coco_mask.frPyObjects(mask, *size)
-    else:
-        rle = coco_mask.merge(coco_mask.frPyObjects(mask, *size))
-    if tuple(rle["size"]) != size:
-        raise ValueError(
-            f"a mask of {file_name} is {tuple(rle['size'])} (height, width), but the image {size}: correct its "
-            "segmentation in the annotations"
-        )
-    return dict(rle)
+    The records of a COCO file do not have the masks that cannot be used; its table knows why.
+    """
+    for i in without:
+        if truth.mask_faults[i] != MISSING:
+            return f", such as one of {truth.file_names[truth.image_of[i]]}, which {truth.mask_faults[i]}"
+    table = dataset_table(truth.name)
+    if table is not None:
+        faults = table.mask_faults[table.mask_fault_of]
+        for i in np.flatnonzero((faults != "") & (faults != MISSING))[:1]:
+            return f", such as one of {table.file_names[table.image_of[i]]}, which {faults[i]}"
+    return ""

@@ -23,6 +23,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from ..data import build_resize, category_ids
+from ..data.records import json_id
 from ..panoptic_classes import PanopticClasses
 
 
@@ -33,13 +34,15 @@ class Categories:
     Args:
         names: K names.
         ids: K category ids, as the annotation file of the data has them; written into results.
+        by_position: the names are the user's own for the classes of the model, not those of data.
 
     Raises:
         ValueError: a different number of names and ids, or an id twice.
     """
 
     names: tuple[str, ...]
-    ids: tuple[int, ...]
+    ids: tuple[Any, ...]
+    by_position: bool = False
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.ids):
@@ -48,9 +51,13 @@ class Categories:
             raise ValueError(f"category ids {list(self.ids)} are not all different")
 
     @classmethod
-    def numbered(cls, names: Sequence[str]) -> Categories:
+    def numbered(cls, names: Sequence[str], *, by_position: bool = False) -> Categories:
         """Names alone: the category ids are the class indices 0..K-1."""
-        return cls(names=tuple(names), ids=tuple(range(len(names))))
+        return cls(names=tuple(names), ids=tuple(range(len(names))), by_position=by_position)
+
+    def picked(self, indices: Sequence[int]) -> Categories:
+        """Those at some places, in that order."""
+        return Categories(tuple(self.names[i] for i in indices), tuple(self.ids[i] for i in indices))
 
     @classmethod
     def from_metadata(cls, metadata: Metadata, *, panoptic: bool = False) -> Categories | None:
@@ -167,25 +174,25 @@ class ImagePredictor:
         return instances[instances.scores >= self.score_threshold]
 
 
-def coco_results(instances: Instances, image_id: int, categories: Categories) -> list[dict[str, Any]]:
+def coco_results(instances: Instances, image_id: Any, categories: Categories) -> list[dict[str, Any]]:
     """Detections of one image in COCO's results format.
 
     Args:
         instances: on the CPU.
-        image_id: of the image.
+        image_id: of the image, as its annotation file has it.
         categories: gives the category ids.
 
     Returns:
         One dict per detection: `image_id`, `category_id`, `bbox` (x, y, width, height in pixels), `score`, and
         `segmentation` (RLE) where there are masks.
     """
-    rows = instances_to_coco_json(instances, image_id)
+    rows = instances_to_coco_json(instances, json_id(image_id))
     return [{**row, "category_id": categories.ids[row["category_id"]]} for row in rows]
 
 
 def panoptic_result(
     panoptic_seg: tuple[torch.Tensor, list[dict[str, Any]]],
-    image_id: int,
+    image_id: Any,
     file_name: str,
     categories: Categories,
     classes: PanopticClasses,
@@ -194,7 +201,7 @@ def panoptic_result(
 
     Args:
         panoptic_seg: the map (H, W) of ids, and its segments in contiguous ids.
-        image_id: of the image.
+        image_id: of the image, as its annotation file has it.
         file_name: of the PNG that the picture is written to.
         categories: gives the category ids.
         classes: of the model.
@@ -213,4 +220,4 @@ def panoptic_result(
         }
         for segment in segments
     ]
-    return picture, {"image_id": image_id, "file_name": file_name, "segments_info": infos}
+    return picture, {"image_id": json_id(image_id), "file_name": file_name, "segments_info": infos}

@@ -15,6 +15,7 @@ from torch import nn
 from ..checkpoint import Checkpointer, local_file
 from ..checkpoint.contents import read_model_file
 from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_classes, to_detectron2
+from ..class_names import listed, match_classes, require_same_classes
 from ..data import register_coco, register_coco_panoptic, register_datasets
 from ..data.registration import is_panoptic
 from .detector_keys import get_num_classes, set_num_classes
@@ -28,10 +29,10 @@ def class_names_option(text: str | None) -> Categories | None:
     names = [name.strip() for name in text.split(",")]
     if "" in names:
         raise ValueError(f"--classes is {text!r}, expected names separated by commas, none of them empty")
-    return Categories.numbered(names)
+    return Categories.numbered(names, by_position=True)
 
 
-def coco_option(spec: str, *, panoptic: bool = False) -> tuple[Categories, dict[Path, int]]:
+def coco_option(spec: str, *, panoptic: bool = False) -> tuple[Categories, dict[Path, Any]]:
     """`--coco` or `--coco-panoptic` -> its categories, and the image id of each image file, by its absolute path.
 
     Args:
@@ -39,7 +40,7 @@ def coco_option(spec: str, *, panoptic: bool = False) -> tuple[Categories, dict[
         panoptic: the latter; the categories are things and stuff.
     """
     name = register_coco_panoptic(spec) if panoptic else register_coco(spec)
-    image_ids = {Path(os.path.abspath(x["file_name"])): int(x["image_id"]) for x in DatasetCatalog.get(name)}
+    image_ids = {Path(os.path.abspath(x["file_name"])): x["image_id"] for x in DatasetCatalog.get(name)}
     categories = Categories.from_metadata(MetadataCatalog.get(name), panoptic=panoptic)
     if categories is None:
         raise ValueError(f"the annotation file of --coco {spec} lists no categories; pass --classes instead")
@@ -52,21 +53,23 @@ def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = No
     Args:
         cfg: not frozen; its numbers of classes are filled in when it leaves them open.
         weights: see `detr_d2.checkpoint.local_file`; of any library whose DETR `Checkpointer` reads.
-        given: the classes, where the user named them; otherwise those of the checkpoint, else of the config's dataset.
+        given: the classes of the data, in any order, or the user's names for those of the model; otherwise they are
+            those of the checkpoint, else of the config's dataset.
 
     Returns:
-        The model in eval mode on `cfg.MODEL.DEVICE`, and its classes.
+        The model in eval mode on `cfg.MODEL.DEVICE`, and its classes, in the order in which it predicts them.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: the number of classes, or the shape or name of a weight, is not that of the config.
+        ValueError: the number of classes, or the shape or name of a weight, is not that of the config; or `given` are
+            other classes than those of the checkpoint.
     """
     if not weights:
         raise ValueError("no weights are given: pass --weights, or a config whose MODEL.WEIGHTS is a trained model")
     path = local_file(weights)
     file = read_model_file(path)
     content = _under_our_names(cfg, file, path, given)
-    categories = given or _known_categories(cfg, content)
+    categories = _in_order_of_model(cfg, given, content, weights) if given else _known_categories(cfg, content)
     _settle_num_classes(cfg, content, categories, weights)
     cfg.MODEL.WEIGHTS = weights
     model = build_model(cfg).eval()
@@ -95,16 +98,58 @@ def _known_categories(cfg: CfgNode, content: Mapping[str, Any]) -> Categories | 
     if names and ids:
         return Categories(names=tuple(names), ids=tuple(ids))
     of_dataset = _dataset_categories(cfg)
-    if not names or (of_dataset and of_dataset.names == tuple(names)):
-        return of_dataset
-    return Categories.numbered(names)
+    if not names or of_dataset is None:
+        return Categories.numbered(names) if names else of_dataset
+    match = match_classes(names, of_dataset.names)
+    return of_dataset.picked(match.to_data) if match.same_classes else Categories.numbered(names)
 
 
-def _dataset_categories(cfg: CfgNode) -> Categories | None:
+def _in_order_of_model(cfg: CfgNode, given: Categories, content: Mapping[str, Any], weights: str) -> Categories:
+    """Classes that the user has given, in the order of the checkpoint's.
+
+    Where that does not name its own, in the order of the config's dataset if those are the same, else as they are.
+
+    Raises:
+        ValueError: they are others, or are named by position and have a name that stands for another class.
+    """
+    trained = content.get("class_names")
+    if not trained:
+        of_dataset = None if given.by_position else _dataset_categories(cfg, quiet=True)
+        match = match_classes(of_dataset.names, given.names) if of_dataset else None
+        return given.picked(match.to_data) if match and match.same_classes else given
+    if given.by_position and len(given.names) != len(trained):
+        return given
+    if given.by_position:
+        moved = [i for i, j in enumerate(match_classes(trained, given.names).to_data) if j not in (-1, i)]
+        if moved:
+            raise ValueError(
+                f"--classes names the classes {listed(given.names)}, but {weights} was trained on {listed(trained)}, "
+                f"and has {trained[moved[0]]!r} in another place: give the names in the order of the model"
+            )
+        return given
+    match = require_same_classes(
+        trained,
+        given.names,
+        model_is=f"{weights} was trained on",
+        data_are="the data have",
+        cure="give data with the model's classes, or leave their names to the checkpoint",
+        any_order=True,
+    )
+    things = int(content.get("num_things", 0))
+    if any((i < things) != (j < things) for i, j in enumerate(match.to_data)):
+        raise ValueError(
+            f"the {things} things that {weights} was trained on, {listed(trained[:things])}, are not those of the "
+            f"data, {listed(given.names[:things])}: correct isthing in the annotation file"
+        )
+    return given.picked(match.to_data)
+
+
+def _dataset_categories(cfg: CfgNode, *, quiet: bool = False) -> Categories | None:
     try:
         register_datasets(cfg)
     except (OSError, ValueError) as error:
-        print(f"the datasets of the config are not used for class names: {error}")
+        if not quiet:
+            print(f"the datasets of the config are not used for class names: {error}")
         return None
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         categories = Categories.from_metadata(MetadataCatalog.get(name), panoptic=is_panoptic(cfg))

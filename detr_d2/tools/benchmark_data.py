@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from tqdm import tqdm
 
 from ..engine.startup import load_config
@@ -61,7 +61,7 @@ def evaluate(args: argparse.Namespace) -> int:
         with registered_file(path) as dataset:
             detections = random_detections(path, per_image=args.detections, seed=args.seed)
             evaluators = filled_evaluators(dataset, detections)
-            kinds = {name: type(x).__name__ for name, x in evaluators.items()}
+            kinds = {name: getattr(x, "backend", "pycocotools") for name, x in evaluators.items()}
             print(f"{args.images} images, {args.detections} detections each: {kinds}")
             if len(set(kinds.values())) == 1:
                 print('faster-coco-eval is not installed (pip install "detr_d2[eval]"): both are the same')
@@ -75,7 +75,7 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _figures(evaluator: COCOEvaluator) -> dict[str, float]:
+def _figures(evaluator: DatasetEvaluator) -> dict[str, float]:
     with contextlib.redirect_stdout(io.StringIO()):
         return evaluator.evaluate()["bbox"]
 

@@ -94,6 +94,29 @@ def find_dataset(cfg: CfgNode, dataset: str | None, coco: str | None) -> tuple[s
     return name, Categories.from_metadata(MetadataCatalog.get(name))
 
 
+def in_order_of_model(
+    records: Sequence[dict[str, Any]], given: Categories | None, categories: Categories
+) -> list[dict[str, Any]]:
+    """Records whose annotations have the class indices that a model predicts.
+
+    Args:
+        records: in detectron2's format.
+        given: classes of the dataset; None where it does not name them, and then the indices are left as they are.
+        categories: the same in the order of the model, as `load_detr` returns them.
+    """
+    if given is None or given.ids == categories.ids:
+        return list(records)
+    index = {category_id: k for k, category_id in enumerate(categories.ids)}
+    moved = [index[category_id] for category_id in given.ids]
+    return [
+        {
+            **record,
+            "annotations": [{**x, "category_id": moved[x["category_id"]]} for x in record.get("annotations", [])],
+        }
+        for record in records
+    ]
+
+
 def prepare_outputs(folder: str, names: Sequence[str], *, overwrite: bool) -> list[Path]:
     """Makes the output folder before the work starts.
 

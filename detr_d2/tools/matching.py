@@ -20,6 +20,7 @@ from .inspection import (
     add_data_options,
     add_output_options,
     find_dataset,
+    in_order_of_model,
     load_detr,
     prepare_outputs,
     read_detr_config,
@@ -119,8 +120,9 @@ def _draw_stability(args: argparse.Namespace, paths: Sequence[Path]) -> None:
     )
     assignments: list[Assignment] = []
     for path in args.checkpoints:
-        model, _ = load_detr(cfg.clone(), path, given)
-        samples = (mapper(record) for record in tqdm(records, desc=Path(path).name, unit="image", disable=None))
+        model, categories = load_detr(cfg.clone(), path, given)
+        ordered = in_order_of_model(records, given, categories)
+        samples = (mapper(record) for record in tqdm(ordered, desc=Path(path).name, unit="image", disable=None))
         assignments.append(collect_assignment(model, samples))
     files = [Path(path) for path in args.checkpoints]
     names = _distinct([x.stem for x in files], [x.resolve().parent.name for x in files])

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _categories(args: argparse.Namespace, *, panoptic: bool) -> tuple[Categories | None, dict[Path, int]]:
+def _categories(args: argparse.Namespace, *, panoptic: bool) -> tuple[Categories | None, dict[Path, Any]]:
     """The classes that the user names, and the image ids of the annotation file where it is that which names them."""
     if args.coco_panoptic and not panoptic:
         raise ValueError(
@@ -126,8 +126,8 @@ class _Run:
         *,
         predictor: ImagePredictor,
         categories: Categories,
-        image_ids: dict[Path, int],
-        matched: dict[Path, int],
+        image_ids: dict[Path, Any],
+        matched: dict[Path, Any],
         folder: Path,
         panoptic: PanopticClasses | None = None,
     ) -> None:
@@ -141,7 +141,7 @@ class _Run:
         self.panoptic_results: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
-        self._next_id = max(image_ids.values(), default=0) + 1
+        self._next_id = 1 + int(max([0, *(x for x in image_ids.values() if isinstance(x, int | float))]))
 
     def over(self, media: Sequence[Media], outputs: Sequence[Output]) -> int:
         """Works on every input, goes on after one that cannot be read, and returns how many of those there were."""

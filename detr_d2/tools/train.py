@@ -17,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..checkpoint import Checkpointer
 from ..data import DatasetReport, check_datasets, check_test_images, register_datasets
+from ..data.checks import check_evaluation_sets, check_order_of_classes
 from ..data.coco_file import forget_coco_file
 from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
@@ -123,12 +124,15 @@ def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | N
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
+    check_evaluation_sets(cfg)
     check_test_images(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
     checkpointer.metadata.update(class_metadata(cfg.DATASETS.TEST, panoptic=is_panoptic(cfg)))
     last = checkpointer.get_checkpoint_file() if resume else ""
-    checkpointer.load_trained(last or cfg.MODEL.WEIGHTS)
+    rest = checkpointer.load_trained(last or cfg.MODEL.WEIGHTS)
+    if not rest.get("class_names"):
+        check_order_of_classes(cfg)
     with naming_images(model):
         results = Trainer.test(cfg, model)
     if comm.is_main_process():

@@ -253,3 +253,12 @@ def test_another_number_of_feature_levels_is_told(tmp_path: Path) -> None:
     path = save(tmp_path / "single.pth", tiny_deformable("single_scale"))
     with pytest.raises(ValueError, match=r"single\.pth .* levels is 1, but MODEL\.DETR\.NUM_FEATURE_LEVELS is 4: take"):
         load(tiny_deformable("multi_scale"), path)
+
+
+def test_a_head_of_the_same_classes_in_another_order_is_taken_over_by_name(tmp_path: Path) -> None:
+    source, model = detr(3), detr(3)
+    path = save(tmp_path / "a.pth", source, class_names=["cat", "dog", "cup"])
+    report = load(model, path, ["cup", "cat", "Dog"]).report
+    assert "rows of 3 of 3 classes by name: cup, cat, Dog" in str(report)
+    for name in CLASS_HEAD:
+        assert torch.equal(model.state_dict()[name], source.state_dict()[name][[2, 0, 1, 3]])

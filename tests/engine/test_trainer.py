@@ -14,11 +14,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
+from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.env import seed_all_rng
 from state_dicts import assert_same
 
 from detr_d2.engine import Trainer, build_evaluator
+from detr_d2.evaluation.coco_evaluator import RecordsEvaluator
 
 
 def train(
@@ -327,9 +328,9 @@ def test_metrics_are_written_as_detectron2_does(detr_cfg: Callable[..., CfgNode]
 def test_evaluator_by_type(detr_cfg: Callable[..., CfgNode]):
     cfg = detr_cfg("MODEL.DETR.NUM_QUERIES", 300, "TEST.DETECTIONS_PER_IMAGE", 300)
     evaluator = build_evaluator(cfg, "noise")
-    assert isinstance(evaluator, COCOEvaluator)
-    assert evaluator._max_dets_per_image == [1, 10, 300]
-    assert build_evaluator(detr_cfg(), "noise")._max_dets_per_image == [1, 10, 100]
+    assert isinstance(evaluator, RecordsEvaluator)
+    assert evaluator.max_detections == 300
+    assert build_evaluator(detr_cfg(), "noise").max_detections == 100
     MetadataCatalog.get("stuff_of_test").set(evaluator_type="sem_seg", stuff_classes=["sky"], ignore_label=255)
     from detectron2.data import DatasetCatalog
 

@@ -215,7 +215,8 @@ def test_data_with_boxes_alone_have_no_masks(tmp_path: Path) -> None:
 def test_a_mask_of_another_size_than_its_image_is_an_error(tmp_path: Path) -> None:
     wrong = {"size": [10, 10], "counts": str(encode(np.ones((10, 10), np.uint8))["counts"], "ascii")}
     with pytest.raises(
-        ValueError, match=r"a mask of .*7\.png is \(10, 10\) \(height, width\), but the image \(60, 80\)"
+        ValueError,
+        match=r"1 of 2 objects of wrong_size .*7\.png, which has an RLE of height 10 and width 10 in an image",
     ):
         load_mask_truth(registered(tmp_path, wrong, "wrong_size"))
 

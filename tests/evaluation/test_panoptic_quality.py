@@ -250,10 +250,10 @@ def test_predictions_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("architecture", "panoptic", "expected"),
     [
-        ("DETR", True, ["COCOEvaluator", "PanopticQualityEvaluator"]),
-        ("DETR", False, ["COCOEvaluator"]),
-        ("GeneralizedRCNN", False, ["COCOEvaluator"]),
-        ("PanopticFPN", False, ["COCOEvaluator", "PanopticQualityEvaluator"]),
+        ("DETR", True, ["RecordsEvaluator", "PanopticQualityEvaluator"]),
+        ("DETR", False, ["RecordsEvaluator"]),
+        ("GeneralizedRCNN", False, ["RecordsEvaluator"]),
+        ("PanopticFPN", False, ["RecordsEvaluator", "PanopticQualityEvaluator"]),
     ],
 )
 @pytest.mark.usefixtures("files")
@@ -263,7 +263,7 @@ def test_what_is_measured(tmp_path: Path, architecture: str, panoptic: bool, exp
     cfg.MODEL.DETR.PANOPTIC.ENABLED = cfg.MODEL.MASK_ON = panoptic
     evaluator = build_evaluator(cfg, "tiny_panoptic")
     found = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
-    assert ["COCOEvaluator" if isinstance(x, COCOEvaluator) else type(x).__name__ for x in found] == expected
+    assert [type(x).__name__ for x in found] == expected
 
 
 def test_panoptic_data_and_nothing_to_measure(files: PanopticFiles) -> None:

@@ -390,3 +390,24 @@ def test_parts_of_the_user_are_imported(data: Path, tmp_path: Path) -> None:
     options = ["--opts", "MODEL.MINE", 1, "MODEL.DETR.TRANSFORMER.NAME", "PredictingTransformer"]
     assert predict(data, tmp_path / "out", tmp_path / "a.png", "--import", own, *options) == 0
     assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_classes_in_another_order_and_ids_that_are_texts(data: Path, tmp_path: Path) -> None:
+    """The annotation file names its categories and images in its own way; the names that are predicted stay."""
+    content = read(data / "annotations.json")
+    numbers = {name: 9 - i for i, name in enumerate(CATEGORIES.values())}
+    content["categories"] = [{"id": number, "name": name} for name, number in numbers.items()]
+    content["annotations"] = []
+    for image in content["images"][1:]:  # the first image is not in the file
+        image["id"] = f"IMG-{image['id']}"
+    del content["images"][0]
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    folder = data / "images"
+    common = [folder, "--score-threshold", "0"]
+    assert predict(data, tmp_path / "plain", *common, "--coco", f"plain={data / 'annotations.json'}:{folder}") == 0
+    assert predict(data, tmp_path / "other", *common, "--coco", f"other={tmp_path / 'other.json'}:{folder}") == 0
+    rows = [read(tmp_path / name / "predictions.json") for name in ("plain", "other")]
+    name_of = {number: name for name, number in numbers.items()}
+    assert [CATEGORIES[x["category_id"]] for x in rows[0]] == [name_of[x["category_id"]] for x in rows[1]]
+    ids = [list(dict.fromkeys(x["image_id"] for x in found)) for found in rows]
+    assert ids[1] == [1, *(f"IMG-{x}" for x in ids[0][1:])]

@@ -1,0 +1,205 @@
+"""What the records of a dataset say of its objects: the one reading behind evaluation and comparison.
+
+Records are detectron2's standard dicts, of a COCO file or of a user's own function. Their ids are names: they may be
+numbers or texts of any kind, and nothing is calculated from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from pycocotools import mask as coco_mask
+
+from . import json_values
+from .json_values import Refused, shown
+from .mask_faults import mask_area, mask_fault
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RecordedObject:
+    """An annotation as evaluation reads it.
+
+    Attributes:
+        box_xywh: pixels.
+        class_index: contiguous.
+        crowd: a region, no object.
+        area: square pixels: as annotated, else of the mask, else of the box.
+        segmentation: polygons of three points or more, or run lengths of pycocotools; None without a usable mask.
+        mask_fault: why there is none, as the predicate of a sentence; "" if there is one.
+        keypoints: x, y, visibility of each, in pixel indices as COCO has them; None without.
+    """
+
+    box_xywh: tuple[float, float, float, float]
+    class_index: int
+    crowd: bool
+    area: float
+    segmentation: Any
+    mask_fault: str
+    keypoints: list[float] | None
+
+
+def image_ids(name: str, records: Sequence[dict[str, Any]]) -> list[Hashable]:
+    """The id of each record.
+
+    Args:
+        name: of the dataset, for messages.
+        records: in detectron2's format.
+
+    Raises:
+        ValueError: an image has none, or two have the same.
+    """
+    seen: dict[Hashable, str] = {}
+    for number, record in enumerate(records):
+        image_id, file_name = record.get("image_id"), str(record.get("file_name", f"record {number}"))
+        if not _is_name(image_id):
+            raise ValueError(
+                f"{name}: {file_name} has image_id {shown(image_id)}, expected a number or a text of its own"
+            )
+        if image_id in seen:
+            raise ValueError(
+                f"{name}: {seen[image_id]} and {file_name} have the same image_id {shown(image_id)}: give each its own"
+            )
+        seen[image_id] = file_name
+    return list(seen)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value can stand for one thing; NaN, which is not even itself, cannot."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return value is not None and bool(value == value)
+
+
+def check_records(name: str) -> None:
+    """Raises ValueError if evaluation could not use the records of a registered dataset, before anything is run."""
+    records = DatasetCatalog.get(name)
+    if isinstance(records, list):
+        image_ids(name, records)
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        for record in records:
+            read_objects(name, record, len(classes) if classes else None)
+
+
+def json_id(image_id: Any) -> int | float | str:
+    """An id as JSON can hold it: as it is if it is a number or a text, else its text."""
+    value = image_id.item() if isinstance(image_id, np.generic) else image_id
+    return value if isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value)) else str(value)
+
+
+def in_order_of_files(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records by file name, so that detections of equal score rank the same however the images are numbered."""
+    return sorted(records, key=lambda record: str(record.get("file_name", "")))
+
+
+def read_objects(name: str, record: dict[str, Any], num_classes: int | None) -> list[RecordedObject]:
+    """The objects of one image.
+
+    Args:
+        name: of the dataset, for messages.
+        record: in detectron2's format; without "annotations" there are no objects.
+        num_classes: None where it is unknown.
+
+    Raises:
+        ValueError: an annotation cannot be used; names it, the value and what was expected.
+    """
+    size = int(record.get("height") or 0), int(record.get("width") or 0)
+    found = []
+    for number, annotation in enumerate(record.get("annotations") or []):
+        where = f"{name}: annotation {number} of {record.get('file_name', record.get('image_id'))}"
+        box = _box_xywh(annotation, where)
+        segmentation, fault = _usable_mask(annotation, size)
+        keypoints = annotation.get("keypoints")
+        found.append(
+            RecordedObject(
+                box_xywh=box,
+                class_index=_class_index(annotation, num_classes, where),
+                crowd=bool(_read(json_values.flag, annotation.get("iscrowd"), "iscrowd", where)),
+                area=_area(annotation, box, segmentation, where),
+                segmentation=segmentation,
+                mask_fault=fault,
+                # detectron2's loader takes pixel indices to the centres of pixels.
+                keypoints=[x - 0.5 * (i % 3 != 2) for i, x in enumerate(keypoints)] if keypoints is not None else None,
+            )
+        )
+    return found
+
+
+def mask_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths of a usable mask.
+
+    Args:
+        segmentation: of a `RecordedObject`.
+        size: height and width of the image.
+    """
+    if isinstance(segmentation, dict):
+        packed = not isinstance(segmentation["counts"], list)
+        return dict(segmentation if packed else coco_mask.frPyObjects(segmentation, *segmentation["size"]))
+    return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
+
+
+def _box_xywh(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
+    try:
+        numbers = [float(value) for value in box]  # type: ignore[union-attr]
+        if not all(map(math.isfinite, numbers)) or any(isinstance(x, str) for x in box):  # type: ignore[union-attr]
+            raise ValueError
+        if mode != BoxMode.XYWH_ABS:
+            numbers = BoxMode.convert(numbers, BoxMode(mode), BoxMode.XYWH_ABS)
+        x, y, width, height = numbers
+    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"{where} has bbox {shown(box)} in bbox_mode {mode!r}, expected four finite numbers"
+        ) from error
+    return x, y, width, height
+
+
+def _class_index(annotation: dict[str, Any], num_classes: int | None, where: str) -> int:
+    index: Any = annotation.get("category_id")
+    whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
+    if whole and index >= 0 and (num_classes is None or index < num_classes):
+        return int(index)
+    last = "the number of classes - 1" if num_classes is None else num_classes - 1
+    raise ValueError(f"{where} has category_id {shown(index)}, expected a whole number from 0 to {last}")
+
+
+def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any, str]:
+    """A mask in COCO's form, and what is wrong where there is none."""
+    segmentation = annotation.get("segmentation")
+    fault = mask_fault(segmentation, size[1], size[0])
+    if fault:
+        return None, fault
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        runs = counts if isinstance(counts, str | bytes) else [int(x) for x in counts]
+        return {"size": [int(x) for x in segmentation["size"]], "counts": runs}, ""
+    if isinstance(segmentation, np.ndarray):
+        return dict(coco_mask.encode(np.asfortranarray(segmentation != 0, dtype=np.uint8))), ""
+    if 0 in size:
+        return None, "has polygons, and its image no height and width"
+    rings = [np.asarray(ring, dtype=np.float64).tolist() for ring in segmentation]
+    return [ring for ring in rings if len(ring) >= 6 and len(ring) % 2 == 0], ""
+
+
+def _area(annotation: dict[str, Any], box: Sequence[float], segmentation: Any, where: str) -> float:
+    area = annotation.get("area")
+    if area is None:
+        return max(0.0, box[2]) * max(0.0, box[3]) if segmentation is None else mask_area(segmentation)
+    return _read(json_values.area, area, "area", where)
+
+
+def _read(read: Callable[[Any], _T], value: Any, key: str, where: str) -> _T:
+    """A value by one of the readers of `json_values`."""
+    try:
+        return read(value.item() if isinstance(value, np.generic) else value)
+    except Refused as error:
+        raise ValueError(f"{where} has {key} {shown(value)}, expected {error}") from None
