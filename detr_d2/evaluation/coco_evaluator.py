@@ -34,9 +34,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
-from ..checkpoint.atomic_write import write_atomically
 from ..data import category_ids
 from ..data.records import json_id
+from ..data.registration import require_registered
+from ..files import write_file
 from .coco_metrics import available_evaluator, coco_dataset
 from .coco_truth import check_keypoints, coco_truth
 from .compare_data import ground_truth_of
@@ -110,6 +111,7 @@ class RecordsEvaluator(DatasetEvaluator):
         self.max_detections = max_dets_per_image or MAX_DETECTIONS
         self._use_fast_impl = use_fast_impl
         self._sigmas = kpt_oks_sigmas
+        require_registered([dataset_name])
         records = list(DatasetCatalog.get(dataset_name))
         self._annotated = any("annotations" in record for record in records)
         self._truth = ground_truth_of(dataset_name, records)
@@ -177,7 +179,7 @@ class RecordsEvaluator(DatasetEvaluator):
     def _save(self, name: str, write: Callable[[Any], object]) -> None:
         if self._output_dir:
             os.makedirs(self._output_dir, exist_ok=True)
-            write_atomically(os.path.join(self._output_dir, name), write)
+            write_file(os.path.join(self._output_dir, name), write)
 
     def _save_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """COCO's results format, with the ids that the data have."""
