@@ -25,6 +25,7 @@ from iopath.common.file_io import file_lock, get_cache_dir
 from ..files import write_file
 from .coco_file import CocoFile, keep_coco_file
 from .json_file import local_json
+from .json_values import Id
 from .mask_faults import numbered_faults
 
 _VERSION = 3  # raised whenever the same file would give another table
@@ -166,17 +167,24 @@ def _save(cached: Path, table: AnnotationTable, source: str) -> None:
         else:
             arrays[field.name] = value
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, **arrays)  # type: ignore[arg-type]
     try:
         write_file(cached, lambda file: file.write(content.getvalue()))
     except OSError as error:
         logger.warning("The checks of %s cannot be cached in %s: %s", source, cached.parent, error)
 
 
+def _ids_array(ids: list[Id]) -> np.ndarray:
+    """Of integers where all are, and small enough."""
+    if set(map(type, ids)) <= {int}:
+        with contextlib.suppress(OverflowError):
+            return np.array(ids, dtype=np.int64)
+    return objects_array(ids)
+
+
 def _of_coco(file: CocoFile) -> AnnotationTable:
     objects = file.objects
     ids = [] if objects is None else objects.ids
-    whole = all(type(x) is int and abs(x) < 2**63 for x in ids)
     none = np.zeros(0, dtype=np.int64)
     return AnnotationTable(
         class_names=objects_array(file.classes.names),
@@ -185,7 +193,7 @@ def _of_coco(file: CocoFile) -> AnnotationTable:
         file_names=objects_array(file.images.file_names),
         image_sizes=file.images.sizes,
         image_of=none if objects is None else objects.image_of,
-        annotation_ids=np.array(ids, dtype=np.int64) if whole else objects_array(ids),
+        annotation_ids=_ids_array(ids),
         boxes_xywh=np.zeros((0, 4)) if objects is None else objects.boxes_xywh,
         classes=none if objects is None else objects.classes,
         crowd=np.zeros(0, dtype=bool) if objects is None else objects.crowd > 0,
