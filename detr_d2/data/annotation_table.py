@@ -24,6 +24,7 @@ from iopath.common.file_io import file_lock, get_cache_dir
 
 from .coco_file import CocoFile, keep_coco_file
 from .json_file import local_json
+from .json_values import Id
 from .mask_faults import numbered_faults
 
 _VERSION = 3  # raised whenever the same file would give another table
@@ -182,10 +183,17 @@ def _write(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _ids_array(ids: list[Id]) -> np.ndarray:
+    """Of integers where all are, and small enough."""
+    if set(map(type, ids)) <= {int}:
+        with contextlib.suppress(OverflowError):
+            return np.array(ids, dtype=np.int64)
+    return objects_array(ids)
+
+
 def _of_coco(file: CocoFile) -> AnnotationTable:
     objects = file.objects
     ids = [] if objects is None else objects.ids
-    whole = all(type(x) is int and abs(x) < 2**63 for x in ids)
     none = np.zeros(0, dtype=np.int64)
     return AnnotationTable(
         class_names=objects_array(file.classes.names),
@@ -194,7 +202,7 @@ def _of_coco(file: CocoFile) -> AnnotationTable:
         file_names=objects_array(file.images.file_names),
         image_sizes=file.images.sizes,
         image_of=none if objects is None else objects.image_of,
-        annotation_ids=np.array(ids, dtype=np.int64) if whole else objects_array(ids),
+        annotation_ids=_ids_array(ids),
         boxes_xywh=np.zeros((0, 4)) if objects is None else objects.boxes_xywh,
         classes=none if objects is None else objects.classes,
         crowd=np.zeros(0, dtype=bool) if objects is None else objects.crowd > 0,

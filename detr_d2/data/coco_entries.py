@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from . import json_values
-from .json_values import MAX_PIXELS, MOST_NAMED, Id, listed, plain_id, read_all, shown, sort_key
+from .json_values import MAX_COORDINATE, MAX_PIXELS, MOST_NAMED, Id, listed, plain_id, read_all, shown, sort_key
 
 UNSET = msgspec.UNSET
 
@@ -97,20 +97,23 @@ def read_images(entries: Sequence[Any], source: str) -> CocoImages:
     ids = read_ids([x.id for x in entries], "id", labels, source)
     require_distinct(ids, "image id", source)
     names = read_all([x.file_name for x in entries], json_values.text, key="file_name", labels=labels, source=source)
-    widths, heights = (
-        read_all([getattr(x, key) for x in entries], json_values.side, key=key, labels=labels, source=source)
-        for key in ("width", "height")
-    )
-    sizes = np.array([widths, heights], dtype=np.int64).T
+    sizes = np.array([_sides(column(entries, key), key, labels, source) for key in ("width", "height")]).T
     too_large = np.flatnonzero(sizes.prod(axis=1) > MAX_PIXELS)
     if len(too_large):
         i = int(too_large[0])
         raise ValueError(
-            f"{source}: {labels(i)} has width {widths[i]} and height {heights[i]}, more pixels than can be read: "
+            f"{source}: {labels(i)} has width {sizes[i, 0]} and height {sizes[i, 1]}, more pixels than can be read: "
             "correct its size"
         )
     order = sorted(range(len(ids)), key=lambda i: sort_key(ids[i]))
     return CocoImages([ids[i] for i in order], [names[i] for i in order], sizes[order])
+
+
+def _sides(values: list[Any], key: str, labels: Callable[[int], str], source: str) -> np.ndarray:
+    """(N,) int."""
+    if not (set(map(type, values)) <= {int} and min(values) >= 1 and max(values) <= MAX_COORDINATE):
+        values = read_all(values, json_values.side, key=key, labels=labels, source=source)
+    return np.array(values, dtype=np.int64)
 
 
 def column(entries: Sequence[Any], key: str) -> list[Any]:

@@ -229,6 +229,8 @@ def _class_indices(values: list[Any], classes: CocoClasses, labels: Labels, sour
 
 def _flags(values: list[Any], key: str, labels: Labels, source: str) -> np.ndarray:
     """(A,) int, 0 where there is none."""
+    if values.count(UNSET) == len(values):
+        return np.zeros(len(values), dtype=np.int64)
     if UNSET in values:
         values = [0 if value is UNSET else value for value in values]
     if not (set(map(type, values)) <= {int} and set(values) <= {0, 1}):
@@ -281,7 +283,7 @@ def _areas(
 
 
 def _keypoints(values: list[Any], labels: Labels, source: str) -> list[list[float] | None]:
-    if all(value is UNSET or not value for value in values):
+    if set(map(type, values)) <= {type(UNSET), type(None)}:
         return [None] * len(values)
     values = [None if value is UNSET or not value else value for value in values]
     return read_all(values, json_values.keypoints, key="keypoints", labels=labels, source=source)

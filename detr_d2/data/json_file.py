@@ -73,8 +73,8 @@ def read_lists(path: str, *entries: Entries, optional: frozenset[str], what: str
             except (ValueError, RecursionError):
                 continue
             lists = {name: getattr(found, name) for name in kinds if getattr(found, name) is not msgspec.UNSET}
-            _require_lists(lists, {}, path, kinds, optional, what)
-            return lists
+            if kinds.keys() - lists.keys() <= optional:
+                return lists
         return _read_slowly(content, path, entries[-1], optional, what)
 
 

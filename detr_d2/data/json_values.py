@@ -15,8 +15,9 @@ MAX_COORDINATE = 2**24  # pixels; float32, in which boxes are trained, holds who
 MAX_PIXELS = 2**31 - 1  # of an image; masks are run lengths of 32 bits
 MAX_AREA = 1e15  # square pixels
 MOST_NAMED = 10  # entries named in one message
+_MOST_SHOWN = 3  # with their values, which may be long
 
-_FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
+_FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 _NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})([eE][+-]?\d{1,3})?")
 
 _short = reprlib.Repr()
@@ -148,7 +149,7 @@ def read_all(
         problem: what is wrong with the refused, such as "boxes are not four finite numbers".
 
     Raises:
-        ValueError: if some are refused; it names the first ten, and says what was expected.
+        ValueError: if some are refused; it names the first, and says what was expected.
     """
     values = list(values)
     try:
@@ -159,10 +160,10 @@ def read_all(
         read(bad[0][1])
     except Refused as error:
         expected = str(error)
+    named = [f"{labels(i)} has {key} {shown(value)}" for i, value in bad[:_MOST_SHOWN]]
+    what = problem or f'values of "{key}" cannot be used'
     raise ValueError(
-        f"{source}: {len(bad)} {problem or f'values of {key!r} cannot be used'}: "
-        f"{listed([f'{labels(i)} has {key} {shown(value)}' for i, value in bad[:MOST_NAMED]], len(bad))}; "
-        f"expected {expected}: correct or remove these entries"
+        f"{source}: {len(bad)} {what}: {listed(named, len(bad))}; expected {expected}: correct or remove these entries"
     )
 
 

@@ -18,10 +18,11 @@ from torch.multiprocessing import ProcessExitedException
 from ..checkpoint import Checkpointer
 from ..data import DatasetReport, check_datasets, register_datasets
 from ..data.checks import check_evaluation_sets, check_order_of_classes
+from ..data.coco_file import forget_coco_file
 from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
 from ..engine.elastic import continues_elastic_run
-from ..engine.launch import started_by_torchrun
+from ..engine.launch import started_by_torchrun, world_size
 from ..engine.startup import find_config_file, import_user_modules
 from ..engine.summary import recipe_line, summarise_run, suspicious_settings
 from ..engine.trainer import class_metadata
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.config_file:
         args.config_file = find_config_file(args.config_file)  # detectron2 prints the file, and wants a path
     reports = None if started_by_torchrun() or args.eval_only else check_datasets(cfg)
+    if world_size(args.num_gpus, args.num_machines) > 1 and not started_by_torchrun():
+        forget_coco_file()  # other processes load it
     try:
         launch(
             _end_as_a_command,
