@@ -1,6 +1,6 @@
 """Data: COCO files of one's own, checks before training, DETR's mapper, numbered draws, and the shapes dataset."""
 
-from .checks import DatasetReport, check_datasets
+from .checks import DatasetReport, check_datasets, check_order_of_classes
 from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
 from .images import read_image
 from .loader import build_detr_train_loader, uses_detr_augmentation
@@ -17,6 +17,7 @@ __all__ = [
     "build_stock_mapper",
     "category_ids",
     "check_datasets",
+    "check_order_of_classes",
     "read_image",
     "register_coco",
     "register_coco_panoptic",
