@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 import detr_d2
 from detr_d2.__main__ import COMMANDS, main
@@ -133,6 +134,33 @@ def test_mistakes_of_the_user_are_one_line(
     monkeypatch.setenv("DETR_D2_TRACEBACK", "1")
     with pytest.raises(type(error)):
         cli.run(command, [])
+
+
+class _BadImage(ValueError):
+    """Of a module, so that tracebacks call it by a dotted name."""
+
+
+class _Images(Dataset[int]):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        try:
+            raise KeyError("what a decoder met")
+        except KeyError as cause:
+            raise self.error from cause
+
+
+@pytest.mark.parametrize("error", [ValueError("a.png: is bad:\nno image"), _BadImage("a.png: is bad: no image")])
+def test_mistakes_in_loader_workers_are_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(_: Sequence[str] | None) -> int:
+        return len(list(DataLoader(_Images(error), num_workers=1)))
+
+    assert cli.run(command, []) == 2
+    assert capsys.readouterr().err == "error: a.png: is bad: no image\n"
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), AssertionError(), ModuleNotFoundError("No module", name="yaml")])

@@ -24,14 +24,19 @@ ALLOWED = {
     "detr_d2.solver": set(),
     "detr_d2.layers": set(),
     "detr_d2.memory": set(),
+    "detr_d2.processes": set(),
+    "detr_d2.temporaries": {"detr_d2.processes"},
+    "detr_d2.write_errors": set(),
+    "detr_d2.files": {"detr_d2.temporaries", "detr_d2.write_errors"},
     "detr_d2.panoptic_classes": set(),
     "detr_d2.class_names": set(),
-    "detr_d2.data": {"detr_d2.panoptic_classes", "detr_d2.class_names"},
-    "detr_d2.checkpoint": {"detr_d2.panoptic_classes", "detr_d2.class_names"},
+    "detr_d2.data": {"detr_d2.files", "detr_d2.panoptic_classes", "detr_d2.class_names"},
+    "detr_d2.checkpoint": {"detr_d2.files", "detr_d2.panoptic_classes", "detr_d2.class_names"},
     "detr_d2.modeling": {"detr_d2.layers", "detr_d2.panoptic_classes"},
     "detr_d2.modeling.transformer": {"detr_d2.layers"},
     "detr_d2.model_zoo": {"detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.engine": {
+        "detr_d2.files",
         "detr_d2.panoptic_classes",
         "detr_d2.class_names",
         "detr_d2.memory",
@@ -45,6 +50,7 @@ ALLOWED = {
         "detr_d2.model_zoo",
     },
     "detr_d2.evaluation": {
+        "detr_d2.files",
         "detr_d2.solver",  # for the training steps of benchmarks
         "detr_d2.panoptic_classes",
         "detr_d2.class_names",
@@ -56,14 +62,16 @@ ALLOWED = {
         "detr_d2.data",
     },
     "detr_d2.visualization": {
+        "detr_d2.files",
         "detr_d2.modeling!",
         "detr_d2.layers",  # whose attention modules it records
         "detr_d2.config",
         "detr_d2.checkpoint",
         "detr_d2.data",
     },
-    "detr_d2.export": {"detr_d2.modeling!", "detr_d2.config", "detr_d2.checkpoint"},
+    "detr_d2.export": {"detr_d2.files", "detr_d2.modeling!", "detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.tools": {
+        "detr_d2.files",
         "detr_d2!",
         "detr_d2.panoptic_classes",
         "detr_d2.config",

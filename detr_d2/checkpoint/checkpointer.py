@@ -12,8 +12,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 
 from ..class_names import require_same_classes
+from ..files import write_file, write_text
 from .architecture import check_architecture
-from .atomic_write import write_atomically
 from .coco_classes import Numbering
 from .contents import read_model_file
 from .fitting import LoadReport, check_class_head_mode, check_same_masks, fit, is_detr
@@ -64,13 +64,13 @@ class Checkpointer(DetectionCheckpointer):
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        write_atomically(path, lambda file: torch.save(data, file))
+        safe = "The checkpoints written before are complete, and --resume continues from the last of them."
+        write_file(path, lambda file: torch.save(data, file), safe=safe)
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the checkpoint that resuming starts from."""
-        content = last_filename_basename.encode()
-        write_atomically(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(content))
+        write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint that holds nothing but data, and leaves a `LoadReport` in `report`.

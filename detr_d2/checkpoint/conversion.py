@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from .atomic_write import write_atomically
+from ..files import new_folder, write_file, write_json
 from .coco_classes import Numbering, numbering_of_classes
 from .layouts import Layout, convert, layout_of, unknown_layout
 from .model_file import (
@@ -163,7 +159,7 @@ def write_checkpoint(converted: Converted, path: str, cfg: CfgNode | None) -> No
     if converted.layout.name == "detectron2":
         known = {"class_names": converted.class_names, "category_ids": converted.category_ids}
         data.update({key: list(value) for key, value in known.items() if value}, **converted.panoptic)
-    write_atomically(path, lambda file: torch.save(data, file))
+    write_file(path, lambda file: torch.save(data, file))
 
 
 def _write_folder(converted: Converted, path: str, cfg: CfgNode) -> None:
@@ -173,30 +169,8 @@ def _write_folder(converted: Converted, path: str, cfg: CfgNode) -> None:
         raise ModuleNotFoundError('writing safetensors needs safetensors: pip install "detr_d2[hf]".') from error
     timm = converted.layout.name == "huggingface"
     config = model_config(cfg, converted.state, class_names=converted.class_names, timm=timm)
-    path = os.path.realpath(path)
-    folder = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(os.path.abspath(path)))
-    try:
-        for name, value in (("config.json", config), ("preprocessor_config.json", preprocessor_config(cfg))):
-            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-                json.dump(value, file, indent=2)
+    with new_folder(path, replaces=FOLDER_FILES) as folder:
+        write_json(folder / "config.json", config)
+        write_json(folder / "preprocessor_config.json", preprocessor_config(cfg))
         state = {name: tensor.contiguous() for name, tensor in converted.state.items()}
-        save_file(state, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
-        os.chmod(folder, 0o755)  # mkdtemp lets nobody else in
-        _put_in_place(folder, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put_in_place(folder: str, path: str) -> None:
-    """Renames a finished folder; if that fails, the folder that was there is there again."""
-    old = f"{folder}.old"
-    there = os.path.isdir(path)
-    if there:
-        os.replace(path, old)
-    try:
-        os.replace(folder, path)
-    except OSError:
-        if there:
-            os.replace(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

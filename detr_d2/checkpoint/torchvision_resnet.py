@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torch import Tensor
 
-from .atomic_write import write_atomically
+from ..files import write_file
 from .locations import local_file
 from .resnet import resnet_rules
 from .rules import apply_rules
@@ -48,7 +48,7 @@ def backbone_checkpoint(state_dict: dict[str, Tensor]) -> dict[str, Any]:
 def write_backbone_pkl(state_dict: dict[str, Tensor], path: str) -> None:
     """Writes `backbone_checkpoint(state_dict)` as a `.pkl`."""
     data = backbone_checkpoint(state_dict)
-    write_atomically(path, lambda file: pickle.dump(data, file))
+    write_file(path, lambda file: pickle.dump(data, file))
 
 
 class TorchvisionHandler(PathHandler):

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from iopath.common.file_io import file_lock, get_cache_dir
 
+from ..files import write_file
 from .coco_file import CocoFile, keep_coco_file
 from .json_file import local_json
 from .json_values import Id
@@ -168,19 +169,9 @@ def _save(cached: Path, table: AnnotationTable, source: str) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)
     try:
-        _write(cached, content.getvalue())
+        write_file(cached, lambda file: file.write(content.getvalue()))
     except OSError as error:
         logger.warning("The checks of %s cannot be cached in %s: %s", source, cached.parent, error)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _ids_array(ids: list[Id]) -> np.ndarray:

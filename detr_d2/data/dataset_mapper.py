@@ -24,11 +24,11 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMa
 
 from ..panoptic_classes import PanopticClasses
 from .appearance import RandomTranspose, color_jitter
-from .images import read_image
+from .images import naming_image, read_image, read_labels, read_pillow
 from .json_values import flag
 from .mask_faults import compressed_rle, mask_fault
 from .panoptic_targets import panoptic_annotations
-from .pillow_input import PillowInput, blank_array, can_stay_in_pillow, image_tensor, read_pillow
+from .pillow_input import PillowInput, blank_array, can_stay_in_pillow, image_tensor
 from .resize import build_resize, build_test_augmentation
 
 _MIN_SIDE = 1e-5  # pixels; an augmented box with a shorter side has no area (detectron2's own threshold)
@@ -153,16 +153,8 @@ class DetrDatasetMapper:
         Raises:
             ValueError: on an unreadable image or a bad annotation, naming the file.
         """
-        sample = dict(dataset_dict)
-        name = str(sample.get("file_name", "(image without file_name)"))
-        try:
-            return self._map(sample)
-        except (OSError, ValueError) as error:
-            if name in str(error):
-                raise
-            raise ValueError(f"{name}: {error}") from error
-        except Exception as error:
-            raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
+        with naming_image(dataset_dict):
+            return self._map(dict(dataset_dict))
 
     def _map(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Replaces in `sample`, a copy made by the caller, what is read and augmented."""
@@ -181,7 +173,7 @@ class DetrDatasetMapper:
         sem_seg_file = sample.pop("sem_seg_file_name", None)
         sem_seg = None
         if sem_seg_file is not None and self.is_train:
-            sem_seg = read_image(sem_seg_file, "L").squeeze(2)
+            sem_seg = read_labels(sem_seg_file)
         if pillow_image is not None:
             augmented = PillowInput(pillow_image, boxes=boxes_xyxy, sem_seg=sem_seg)
         else:

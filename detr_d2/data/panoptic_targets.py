@@ -18,7 +18,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ..panoptic_classes import PanopticClasses
-from .images import read_image
+from .images import read_labels
 from .json_values import flag
 from .panoptic_file import read_segment_ids
 
@@ -94,7 +94,7 @@ def _of_panoptic_png(record: dict[str, Any], size: tuple[int, int], classes: Pan
 
 
 def _of_sem_seg(file_name: str, size: tuple[int, int], classes: PanopticClasses) -> list[dict[str, Any]]:
-    labels = read_image(file_name, "L").squeeze(2)
+    labels = read_labels(file_name)
     if labels.shape != tuple(size):
         raise ValueError(
             f"semantic PNG {file_name} is {labels.shape[1]}x{labels.shape[0]} pixels, but its image is "

@@ -7,22 +7,16 @@ back. The pixels are the same either way: the resize is Pillow's in both, and fl
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import transforms as T
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch import Tensor
 
 from .appearance import RandomTranspose, Transpose
-from .images import read_image, reading
 from .resize import AuthorsResize
-
-_ORIENTATION = 274  # EXIF tag
-_TURNED = range(2, 9)
 
 # Augmentations that look at nothing but the size of an image. A subclass may look at more. With one that looks at
 # pixels, as those of INPUT.COLOR_JITTER, images are arrays from the beginning, which takes twice the time.
@@ -38,20 +32,6 @@ def can_stay_in_pillow(augmentation: Any, image_format: str) -> bool:
     if type(augmentation) is T.RandomApply:
         return can_stay_in_pillow(augmentation.aug, image_format)
     return type(augmentation) in _BLIND
-
-
-def read_pillow(file_name: str | os.PathLike[str]) -> Image.Image:
-    """Reads an image as an upright RGB image of Pillow, with the pixels that `read_image` would give.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_image`.
-    """
-    with reading(file_name), PathManager.open(os.fspath(file_name), "rb") as file:
-        image = Image.open(file)
-        if image.getexif().get(_ORIENTATION) not in _TURNED:
-            image.load()  # while the file is open
-            return image if image.mode == "RGB" else image.convert("RGB")
-    return Image.fromarray(read_image(file_name, "RGB"))
 
 
 class PillowInput(T.AugInput):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
 RESIZE_ROUNDINGS = ("detectron2", "authors")
@@ -84,37 +84,11 @@ def build_resize(
 
 def build_test_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     """detectron2's resize to `INPUT.{MIN,MAX}_SIZE_TEST`, rounded as the config says."""
-    return [_rounded(x, cfg.INPUT.RESIZE_ROUNDING) for x in detection_utils.build_augmentation(cfg, False)]
+    return [with_rounding(x, cfg.INPUT.RESIZE_ROUNDING) for x in detection_utils.build_augmentation(cfg, False)]
 
 
-def build_stock_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
-    """detectron2's `DatasetMapper(cfg, is_train)`, whose resize rounds as the config says.
-
-    Raises:
-        ValueError: if the training augmentation has parts that only DETR's mapper knows.
-    """
-    if is_train:
-        _check_stock_keys(cfg)
-    arguments = DatasetMapper.from_config(cfg, is_train)
-    arguments["augmentations"] = [_rounded(x, cfg.INPUT.RESIZE_ROUNDING) for x in arguments["augmentations"]]
-    return DatasetMapper(**arguments)
-
-
-def _check_stock_keys(cfg: CfgNode) -> None:
-    unknown = {
-        "RANDOM_TRANSPOSE": bool(cfg.INPUT.RANDOM_TRANSPOSE),
-        "COLOR_JITTER": cfg.INPUT.COLOR_JITTER != 0,
-        "RANDOM_FLIP": cfg.INPUT.RANDOM_FLIP == "both",
-    }
-    for key, wanted in unknown.items():
-        if wanted:
-            raise ValueError(
-                f"INPUT.{key} {cfg.INPUT[key]} needs the mapper of DETR, which this model does not use: set "
-                'INPUT.DETR_AUGMENTATION "on"'
-            )
-
-
-def _rounded(augmentation: T.Augmentation, rounding: str) -> T.Augmentation:
+def with_rounding(augmentation: T.Augmentation, rounding: str) -> T.Augmentation:
+    """The augmentation; a resize of detectron2's with the rounding of `INPUT.RESIZE_ROUNDING`."""
     if not isinstance(augmentation, T.ResizeShortestEdge):
         return augmentation
     style = "range" if augmentation.is_range else "choice"

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 import pycocotools.mask
 from PIL import Image
 
+from ..files import check_writable, new_folder, write_text
 from .synthetic_scene import DIFFICULTIES, STUFF_CLASSES, THING_CLASSES, Scene, ShapesConfig, draw_scene, mask_box
 
 __all__ = ["DIFFICULTIES", "STUFF_CLASSES", "THING_CLASSES", "ShapesConfig", "ShapesPaths", "make_shapes"]
@@ -133,21 +132,9 @@ def _holds_same(root: Path, made_with: dict[str, Any]) -> bool:
 
 def _build(root: Path, made_with: dict[str, Any], config: ShapesConfig, on_image: Callable[[int], None] | None) -> int:
     """Writes everything into a folder beside `root`, then renames it; returns the number of shapes left out."""
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    except OSError as error:
-        raise OSError(f"cannot write into {root.parent}: {error.strerror}; choose a folder you may write to") from error
-    try:
-        left_out = _write_dataset(partial, made_with, config, on_image)
-        partial.chmod(0o755)  # mkdtemp makes it private
-        if root.exists():
-            root.rmdir()  # known to be empty
-        partial.rename(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return left_out
+    check_writable(root.parent, "cannot write into {folder}: {reason}; choose a folder you may write to")
+    with new_folder(root) as partial:
+        return _write_dataset(partial, made_with, config, on_image)
 
 
 def _write_dataset(
@@ -244,8 +231,8 @@ def _panoptic_categories(things: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    Image.fromarray(image).save(path, compress_level=1)
+    Image.fromarray(image).save(path, compress_level=1)  # within a folder that appears as a whole
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content))
+    write_text(path, json.dumps(content))

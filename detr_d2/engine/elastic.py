@@ -12,6 +12,8 @@ import socket
 
 from detectron2.utils import comm
 
+from ..files import write_json
+
 RECORD = "elastic_run.json"
 
 
@@ -34,8 +36,7 @@ def continues_elastic_run(output_dir: str) -> bool:
     if comm.is_main_process():
         path = os.path.join(output_dir, RECORD)
         answer = any(restarted for _, restarted in everybody) or bool(set(agents) & set(_read(path)))
-        with open(path, "w") as file:
-            json.dump(agents, file)
+        write_json(path, agents)
     return bool(comm.all_gather(answer)[0])
 
 

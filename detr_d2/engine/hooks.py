@@ -1,15 +1,20 @@
-"""Hooks that save checkpoints, every so often and at the best box AP, and one that hands unused memory back."""
+"""Hooks that save checkpoints, every so often and at the best box AP, one that hands unused memory back, and one on a
+model that says which images it fails on.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
+from torch import nn
 
 from ..memory import trim_memory
 
@@ -116,3 +121,25 @@ class TrimMemory(HookBase):
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self.period == 0:
             trim_memory()
+
+
+@contextmanager
+def naming_images(model: nn.Module) -> Iterator[None]:
+    """Inside, an error of the model's forward is preceded by a line with the images of its batch."""
+    batch: list[str] = []
+
+    def remember(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        inputs = arguments[0] if arguments and isinstance(arguments[0], list) else []
+        batch[:] = [str(x["file_name"]) for x in inputs if isinstance(x, dict) and "file_name" in x]
+
+    before = model.register_forward_pre_hook(remember)
+    after = model.register_forward_hook(lambda *_: batch.clear())
+    try:
+        yield
+    except Exception:
+        if batch:
+            logger.error("The model failed on %s:", ", ".join(batch))
+        raise
+    finally:
+        before.remove()
+        after.remove()

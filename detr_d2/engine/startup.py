@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from .. import model_zoo
 from ..config import get_cfg
 from ..data import register_coco, register_coco_panoptic, register_datasets, resolve_num_classes
 from ..data.registration import classes_of
+from ..files import check_writable
 from .launch import available_cpus, local_world_size, world_size
 
 logger = logging.getLogger(__name__)
@@ -189,13 +189,9 @@ def check_output_dir(path: str) -> None:
         ValueError: if that fails.
     """
     try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(b"x")
+        check_writable(path, "OUTPUT_DIR {folder} cannot be written to ({reason}); set it to a folder that can.")
     except OSError as error:
-        raise ValueError(
-            f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); set OUTPUT_DIR to a folder that can."
-        ) from error
+        raise ValueError(str(error)) from error
 
 
 def choose_device(cfg: CfgNode) -> None:

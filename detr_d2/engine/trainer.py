@@ -29,7 +29,7 @@ from ..data.registration import is_panoptic
 from ..panoptic_classes import PanopticClasses
 from .build import build_train_step, distribute, share_buffers
 from .evaluators import build_evaluator
-from .hooks import BestCheckpoint, PeriodicCheckpoint, TrimMemory
+from .hooks import BestCheckpoint, PeriodicCheckpoint, TrimMemory, naming_images
 from .numbered_loader import NumberedLoader
 from .random_state import get_random_state
 from .resume import (
@@ -151,7 +151,7 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> OrderedDict[str, Any]:
         """Evaluates what a checkpoint would hold: the main process's model. A failure does not lose the training."""
-        with self.evaluated_weights():
+        with self.evaluated_weights(), naming_images(self.model):
             share_buffers(self.model)
             try:
                 self._last_eval_results = self.test(self.cfg, self.model)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from ..files import write_figure
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,5 @@ def plot_scaling(curves: Sequence[Curve], path: str) -> None:
     panels[0][0].set_ylabel("milliseconds")
     panels[0][0].legend(frameon=False)
     figure.tight_layout()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)
     pyplot.close(figure)

@@ -34,8 +34,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
-from ..checkpoint.atomic_write import write_atomically
 from ..data.records import json_id
+from ..files import write_file
 from .coco_metrics import available_evaluator, coco_dataset
 from .coco_truth import check_keypoints, coco_truth
 from .compare_data import ground_truth_of
@@ -176,7 +176,7 @@ class RecordsEvaluator(DatasetEvaluator):
     def _save(self, name: str, write: Callable[[Any], object]) -> None:
         if self._output_dir:
             os.makedirs(self._output_dir, exist_ok=True)
-            write_atomically(os.path.join(self._output_dir, name), write)
+            write_file(os.path.join(self._output_dir, name), write)
 
     def _save_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """COCO's results format, with the ids that the data have."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +13,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from detectron2.config import CfgNode
 
-from ..checkpoint.atomic_write import write_atomically
+from ..files import write_file, write_json
 from .compare_json import from_json, to_json
 from .nms import Candidates
-from .results import write_json
 
 CACHE_FORMAT = 1
 CHUNK = 50  # images per file
@@ -33,15 +31,6 @@ def config_hash(cfg: CfgNode) -> str:
     keys = ("FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST", "RESIZE_ROUNDING")
     part = [cfg.MODEL.dump(), cfg.TEST.DETECTIONS_PER_IMAGE, [cfg.INPUT[key] for key in keys]]
     return hashlib.sha256(repr(part).encode()).hexdigest()
-
-
-def file_hash(path: str) -> str:
-    """SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def combined_hash(parts: Mapping[str, Any]) -> str:
@@ -92,9 +81,8 @@ class CandidateCache(ImageCache[list[Candidates] | str]):
             return None
 
     def write(self, chunk: range, records: Sequence[list[Candidates] | str]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         arrays = _pack(records)
-        write_atomically(str(self.path(chunk)), lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+        write_file(self.path(chunk), lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
 def _pack(records: Sequence[list[Candidates] | str]) -> dict[str, np.ndarray]:
@@ -149,6 +137,5 @@ def remembered(
     except (OSError, ValueError):
         record = make()
         if keep(record):
-            os.makedirs(path.parent, exist_ok=True)
             write_json(path, to_json(record))
         return record

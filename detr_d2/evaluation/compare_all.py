@@ -12,8 +12,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from detectron2.data import MetadataCatalog
+
+from ..data import check_images
+from ..files import file_hash, write_text
 from .benchmark import machine_info
-from .collect_cache import file_hash
 from .compare_data import GroundTruth, fingerprint, load_ground_truth, summarise
 from .compare_json import save_comparison
 from .compare_models import Contestant
@@ -66,11 +69,15 @@ def compare_all(
         on_model: called with each model's record as soon as it is on disk.
 
     Raises:
-        ValueError: the data cannot be read, or hold no object.
+        ValueError: the data cannot be read, hold no object, or have images that are missing or of another size than
+            annotated.
     """
     whole = load_ground_truth(plan.dataset)
     truth = whole if plan.limit is None else whole.first(plan.limit)
     _require_objects(truth)
+    root = MetadataCatalog.get(truth.name).get("image_root") or ""
+    sizes = truth.sizes[:, ::-1]
+    check_images(truth.name, truth.file_names, sizes, root=root, refuse_damaged=False)  # the page tells of those
     versions, data_hash = {**_versions(), **_import_hashes(plan.imports)}, fingerprint(whole)
     run = ComparisonRun(
         ground_truth=truth,
@@ -143,7 +150,7 @@ def write_all(comparison: Comparison, output: Path) -> None:
         "table.tex": latex_table(comparison),
     }
     for name, text in tables.items():
-        (output / name).write_text(text, encoding="utf-8")
+        write_text(output / name, text)
     write_report(comparison, output / REPORT)
 
 

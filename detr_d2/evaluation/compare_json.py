@@ -11,8 +11,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..files import write_json
 from .compare_results import COMPARISON_FORMAT, Comparison
-from .results import write_json
 
 _NAN = float("nan")
 

@@ -17,7 +17,8 @@ from torch import nn
 from ..checkpoint import local_file
 from ..class_names import listed, match_classes
 from ..data import register_datasets
-from .collect_cache import combined_hash, config_hash, file_hash
+from ..files import file_hash
+from .collect_cache import combined_hash, config_hash
 from .compare_results import ModelComparison
 from .detector_keys import get_num_classes, set_num_classes
 from .nms_keys import family_of, shipped_settings, without_nms

@@ -27,6 +27,7 @@ from .compare_results import Cost, Difference, GalleryImage, ModelComparison
 from .detector_keys import get_num_classes, set_num_classes
 from .mask_collect import SegmentationCache, collect_masks
 from .mask_truth import MaskTruth, load_mask_truth
+from .nms import Candidates
 from .nms_keys import predicts_masks
 from .panoptic_metrics import is_panoptic
 from .prediction import Categories
@@ -133,6 +134,7 @@ class ComparisonRun:
         with _bar(identity.label, len(self.ground_truth), "image") as bar:
             files = self.ground_truth.file_names
             found = collect(lambda: load()[0], files, CandidateCache(folder), progress=bar.update)
+        require_sizes(found.layers[-1], self.ground_truth)
         segmented = replace(identity, notes=[*identity.notes, *notes])
         if predicts_masks(contestant.cfg):
             segmented = self._with_masks(contestant, segmented, class_map, classes, folder)
@@ -252,6 +254,16 @@ class ComparisonRun:
         with _bar("cost, the models in turn", settings.num_steps(len(predictors)), "step") as bar:
             measured = measure_costs(predictors, configs, files, settings, imports=self._imports, progress=bar.update)
         return _Costs(*measured)
+
+
+def require_sizes(images: Sequence[Candidates], truth: GroundTruth) -> None:
+    """Boxes of an image of another size than annotated meet no object; images behind a URI are not looked at before."""
+    for name, (height, width), found in zip(truth.file_names, truth.sizes.tolist(), images, strict=True):
+        if height and width and found.image_size not in ((height, width), (1, 1)):  # of images that failed
+            raise ValueError(
+                f"image file {name} is {found.image_size[1]}x{found.image_size[0]} pixels (after EXIF rotation), but "
+                f"its annotation says {width}x{height}: correct the width and height in the annotations"
+            )
 
 
 def _is_complete(measured: Measured) -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .results import RunResult, minutes, write_json
+from ..files import write_json
+from .results import RunResult, minutes
 
 FORMAT = 1
 """Version of the file layout."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..files import write_figure
 from .convergence import LearningCurve, by_model
 
 
@@ -32,7 +33,7 @@ def save_convergence(path: str | os.PathLike[str], curves: Sequence[LearningCurv
         axis.grid(alpha=0.3)
     over_iterations.set_xlim(0, None)
     over_minutes.legend(fontsize=8, frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def _draw(

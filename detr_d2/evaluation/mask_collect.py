@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoint.atomic_write import write_atomically
 from ..data import read_image
+from ..files import write_file
 from .boundary import encode
 from .collect import run_over_images
 from .collect_cache import ImageCache
@@ -103,9 +103,8 @@ class SegmentationCache(ImageCache[Segmentation]):
             return None
 
     def write(self, chunk: range, records: Sequence[Segmentation]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"format": FORMAT, "images": [to_json(x) for x in records]}).encode()
-        write_atomically(str(self.path(chunk)), lambda file: file.write(gzip.compress(content)))
+        write_file(self.path(chunk), lambda file: file.write(gzip.compress(content)))
 
 
 def collect_masks(

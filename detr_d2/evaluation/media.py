@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,9 +15,18 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+from ..files import new_file_by_name
+
+_STILL = "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png ppm tif tiff webp"
+_MOVING = "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv webm wmv"
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _STILL.split())
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _MOVING.split())
+_PATIENCE = 100  # frames in a row that cannot be decoded, after which nothing more is expected
+_USUAL_FPS = 25.0  # where the file does not say
 _CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,39 +50,73 @@ class Media:
 def find_media(inputs: Sequence[str | os.PathLike[str]]) -> list[Media]:
     """Images and videos among files and folders, folders searched to the bottom, in sorted order.
 
-    A file that was named is taken whatever its suffix. Hidden files of folders are left out.
+    A file that was named is taken whatever its suffix. Hidden files of folders are left out; so are others that are
+    neither images nor videos, and a line says how many. Links of different names are different files, wherever they
+    lead to.
 
     Raises:
         FileNotFoundError: an input does not exist.
-        ValueError: a folder without any image or video, or the same file twice.
+        ValueError: a folder without any image or video, or the same path twice.
     """
     found: list[Media] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if _is_media(file.relative_to(path)))
-            if not inside:
-                suffixes = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-                raise ValueError(f"{path} holds no image and no video; looked for {suffixes}")
-            found += [Media(path=file, name=file.relative_to(path)) for file in inside]
+            found += [Media(path=file, name=file.relative_to(path)) for file in _media_in(path)]
         elif path.exists():
             found.append(Media(path=path, name=Path(path.name)))
+        elif path.is_symlink():
+            raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which does not exist")
         else:
             raise FileNotFoundError(f"{path} does not exist; give image files, video files or folders of them")
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for media in found:
-        if media.path.resolve() in seen:
+        place = os.path.abspath(media.path)
+        if place in seen:
             raise ValueError(f"{media.path} is given twice; name it once")
-        seen.add(media.path.resolve())
+        seen.add(place)
     return found
 
 
-def _is_media(name: Path) -> bool:
-    hidden = any(part.startswith(".") for part in name.parts)
-    return not hidden and name.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+def _media_in(folder: Path) -> list[Path]:
+    files = sorted(_files(folder, frozenset()))
+    inside = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    if not inside:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise ValueError(f"{folder} holds no image and no video; looked for {suffixes}")
+    others = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    if others:
+        some = ", ".join(str(file.relative_to(folder)) for file in others[:3])
+        logger.warning(
+            "%s: %d files are left out, as their names are not those of images or videos, such as %s.",
+            folder, len(others), some,
+        )  # fmt: skip
+    return inside
+
+
+def _files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """All that is not hidden and no folder, through links as well, but not around in circles."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _files(Path(entry.path), above | {real})
+            else:
+                yield Path(entry.path)
 
 
 class VideoReader:
-    """Frames of a video file.
+    """Frames of a video file; those that cannot be decoded are left out.
+
+    Attributes:
+        fps: frames per second.
+        size: (width, height) in pixels.
+        position: number of the frame that was delivered last, counted from 0, damaged ones included.
+        frames: frames delivered so far.
+        damaged: places left out between them.
 
     Raises:
         ValueError: OpenCV cannot open the file, or finds no frame in it.
@@ -82,27 +127,49 @@ class VideoReader:
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise ValueError(f"{path} cannot be read as a video by OpenCV {cv2.__version__}")
-        self.fps: float = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = float(fps) if 0 < fps < 1000 else _USUAL_FPS  # false for NaN
         self.size = (  # (width, height), OpenCV's order
             int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
             int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
         )
+        self.position, self.frames, self.damaged = -1, 0, 0
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._promised = int(count) if 0 < count < 2**53 else 0
 
     def __len__(self) -> int:
         """What the container says; some say nothing (0) or too much."""
-        return max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        return self._promised
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        frames = 0
-        while True:
+        failures = 0  # in a row
+        while failures < _PATIENCE:
             ok, frame = self._capture.read()
+            self.position += 1
             if not ok:
-                break
-            frames += 1
+                failures += 1
+                continue
+            self.damaged, failures = self.damaged + failures, 0
+            self.frames += 1
             yield frame
         self._capture.release()
-        if frames == 0:
+        if self.frames == 0:
             raise ValueError(f"{self.path} cannot be read as a video: it holds no frame")
+
+    def loss(self) -> str | None:
+        """After the last frame: a sentence if there should have been more.
+
+        An AVI file counts its frames. Others may give a length from which the number is estimated, or hide frames at
+        the ends, so that a second, or a fiftieth, less is no loss.
+        """
+        spare = 0.0 if self.path.suffix.lower() == ".avi" else max(self.fps, self._promised / 50)
+        if self.damaged == 0 and self._promised - self.frames <= spare:
+            return None
+        expected = max(self._promised, self.frames + self.damaged)
+        return (
+            f"{self.path} is damaged or cut off: {self.frames} of {expected} frames could be read, the others are left "
+            "out"
+        )
 
 
 class VideoWriter:
@@ -114,19 +181,29 @@ class VideoWriter:
         size: (width, height) of the frames in pixels.
 
     Raises:
-        ValueError: OpenCV cannot write the file.
+        ValueError: OpenCV cannot write such a video.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path, *, fps: float, size: tuple[int, int]) -> None:
         self.path = path
-        self._partial = path.with_name(f".partial-{path.name}")
-        self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*_codec()[1]), fps, size)
-        if not self._writer.isOpened():
-            raise ValueError(f"OpenCV cannot write the video {path} ({size[0]}x{size[1]}, {fps:g} frames per second)")
+        self._size = size
+        self._frames = 0
+        with ExitStack() as stack:
+            self._partial = stack.enter_context(new_file_by_name(path))
+            self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*_codec()[1]), fps, size)
+            if not self._writer.isOpened():
+                what = f"{size[0]}x{size[1]}, {fps:g} frames per second"
+                raise ValueError(f"OpenCV cannot write the video {path} ({what})")
+            stack.push(self._finish)
+            self._stack = stack.pop_all()
 
     def write(self, frame_bgr: np.ndarray) -> None:
-        """Append one (H, W, 3) uint8 frame."""
+        """Append one (H, W, 3) uint8 frame; one of another size is resized, as OpenCV would drop it in silence."""
+        if frame_bgr.shape[1::-1] != self._size:
+            frame_bgr = cv2.resize(frame_bgr, self._size)
         self._writer.write(np.ascontiguousarray(frame_bgr))
+        self._frames += 1
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -134,11 +211,16 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _finish(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Closes the file and counts what is in it: of a full disk, OpenCV says nothing."""
         self._writer.release()
-        if kind is None:
-            self._partial.replace(self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        found = max(int(cv2.VideoCapture(str(self._partial)).get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        if kind is None and found != self._frames:
+            raise OSError(f"{self.path} cannot be written: {found} of {self._frames} frames are in the file")
 
 
 def video_suffix() -> str:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.atomic_write import write_atomically
+from ..files import write_text
 from .bootstrap import FEWEST
 from .compare_results import Comparison
 from .mask_figures import has_masks
@@ -53,9 +53,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str], *, galler
     """
     if gallery < 0:
         raise ValueError(f"gallery is {gallery}, expected the number of images to embed: 0 or more")
-    page = render(comparison, gallery=gallery).encode("utf-8")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(os.fspath(path), lambda file: file.write(page))
+    write_text(path, render(comparison, gallery=gallery))
 
 
 def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:

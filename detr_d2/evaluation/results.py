@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..files import write_json
+
 FORMAT = 1
 """Version of the file layout; a file of another version is refused."""
 
@@ -92,15 +94,6 @@ def bbox_metrics(metrics: Mapping[str, float]) -> dict[str, Any]:
     per_class = {key[len("AP-") :]: float(value) for key, value in metrics.items() if key.startswith("AP-")}
     overall = {key.lower(): float(metrics.get(key, _NAN)) for key in ("AP", "AP50", "AP75")}
     return {**overall, "per_class": per_class}
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON under a temporary name, then rename it: a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 SEGMENTATION_FIGURES = ("mask AP", "mask AP50", "PQ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,14 @@ def class_names_option(text: str | None) -> Categories | None:
 
 
 def coco_option(spec: str, *, panoptic: bool = False) -> tuple[Categories, dict[Path, Any]]:
-    """`--coco` or `--coco-panoptic` -> its categories, and the image id of each resolved image file.
+    """`--coco` or `--coco-panoptic` -> its categories, and the image id of each image file, by its absolute path.
 
     Args:
         spec: "NAME=annotations.json:image_root", or as for `register_coco_panoptic`.
         panoptic: the latter; the categories are things and stuff.
     """
     name = register_coco_panoptic(spec) if panoptic else register_coco(spec)
-    image_ids = {Path(x["file_name"]).resolve(): x["image_id"] for x in DatasetCatalog.get(name)}
+    image_ids = {Path(os.path.abspath(x["file_name"])): x["image_id"] for x in DatasetCatalog.get(name)}
     categories = Categories.from_metadata(MetadataCatalog.get(name), panoptic=panoptic)
     if categories is None:
         raise ValueError(f"the annotation file of --coco {spec} lists no categories; pass --classes instead")

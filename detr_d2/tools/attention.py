@@ -108,8 +108,9 @@ def _write(
     written = []
     chosen = encoder if args.points or not centres else encoder[: len(centres)]
     for path, looks in ((paths[0], chosen), (paths[1], decoder)):
-        path.unlink(missing_ok=True)
-        if looks:
+        if not looks:
+            path.unlink(missing_ok=True)  # with --overwrite: it would not belong to the other files
+        else:
             save_looks(path, image_rgb, inside.frame, _spread(looks))
             written.append(path.name)
     titled = (("Decoder: detections", decoder), ("Encoder: points", encoder))

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..evaluation.benchmark import Timing, interleave, machine_info, ratio_of
 from ..evaluation.compare_json import to_json
-from ..evaluation.results import write_json
+from ..files import write_json
 
 TOLERANCE = 1e-4
 """Two implementations of the same thing may differ by this much, relative above 1; more, and they are not timed."""

@@ -15,7 +15,7 @@ from ..data.registration import dataset_table, require_registered
 from ..engine.recipe import Row, compare, known_training_images, recipe_of, sentences, table
 from ..engine.recipe_settings import DIFFERS, NOTE
 from ..engine.startup import add_coco_datasets, import_user_modules, load_config
-from ..evaluation.results import write_json
+from ..files import write_json
 from .data_options import add_coco_and_import
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -44,7 +45,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
     except OSError as error:
         return fail(_describe(error))
     except (ValueError, FloatingPointError) as error:
-        return fail(str(error) or repr(error))
+        return fail(_sentence(error) or repr(error))
     except ImportError as error:
         if error.name is not None:
             raise
@@ -53,5 +54,14 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
 
 def _describe(error: OSError) -> str:
     if error.strerror is None or error.filename is None:
-        return str(error) or repr(error)
+        return _sentence(error) or repr(error)
     return f"{error.filename}: {error.strerror}"
+
+
+def _sentence(error: Exception) -> str:
+    """What was raised; torch hands on an error of a loader worker as the text of its traceback."""
+    text = str(error)
+    if "Original Traceback (most recent call last)" not in text:
+        return text
+    last = list(re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE))
+    return text[last[-1].end() :] if last else text

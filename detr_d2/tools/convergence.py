@@ -14,9 +14,9 @@ from detectron2.data import MetadataCatalog
 from ..data import register_coco
 from ..engine.startup import find_config_file, load_config
 from ..evaluation.benchmark import machine_info
-from ..evaluation.collect_cache import file_hash
 from ..evaluation.convergence import LearningCurve, by_model, convergence_table, save_curves_json
 from ..evaluation.convergence_picture import save_convergence
+from ..files import file_hash, write_text
 from ..visualization.loss_curves import read_log
 from .quiet import quiet_libraries
 from .shapes_data import VAL_SEED_OFFSET, shapes_spec
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = convergence_table(curves, reference=models[0][0])
     machine = machine_info("cuda" if torch.cuda.is_available() else "cpu")
     save_curves_json(output / OUTPUTS[0], curves, clock=args.clock, machine=machine)
-    (output / OUTPUTS[1]).write_text(table + "\n", encoding="utf-8")
+    write_text(output / OUTPUTS[1], table + "\n")
     save_convergence(output / OUTPUTS[2], curves)
     print(f"\n{table}\n\npicture: {output / OUTPUTS[2]}; numbers: {output / OUTPUTS[0]}")
     return 0

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from ..data import DetrDatasetMapper
-from ..evaluation.results import write_json
+from ..files import write_json
 from ..visualization.loss_curves import choose_metrics, curves_json, read_log, save_curves
 from ..visualization.matching import Assignment, collect_assignment, stability
 from ..visualization.matching_pictures import save_stability
@@ -126,6 +126,8 @@ def _draw_stability(args: argparse.Namespace, paths: Sequence[Path]) -> None:
         assignments.append(collect_assignment(model, samples))
     files = [Path(path) for path in args.checkpoints]
     names = _distinct([x.stem for x in files], [x.resolve().parent.name for x in files])
+    if len(set(names)) < len(names):
+        names = args.checkpoints  # a.pth and a.safetensors, or folders of one name
     transitions = stability(names, assignments)
     result: dict[str, Any] = {
         "dataset": dataset,

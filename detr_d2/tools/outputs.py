@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..files import check_writable
+
 
 def claim_files(paths: Iterable[Path], *, output: Path, overwrite: bool) -> None:
     """Makes the folders of the files that a command will write, and writes into them.
@@ -22,11 +24,5 @@ def claim_files(paths: Iterable[Path], *, output: Path, overwrite: bool) -> None
     there = [path for path in paths if path.exists()]
     if there and not overwrite:
         raise ValueError(f"{there[0]} exists already; choose another --output, or pass --overwrite")
-    try:
-        for folder in {path.parent for path in paths} | {output}:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".detr_d2_probe"
-            probe.touch()
-            probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write into {output} ({error.strerror}); choose another --output") from error
+    for folder in sorted({path.parent for path in paths} | {output}):
+        check_writable(folder, "cannot write into {folder} ({reason}); choose another --output")

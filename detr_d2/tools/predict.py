@@ -5,30 +5,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from tqdm import tqdm
 
-from ..data import read_image
+from ..data import read_image, tell_of_images
 from ..data.registration import is_panoptic
 from ..engine.startup import choose_device, import_user_modules, load_config
 from ..evaluation.detector_keys import set_score_threshold
-from ..evaluation.media import Media, VideoReader, VideoWriter, find_media, video_suffix
+from ..evaluation.media import Media, VideoReader, VideoWriter, find_media
 from ..evaluation.prediction import Categories, ImagePredictor, coco_results, panoptic_result
-from ..evaluation.results import write_json
 from ..evaluation.trained_model import class_names_option, coco_option, load_trained_model
+from ..files import write_json, write_picture
 from ..panoptic_classes import PanopticClasses
 from .data_options import add_import
-from .outputs import claim_files
+from .output_names import frame_name
+from .predict_outputs import IMAGES, MAPS, PANOPTIC, PREDICTIONS, Output, match_images, plan_outputs
 from .quiet import quiet_libraries
-
-_KEPT_SUFFIXES = {".jpg", ".jpeg", ".png"}  # others become PNG
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,16 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     if not 0 <= args.score_threshold <= 1:
         raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
-    media = find_media(args.inputs)
-    outputs = _plan_outputs(media, Path(args.output), overwrite=args.overwrite)
-    cfg = load_config(args.config_file, args.opts, import_user_modules(args.imports))
     setup_logger(name="detr_d2")
+    media = find_media(args.inputs)
+    cfg = load_config(args.config_file, args.opts, import_user_modules(args.imports))
+    maps = is_panoptic(cfg) and cfg.MODEL.MASK_ON
+    outputs = plan_outputs(media, Path(args.output), maps=maps, overwrite=args.overwrite)
     choose_device(cfg)
     set_score_threshold(cfg, args.score_threshold)
-    maps = is_panoptic(cfg) and cfg.MODEL.MASK_ON
     if maps:
         cfg.MODEL.DETR.PANOPTIC.SEM_SEG = False  # nothing here shows it
-        claim_files([Path(args.output) / "panoptic.json"], output=Path(args.output), overwrite=args.overwrite)
     given, image_ids = _categories(args, panoptic=is_panoptic(cfg))
     model, categories = load_trained_model(cfg, args.weights or cfg.MODEL.WEIGHTS, given)
     predictor = ImagePredictor(cfg, model=model, score_threshold=args.score_threshold)
@@ -85,9 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictor=predictor,
         categories=categories,
         image_ids=image_ids,
+        matched=match_images(media, image_ids),
         folder=Path(args.output),
         panoptic=PanopticClasses.from_config(cfg) if maps else None,
     )
+    tell_of_images("the inputs", [str(item.path) for item in media if not item.is_video])
     failed = run.over(media, outputs)
     run.save()
     print(
@@ -109,41 +109,14 @@ def _categories(args: argparse.Namespace, *, panoptic: bool) -> tuple[Categories
     return coco_option(args.coco) if args.coco else (class_names_option(args.classes), {})
 
 
-def _plan_outputs(media: Sequence[Media], folder: Path, *, overwrite: bool) -> list[Path]:
-    """Where each picture or video goes; makes the folder, so that a mistake shows before the work."""
-    names: list[Path] = []
-    for item in media:
-        suffix = item.name.suffix.lower()
-        if item.is_video:
-            suffix = video_suffix()
-        elif suffix not in _KEPT_SUFFIXES:
-            suffix = ".png"
-        names.append(_unused(item.name.with_suffix(suffix), names))
-    outputs = [folder / name for name in names]
-    sources = {item.path.resolve() for item in media}
-    for path in outputs:
-        if path.resolve() in sources:
-            raise ValueError(f"{path} is an input and would be overwritten; choose another --output")
-    files = [*outputs, folder / "predictions.json", folder / "images.json"]
-    claim_files(files, output=folder, overwrite=overwrite)
-    return outputs
-
-
-def _unused(name: Path, taken: Sequence[Path]) -> Path:
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = name.with_name(f"{name.stem}-{number}{name.suffix}")
-    return candidate
-
-
 class _Run:
     """Detections collected over all inputs.
 
     Args:
         predictor: the model.
         categories: its classes.
-        image_ids: resolved file -> image id of an annotation file; other images get ids of their own.
+        image_ids: file -> image id of an annotation file.
+        matched: input -> which of these it has; other images get ids of their own.
         folder: of all outputs.
         panoptic: classes of a panoptic model.
     """
@@ -154,12 +127,14 @@ class _Run:
         predictor: ImagePredictor,
         categories: Categories,
         image_ids: dict[Path, Any],
+        matched: dict[Path, Any],
         folder: Path,
         panoptic: PanopticClasses | None = None,
     ) -> None:
         self.predictor = predictor
         self.categories = categories
         self.image_ids = image_ids
+        self.matched = matched
         self.folder = folder
         self.panoptic = panoptic
         self.metadata = categories.metadata(panoptic)
@@ -168,7 +143,7 @@ class _Run:
         self.results: list[dict[str, Any]] = []
         self._next_id = 1 + int(max([0, *(x for x in image_ids.values() if isinstance(x, int | float))]))
 
-    def over(self, media: Sequence[Media], outputs: Sequence[Path]) -> int:
+    def over(self, media: Sequence[Media], outputs: Sequence[Output]) -> int:
         """Works on every input, goes on after one that cannot be read, and returns how many of those there were."""
         failed = 0
         with tqdm(total=len(media), unit="file", disable=None) as progress:
@@ -187,78 +162,80 @@ class _Run:
 
     def save(self) -> None:
         """Writes predictions.json (COCO results), images.json (what their ids mean), and panoptic.json."""
-        write_json(self.folder / "predictions.json", self.results)
+        write_json(self.folder / PREDICTIONS, self.results)
         described = {"images": self.images, "categories": self.categories.to_json()}
-        write_json(self.folder / "images.json", described)
+        write_json(self.folder / IMAGES, described)
         if self.panoptic is not None:
             categories = [
                 {**category, "isthing": int(self.panoptic.is_thing(row))}
                 for row, category in enumerate(self.categories.to_json())
             ]
             content = {"images": self.images, "annotations": self.panoptic_results, "categories": categories}
-            write_json(self.folder / "panoptic.json", content)
+            write_json(self.folder / PANOPTIC, content)
 
-    def _image(self, item: Media, output: Path) -> None:
+    def _image(self, item: Media, output: Output) -> None:
         try:
             image = read_image(item.path, "BGR")
         except (FileNotFoundError, ValueError) as error:  # a link to nowhere is found, but cannot be read
             raise _Unreadable(str(error)) from error
         outputs = self.predictor.outputs(image)
-        self._add(item, outputs, {"picture": self._picture(output)}, output.relative_to(self.folder))
+        self._add(item, outputs, {"picture": output.picture.as_posix()}, output.map)
         visualizer = Visualizer(image[:, :, ::-1], self.metadata)
         if self.panoptic is None:
             drawn = visualizer.draw_instance_predictions(self.predictor.instances(outputs))
         else:
             drawn = visualizer.draw_panoptic_seg(outputs["panoptic_seg"][0].cpu(), outputs["panoptic_seg"][1])
-        if not cv2.imwrite(str(output), drawn.get_image()[:, :, ::-1]):
-            raise OSError(f"cannot write {output}")
+        write_picture(self.folder / output.picture, drawn.get_image())
 
-    def _video(self, item: Media, output: Path) -> None:
+    def _video(self, item: Media, output: Output) -> None:
         visualizer = VideoVisualizer(self.metadata)
         try:
             reader = VideoReader(item.path)
         except ValueError as error:
             raise _Unreadable(str(error)) from error
-        with VideoWriter(output, fps=reader.fps, size=reader.size) as writer:
+        with ExitStack() as stack:
+            writer: VideoWriter | None = None
             frames = tqdm(_readable(reader), total=len(reader) or None, unit="frame", leave=False, disable=None)
-            for number, frame in enumerate(frames):
+            for frame in frames:
+                if writer is None:  # of the size that frames really have
+                    writer = stack.enter_context(self._writer(output, reader.fps, frame))
                 outputs = self.predictor.outputs(frame)
-                name = output.relative_to(self.folder)
-                name = name.with_name(f"{name.stem}-{number:06d}")
-                self._add(item, outputs, {"picture": self._picture(output), "frame": number}, name)
+                more = {"picture": output.picture.as_posix(), "frame": reader.position}
+                self._add(item, outputs, more, output.map and frame_name(output.map, reader.position))
                 if self.panoptic is None:
                     drawn = visualizer.draw_instance_predictions(frame[:, :, ::-1], self.predictor.instances(outputs))
                 else:
                     segment_map, segments = outputs["panoptic_seg"]
                     drawn = visualizer.draw_panoptic_seg_predictions(frame[:, :, ::-1], segment_map.cpu(), segments)
                 writer.write(drawn.get_image()[:, :, ::-1])
+        if (loss := reader.loss()) is not None:
+            raise _Unreadable(loss)
 
-    def _picture(self, output: Path) -> str:
-        return output.relative_to(self.folder).as_posix()
+    def _writer(self, output: Output, fps: float, frame: np.ndarray) -> VideoWriter:
+        try:
+            return VideoWriter(self.folder / output.picture, fps=fps, size=(frame.shape[1], frame.shape[0]))
+        except ValueError as error:  # of a size or rate that the codec does not take
+            raise _Unreadable(str(error)) from error
 
-    def _add(self, item: Media, outputs: dict[str, Any], more: dict[str, Any], name: Path) -> None:
-        """Keeps the detections of an image or frame; a panoptic map goes into panoptic/ under `name`, as PNG."""
+    def _add(self, item: Media, outputs: dict[str, Any], more: dict[str, Any], name: Path | None) -> None:
+        """Keeps the detections of an image or frame; a panoptic map goes into panoptic/ under `name`."""
         instances = self.predictor.instances(outputs)
-        image_id = self.image_ids.get(item.path.resolve())
+        image_id = self.matched.get(item.path)
         if image_id is None:
             image_id, self._next_id = self._next_id, self._next_id + 1
         height, width = instances.image_size
         self.images.append({"id": image_id, "file_name": str(item.path), "height": height, "width": width, **more})
         self.results += coco_results(instances, image_id, self.categories)
-        if self.panoptic is not None:
-            name = name.with_suffix(".png")
+        if self.panoptic is not None and name is not None:
             picture, result = panoptic_result(
                 outputs["panoptic_seg"], image_id, name.as_posix(), self.categories, self.panoptic
             )
             self.panoptic_results.append(result)
-            path = self.folder / "panoptic" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not cv2.imwrite(str(path), picture[:, :, ::-1]):
-                raise OSError(f"cannot write {path}")
+            write_picture(self.folder / MAPS / name, picture)
 
 
 class _Unreadable(Exception):
-    """One of the inputs is broken; the others are worked on."""
+    """One of the inputs is broken, or a part of it; the others are worked on."""
 
 
 def _readable(reader: VideoReader) -> Iterator[np.ndarray]:

@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog
 
 from ..data import register_coco
 from ..engine.startup import load_config
-from ..evaluation.collect_cache import file_hash
 from ..evaluation.results import minutes
+from ..files import file_hash
 from .timed_training import TrainingJob
 from .trained_comparison import (
     STEPS,

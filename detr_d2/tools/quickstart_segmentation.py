@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..evaluation.collect_cache import file_hash
+from ..files import file_hash
 from .shapes_data import add_image_counts, make_both, shapes_panoptic_spec
 from .timed_training import TrainingJob
 from .trained_comparison import (

@@ -30,7 +30,8 @@ from ..data import check_datasets
 from ..engine import Trainer, setup
 from ..engine.startup import find_config_file, load_config
 from ..evaluation.detector_keys import count_parameters
-from ..evaluation.results import RunResult, bbox_metrics, minutes, write_json
+from ..evaluation.results import RunResult, bbox_metrics, minutes
+from ..files import write_json
 
 WARMUP_STEPS, MIN_TIMED_STEPS, MAX_TIMED_STEPS = 3, 3, 30
 """Steps of a throw-away model before a run that is given a time; as many as a tenth of that time allows."""

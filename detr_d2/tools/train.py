@@ -16,12 +16,13 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
 from ..checkpoint import Checkpointer
-from ..data import DatasetReport, check_datasets, check_order_of_classes, register_datasets
+from ..data import DatasetReport, check_datasets, check_order_of_classes, check_test_images, register_datasets
 from ..data.checks import check_evaluation_sets
 from ..data.coco_file import forget_coco_file
 from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
 from ..engine.elastic import continues_elastic_run
+from ..engine.hooks import naming_images
 from ..engine.launch import started_by_torchrun, world_size
 from ..engine.startup import find_config_file, import_user_modules
 from ..engine.summary import recipe_line, summarise_run, suspicious_settings
@@ -124,6 +125,7 @@ def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | N
 def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
     check_evaluation_sets(cfg)
+    check_test_images(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
     checkpointer.metadata.update(class_metadata(cfg.DATASETS.TEST, panoptic=is_panoptic(cfg)))
@@ -131,7 +133,8 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     rest = checkpointer.load_trained(last or cfg.MODEL.WEIGHTS)
     if not rest.get("class_names"):
         check_order_of_classes(cfg)
-    results = Trainer.test(cfg, model)
+    with naming_images(model):
+        results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
 

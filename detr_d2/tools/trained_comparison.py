@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -30,8 +29,10 @@ from ..evaluation.compare_results import Comparison
 from ..evaluation.compare_run import Settings
 from ..evaluation.comparison import draw_detections, grid, ground_truth, segments_as_instances, side_by_side
 from ..evaluation.prediction import ImagePredictor
-from ..evaluation.results import SEGMENTATION_FIGURES, RunResult, minutes, results_table, write_json
+from ..evaluation.results import SEGMENTATION_FIGURES, RunResult, minutes, results_table
+from ..files import write_json, write_picture, write_text
 from ..panoptic_classes import PanopticClasses
+from .output_names import OutputNames
 from .quiet import quiet_libraries
 from .timed_training import TrainingError, TrainingJob, run_training
 from .training_progress import TrainingProgress
@@ -266,9 +267,8 @@ def _draw(
     Panoptic maps take the place of detections where there are `classes` of them.
     """
     folder = page.output / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
     names = classes.names if classes else class_names
-    rows = []
+    rows, pictures = [], OutputNames(["side_by_side.png"])
     for record in tqdm(dataset, desc="pictures", unit="image", leave=False, disable=None):
         path = Path(record["file_name"])
         image_bgr = read_image(path, "BGR")
@@ -278,8 +278,8 @@ def _draw(
         else:
             shown = _detections(record, image_bgr, predictors)
         rows.append(side_by_side([draw(image_bgr[:, :, ::-1], found) for found in shown.values()], list(shown)))
-        _write_png(folder / f"{path.stem}.png", rows[-1])
-    _write_png(folder / "side_by_side.png", grid(rows, columns=2))
+        write_picture(folder / pictures.claim(Path(f"{path.stem}.png")), rows[-1])
+    write_picture(folder / "side_by_side.png", grid(rows, columns=2))
 
 
 def _detections(
@@ -302,16 +302,11 @@ def _segments(
     return shown
 
 
-def _write_png(path: Path, image_rgb: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), image_rgb[:, :, ::-1]):
-        raise OSError(f"cannot write {path}")
-
-
 def _save_and_show(results: Sequence[RunResult], output: Path) -> None:
     files = [f"{file_name(x.model)}.json" for x in results]
     for result, file in zip(results, files, strict=True):
         result.save(output / file)
-    (output / "results.md").write_text(results_table(results, markdown=True) + "\n", encoding="utf-8")
+    write_text(output / "results.md", results_table(results, markdown=True) + "\n")
     machine = machine_info(_device())
     write_json(output / "machine.json", machine)
     print()

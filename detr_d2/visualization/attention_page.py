@@ -7,12 +7,12 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from ..files import write_text
 from .looks import Frame, Look
 
 _JPEG_QUALITY = 90
@@ -71,7 +71,7 @@ def save_attention_page(
         },
         notes=notes,
     )
-    Path(path).write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _jinja2() -> Any:

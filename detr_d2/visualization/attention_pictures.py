@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..files import write_figure
 from .looks import Frame, Look
 
 COLUMNS = 4
@@ -37,7 +38,7 @@ def save_looks(path: str | os.PathLike[str], image_rgb: np.ndarray, frame: Frame
         draw_look(axis, image_rgb, frame, look)
     for axis in axes[len(looks) :]:
         axis.set_axis_off()
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def draw_look(axis: Axes, image_rgb: np.ndarray, frame: Frame, look: Look) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..files import write_figure
+
 DEFAULT_METRICS = ("total_loss", "bbox/AP")
 
 
@@ -99,7 +101,7 @@ def save_curves(path: str | os.PathLike[str], logs: Sequence[RunLog], metrics: S
         axis.grid(alpha=0.3)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # few iterations are no halves of one
     axes[0].legend(fontsize=8, frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def curves_json(logs: Sequence[RunLog], metrics: Sequence[str]) -> dict[str, Any]:

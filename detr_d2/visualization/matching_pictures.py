@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from ..files import write_figure
+
 
 def save_stability(path: str | os.PathLike[str], transitions: Sequence[dict[str, Any]]) -> None:
     """Writes a PNG with two plots over checkpoints, a line for each decoder layer, the last one darkest.
@@ -37,4 +39,4 @@ def save_stability(path: str | os.PathLike[str], transitions: Sequence[dict[str,
     left.set_ylabel("objects matched to the same query\nas in the checkpoint before (%)")
     right.set_ylabel("instability IS: queries an image\nthat changed their object")
     left.legend(fontsize=8, frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)

@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..files import write_figure
 from .queries import KINDS, SMALL_AREA, QueryPredictions
 
 COLUMNS = 5
@@ -53,7 +54,7 @@ def save_query_boxes(
         axis.set_axis_off()
     marks = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in _KIND_COLOURS]
     figure.legend(marks, KINDS, loc="outside lower center", ncols=len(KINDS), fontsize=8, frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def class_groups(summaries: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -94,4 +95,4 @@ def save_query_classes(
     axis.set(xlabel="query", ylabel="images in which it fires (%)")
     if groups:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)

@@ -15,6 +15,7 @@ import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
 from foreign_models import foreign_state, small_cfg, small_detr
+from full_disk import largest_file
 from tiny_models import tiny_detr
 
 from detr_d2.checkpoint import Checkpointer, read_checkpoint, torchvision_resnet
@@ -53,19 +54,15 @@ def test_save_and_load_round_trip_with_metadata(tmp_path: Path):
     assert torch.equal(third.get_parameter("neck.input_proj.weight"), first.get_parameter("neck.input_proj.weight"))
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path):
     model = tiny_detr()
     checkpointer = Checkpointer(model, str(tmp_path))
     checkpointer.save("model", iteration=1)
     before = (tmp_path / "model.pth").read_bytes()
-
-    def fail(_data: Any, file: Any) -> None:
-        file.write(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        checkpointer.save("model", iteration=2)
+    for size in (100, len(before) // 2, len(before) - 1):
+        sentence = "model.pth cannot be written: File too large.*written before are complete, and --resume continues"
+        with largest_file(size), pytest.raises(OSError, match=sentence):
+            checkpointer.save("model", iteration=2)
     assert (tmp_path / "model.pth").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.engine.hooks import BestCheckpoint, TrimMemory
+from detr_d2.engine.hooks import BestCheckpoint, TrimMemory, naming_images
 
 
 class FakeStorage:
@@ -82,3 +83,30 @@ def test_trim_memory_every_period(monkeypatch: pytest.MonkeyPatch) -> None:
     for hook.trainer.iter in range(9):
         hook.after_step()
     assert calls == [3, 7]
+
+
+class Picky(torch.nn.Module):
+    def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(x["file_name"] == "bad.png" for x in batch):
+            raise RuntimeError("no feature map is left")
+        return batch
+
+
+def test_a_failing_evaluation_names_the_images_of_the_batch(caplog: pytest.LogCaptureFixture) -> None:
+    model = Picky()
+
+    def evaluate(*names: str) -> None:
+        with naming_images(model):
+            for name in names:
+                model([{"file_name": name}])
+            raise ValueError("the evaluator")
+
+    with pytest.raises(RuntimeError, match="no feature map"):
+        evaluate("a.png", "bad.png", "c.png")
+    assert [record.getMessage() for record in caplog.records] == ["The model failed on bad.png:"]
+    caplog.clear()
+    with pytest.raises(ValueError, match="the evaluator"):
+        evaluate("a.png")  # no image is at fault
+    assert caplog.records == []
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks

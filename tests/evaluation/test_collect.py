@@ -15,10 +15,11 @@ from tiny_models import tiny_cfg, tiny_detr
 from detr_d2.data import register_coco
 from detr_d2.evaluation import collect_cache
 from detr_d2.evaluation.collect import Collected, collect
-from detr_d2.evaluation.collect_cache import CandidateCache, config_hash, file_hash, remembered
+from detr_d2.evaluation.collect_cache import CandidateCache, config_hash, remembered
 from detr_d2.evaluation.compare_data import fingerprint, load_ground_truth
 from detr_d2.evaluation.compare_results import Interval
 from detr_d2.evaluation.prediction import ImagePredictor
+from detr_d2.files import file_hash
 
 
 class Runner:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from detr_d2.evaluation.results import RunResult, bbox_metrics, minutes, results_table, write_json
+from detr_d2.evaluation.results import RunResult, bbox_metrics, minutes, results_table
+from detr_d2.files import write_json
 
 
 def some_result(**changes: object) -> RunResult:

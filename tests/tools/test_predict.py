@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
+from media_files import write_image, write_video
 from PIL import Image
 from pycocotools.coco import COCO
 from tiny_models import tiny_cfg
@@ -50,12 +50,6 @@ def save_model(cfg: CfgNode, folder: Path, **metadata: Any) -> Path:
     checkpointer.metadata.update(metadata)
     checkpointer.save("model")
     return folder / "model.pth"
-
-
-def write_image(path: Path, size: tuple[int, int], seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    assert cv2.imwrite(str(path), pixels)
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +203,7 @@ def test_the_threshold_drops_detections(data: Path, tmp_path: Path) -> None:
 
 def test_video(data: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (96, 64))
-    for seed in range(3):
-        writer.write(np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8))
-    writer.release()
+    write_video(clip, frames=3)
     output = tmp_path / "out"
     assert predict(data, output, clip, "--score-threshold", "0") == 0
 
