@@ -78,7 +78,9 @@ def object_field() -> bytes:
     """
     of_objects = b"cnumpy\ndtype\n(X\x02\0\0\0O8\x89\x88tR(K\x03X\x01\0\0\0|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
     fields = b"}X\x01\0\0\0f" + of_objects + b"K\0\x86s"
-    record = b"cnumpy\ndtype\n(X\x02\0\0\0V8\x89\x88tR(K\x03X\x01\0\0\0|NX\x01\0\0\0f\x85" + fields + b"K\x08K\x01K\x01tb"
+    record = (
+        b"cnumpy\ndtype\n(X\x02\0\0\0V8\x89\x88tR(K\x03X\x01\0\0\0|NX\x01\0\0\0f\x85" + fields + b"K\x08K\x01K\x01tb"
+    )
     array = _RECONSTRUCT + b"(K\x01K\x01\x85" + record + b"\x89C\x08AAAAAAAAtb"
     return b"\x80\x03}X\x05\0\0\0model}X\x06\0\0\0weight" + array + b"ss."
 
