@@ -66,6 +66,7 @@ ALLOWED = {
         "detr_d2.modeling!",
         "detr_d2.layers",
         "detr_d2.config",
+        "detr_d2.config_file",
         "detr_d2.checkpoint",
         "detr_d2.data",
     },
