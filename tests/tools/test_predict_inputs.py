@@ -46,10 +46,12 @@ def test_all_of_a_folder_is_worked_on_or_named(
     (tmp_path / "config.yaml").write_text(cfg.dump())
     torch.manual_seed(0)
     Checkpointer(build_model(cfg), str(tmp_path)).save("model", class_names=["c1", "c2", "c3"])
-    logging.getLogger("detr_d2").addHandler(caplog.handler)  # the command makes a logger of its own
     arguments = ["--config-file", tmp_path / "config.yaml", "--weights", tmp_path / "model.pth", "--output", output]
     arguments += ["--coco", f"links={tmp_path / 'x.json'}:{inputs}", inputs]
+    logger = logging.getLogger("detr_d2")  # to which the command gives handlers of its own
+    logger.addHandler(caplog.handler)
     assert main(["predict", *map(str, arguments)]) == 1
+    logger.removeHandler(caplog.handler)
 
     assert "1 files are left out" in caplog.text
     assert "a.gif holds 2 frames or pages" in caplog.text
