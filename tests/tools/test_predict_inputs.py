@@ -16,6 +16,8 @@ from tiny_models import tiny_cfg
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.evaluation.media import VideoReader
+from detr_d2.evaluation.prediction import Categories
+from detr_d2.tools import predict
 
 NAMES = {"scan.jpg/p.png": 100, "l2.png": "two", "l1.png": 7}  # and their ids
 
@@ -66,3 +68,17 @@ def test_all_of_a_folder_is_worked_on_or_named(
     ids = {Path(x["file_name"]).relative_to(inputs).as_posix(): x["id"] for x in written}
     assert {name: ids[name] for name in NAMES} == NAMES
     assert set(ids) == {*NAMES, "a.gif", "cut.avi"}
+
+
+class _Failing(torch.nn.Module):
+    def forward(self, _: object) -> None:
+        raise RuntimeError("no feature map is left")
+
+
+def test_an_image_that_the_model_fails_on_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "thin.png", (1, 40), seed=0)
+    (tmp_path / "config.yaml").write_text(tiny_cfg().dump())
+    monkeypatch.setattr(predict, "load_trained_model", lambda *_: (_Failing(), Categories.numbered(["a"])))
+    arguments = ["--config-file", tmp_path / "config.yaml", "--output", tmp_path / "out", tmp_path / "thin.png"]
+    with pytest.raises(RuntimeError, match=r"thin\.png: RuntimeError: no feature map is left"):
+        main(["predict", *map(str, arguments)])
