@@ -16,6 +16,8 @@ from tiny_models import tiny_cfg
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.evaluation.media import VideoReader
+from detr_d2.evaluation.prediction import Categories
+from detr_d2.tools import predict
 
 NAMES = {"scan.jpg/p.png": 100, "l2.png": "two", "l1.png": 7}  # and their ids
 
@@ -46,10 +48,12 @@ def test_all_of_a_folder_is_worked_on_or_named(
     (tmp_path / "config.yaml").write_text(cfg.dump())
     torch.manual_seed(0)
     Checkpointer(build_model(cfg), str(tmp_path)).save("model", class_names=["c1", "c2", "c3"])
-    logging.getLogger("detr_d2").addHandler(caplog.handler)  # the command makes a logger of its own
     arguments = ["--config-file", tmp_path / "config.yaml", "--weights", tmp_path / "model.pth", "--output", output]
     arguments += ["--coco", f"links={tmp_path / 'x.json'}:{inputs}", inputs]
+    logger = logging.getLogger("detr_d2")  # to which the command gives handlers of its own
+    logger.addHandler(caplog.handler)
     assert main(["predict", *map(str, arguments)]) == 1
+    logger.removeHandler(caplog.handler)
 
     assert "1 files are left out" in caplog.text
     assert "a.gif holds 2 frames or pages" in caplog.text
@@ -64,3 +68,17 @@ def test_all_of_a_folder_is_worked_on_or_named(
     ids = {Path(x["file_name"]).relative_to(inputs).as_posix(): x["id"] for x in written}
     assert {name: ids[name] for name in NAMES} == NAMES
     assert set(ids) == {*NAMES, "a.gif", "cut.avi"}
+
+
+class _Failing(torch.nn.Module):
+    def forward(self, _: object) -> None:
+        raise RuntimeError("no feature map is left")
+
+
+def test_an_image_that_the_model_fails_on_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "thin.png", (1, 40), seed=0)
+    (tmp_path / "config.yaml").write_text(tiny_cfg().dump())
+    monkeypatch.setattr(predict, "load_trained_model", lambda *_: (_Failing(), Categories.numbered(["a"])))
+    arguments = ["--config-file", tmp_path / "config.yaml", "--output", tmp_path / "out", tmp_path / "thin.png"]
+    with pytest.raises(RuntimeError, match=r"thin\.png: RuntimeError: no feature map is left"):
+        main(["predict", *map(str, arguments)])
