@@ -5,6 +5,8 @@ from __future__ import annotations
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from .config_file import CfgNode
+
 
 def _model_keys() -> CN:
     detr = CN()
@@ -221,8 +223,8 @@ def _complete(node: CN, keys: CN) -> None:
             _complete(node[name], value)
 
 
-def get_cfg() -> CN:
-    """Returns detectron2's default config with the keys of this plugin."""
-    cfg = get_detectron2_cfg()
+def get_cfg() -> CfgNode:
+    """Returns detectron2's default config with the keys of this plugin; its `merge_from_file` reads files as data."""
+    cfg = CfgNode(get_detectron2_cfg())
     add_detr_config(cfg)
     return cfg

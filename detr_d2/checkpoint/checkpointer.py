@@ -40,7 +40,8 @@ class Checkpointer(DetectionCheckpointer):
         self, model: torch.nn.Module, save_dir: str = "", *, class_head_from: str = "rows", **kwargs: Any
     ) -> None:
         check_class_head_mode(class_head_from)
-        super().__init__(model, save_dir, **kwargs)
+        # torch.compile's own name for the model would stand before every name in the file.
+        super().__init__(getattr(model, "_orig_mod", model), save_dir, **kwargs)
         self.class_head_from = class_head_from
         self.metadata: dict[str, Any] = {}
         self.report: LoadReport | None = None
@@ -102,25 +103,32 @@ class Checkpointer(DetectionCheckpointer):
             content: what `read_model_file` has read from the file, if it was needed before the model.
 
         Raises:
-            ValueError: if a parameter is not, where `load` may only report it.
+            ValueError: if a parameter is not, where `load` may only report it. The model is then as it was.
         """
         if not path:
             raise ValueError("no weights are given: set MODEL.WEIGHTS to a trained model")
+        before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.fill_(torch.nan)
         self._content = content
         try:
             rest = self._load(path, [], exact=True)
+            self._check_all_set(path)
+        except BaseException:
+            self.model.load_state_dict(before)
+            raise
         finally:
             self._content = None
+        return rest
+
+    def _check_all_set(self, path: str) -> None:
         missing = [name for name, parameter in self.model.named_parameters() if parameter.isnan().any()]
         if missing:
             raise ValueError(
                 f"{path} has no usable values for {len(missing)} parameters of the model, such as {missing[0]}: it is "
                 "not a trained model of this config; check MODEL.WEIGHTS and the number of classes."
             )
-        return rest
 
     def _load(self, path: str, checkpointables: list[str] | None, *, exact: bool) -> dict[str, Any]:
         self.report, self._exact = None, exact

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from .safe_read import read_checkpoint
+
+# What torch.compile, FSDP and activation checkpointing name the module that they wrap, whichever part of a model it is.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def read_model_file(path: str) -> dict[str, Any]:
@@ -18,29 +22,30 @@ def read_model_file(path: str) -> dict[str, Any]:
         path: local file: of `torch.save`, safetensors, a `.pkl` of detectron2's zoo or Caffe2, a `.pyth` of pycls.
 
     Returns:
-        The content, its weights under "model" as names and tensors or arrays, without the prefix of
-        DistributedDataParallel. "matching_heuristics" is set where names are to be matched by their ends.
+        The content, its weights under "model" as names and tensors or arrays, without the names of wrappers such as
+        DistributedDataParallel and torch.compile. "matching_heuristics" is set where names are matched by their ends.
 
     Raises:
         ValueError: the file cannot be read as data, or holds no weights.
         FileNotFoundError: there is no such file.
     """
     content = read_checkpoint(path)
-    if path.endswith(".pkl"):
-        content = _of_pkl(content)
-    elif path.endswith(".pyth"):
+    if "model_state" in content and "model" not in content:
         weights = {k: v for k, v in _model(content, "model_state", path).items() if not k.endswith("_tracked")}
         content = {"model": weights, "__author__": "pycls", "matching_heuristics": True}
     elif "model" not in content:
-        content = {"model": content}
+        content = _of_caffe2(content) if _is_of_caffe2(content) else {"model": content}
     return {**content, "model": _model(content, "model", path)}
 
 
-def _of_pkl(content: dict[str, Any]) -> dict[str, Any]:
-    if "model" in content and "__author__" in content:
-        return content
-    blobs = content.get("blobs", content)  # detection models of Caffe2 have "blobs", its ImageNet models have not
-    weights = {name: x for name, x in blobs.items() if not str(name).endswith("_momentum")}
+def _is_of_caffe2(content: Mapping[str, Any]) -> bool:
+    """Whether a file is of Caffe2: its detection models have "blobs", its ImageNet models are arrays and no tensors."""
+    return "blobs" in content or any(isinstance(x, np.ndarray) for x in content.values())
+
+
+def _of_caffe2(content: Mapping[str, Any]) -> dict[str, Any]:
+    blobs = content.get("blobs", content)
+    weights = {k: v for k, v in blobs.items() if not str(k).endswith("_momentum")} if isinstance(blobs, dict) else blobs
     return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
@@ -50,14 +55,29 @@ def _model(content: Mapping[str, Any], key: str, path: str) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds no weights: expected names and tensors under {key!r}, got {_describe(weights)}."
         )
-    wrong = [name for name, x in weights.items() if not isinstance(x, torch.Tensor | np.ndarray)]
+    wrong = [name for name, x in weights.items() if not isinstance(x, Tensor | np.ndarray)]
     if wrong or not all(isinstance(name, str) for name in weights):
         name = wrong[0] if wrong else next(name for name in weights if not isinstance(name, str))
         raise ValueError(
             f"{path} holds no weights: expected names and tensors, got {name!r}: {_describe(weights[name])}; the "
             f"keys are {', '.join(map(repr, list(weights)[:5]))}. Save {{'model': state_dict}}."
         )
-    return {name.removeprefix("module."): x for name, x in weights.items()}
+    names: dict[str, str] = {}
+    for name in weights:
+        if (first := names.setdefault(_unwrapped(name), name)) != name:
+            raise ValueError(f"{path} holds a tensor twice, as {first!r} and as {name!r}: save one model's state dict.")
+    return {plain: _in_native_order(weights[name]) for plain, name in names.items()}
+
+
+def _unwrapped(name: str) -> str:
+    """A name without what DistributedDataParallel, torch.compile and other wrappers put into it."""
+    return _WRAPPERS.sub("", name).removeprefix("module.")
+
+
+def _in_native_order(value: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:
+        return value.astype(value.dtype.newbyteorder("="))
+    return value
 
 
 def _describe(value: Any) -> str:

@@ -2,50 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from typing import IO, Any
-from urllib.error import URLError
-from urllib.parse import urlparse
 
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
+
+from ..downloads import cache_path, download, is_url
 
 HUGGINGFACE_PREFIX = "hf://"
 
 # The names that `save_pretrained` gives to weights, the preferred first.
 HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
-# torch.hub's convention, which these keep: the name ends in the start of the file's SHA-256.
-_HASHED = ("https://dl.fbaipublicfiles.com/detr/", "https://download.pytorch.org/models/")
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
-
 
 def local_file(weights: str, *, force: bool = False) -> str:
     """Finds weights, downloading them when they are elsewhere.
 
     Args:
-        weights: path of a file; folder written by `save_pretrained`; URL; `hf://ORG/NAME[@REVISION]`; or another
-            name that detectron2's `PathManager` knows, such as `detectron2://...` and `torchvision://...`.
-
-        force: download again what is in the cache.
+        weights: path of a file, which may begin with ~; folder written by `save_pretrained`; URL;
+            `hf://ORG/NAME[@REVISION]`; or another name that detectron2's `PathManager` knows, such as
+            `detectron2://...` and `torchvision://...`.
+        force: download again what is in the cache, where the name's handler can.
 
     Returns:
-        Path of the file. Downloads are kept in the cache of `PathManager` or of `huggingface_hub`.
+        Path of the file. Downloads are kept in the cache of detectron2 or of `huggingface_hub`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a download fails, or the file is not the one whose hash stands in its URL.
     """
     if "://" not in weights:
+        weights = os.path.expanduser(weights)
         return _in_folder(weights) if os.path.isdir(weights) else _existing(weights)
     try:
-        path = PathManager.get_local_path(weights, force=force)
-    except (URLError, OSError) as error:
+        return download(weights, force=force) if is_url(weights) else str(PathManager.get_local_path(weights, force))
+    except OSError as error:
         raise ValueError(_offline(weights, error)) from error
-    _check_hash(weights, path)
-    return str(path)
 
 
 def _existing(path: str) -> str:
@@ -66,40 +59,12 @@ def _in_folder(folder: str) -> str:
 def _offline(weights: str, error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
     kept = ""
-    if weights.startswith(("http://", "https://")):
+    if is_url(weights):
         kept = f", put it at {cache_path(weights)},"
     return (
         f"{weights} could not be downloaded ({reason}): fetch it on a machine with network{kept} or set MODEL.WEIGHTS "
         "to the file."
     )
-
-
-def cache_path(url: str) -> str:
-    """Where detectron2's `PathManager` keeps the download of a URL."""
-    from iopath.common.file_io import get_cache_dir
-
-    parsed = urlparse(url)
-    return os.path.join(get_cache_dir(None), os.path.dirname(parsed.path.lstrip("/")), os.path.basename(url))
-
-
-def _check_hash(url: str, path: str) -> None:
-    match = _HASH_IN_NAME.search(urlparse(url).path)
-    if not (match and url.startswith(_HASHED)):
-        return
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-    if not digest.startswith(match[1]):
-        raise ValueError(
-            f"{path} is not the file of {url}: its SHA-256 starts with {digest[: len(match[1])]}, expected {match[1]}; "
-            "delete it, so that it is downloaded again."
-        )
-
-
-def _digest(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 class HuggingFaceHandler(PathHandler):

@@ -46,9 +46,9 @@ def backbone_checkpoint(state_dict: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def write_backbone_pkl(state_dict: dict[str, Tensor], path: str) -> None:
-    """Writes `backbone_checkpoint(state_dict)` as a `.pkl`."""
+    """Writes `backbone_checkpoint(state_dict)` as a `.pkl`, by a protocol that is the same in every Python."""
     data = backbone_checkpoint(state_dict)
-    write_file(path, lambda file: pickle.dump(data, file))
+    write_file(path, lambda file: pickle.dump(data, file, protocol=4))
 
 
 class TorchvisionHandler(PathHandler):

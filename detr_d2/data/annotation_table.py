@@ -167,7 +167,7 @@ def _save(cached: Path, table: AnnotationTable, source: str) -> None:
         else:
             arrays[field.name] = value
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, **arrays)  # type: ignore[arg-type]
     try:
         write_file(cached, lambda file: file.write(content.getvalue()))
     except OSError as error:

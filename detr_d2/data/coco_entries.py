@@ -105,7 +105,8 @@ def read_images(entries: Sequence[Any], source: str) -> CocoImages:
             f"{source}: {labels(i)} has width {sizes[i, 0]} and height {sizes[i, 1]}, more pixels than can be read: "
             "correct its size"
         )
-    order = sorted(range(len(ids)), key=lambda i: sort_key(ids[i]))
+    whole = set(map(type, ids)) <= {int}
+    order = sorted(range(len(ids)), key=ids.__getitem__ if whole else lambda i: sort_key(ids[i]))
     return CocoImages([ids[i] for i in order], [names[i] for i in order], sizes[order])
 
 

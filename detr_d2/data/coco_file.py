@@ -62,7 +62,7 @@ _LISTS: dict[str, type[msgspec.Struct]] = {
     "annotations": _Annotation,
     "categories": CategoryEntry,
 }
-_WIDE_LISTS = {**_LISTS, "annotations": _WideAnnotation}
+_WIDE_LISTS: dict[str, type[msgspec.Struct]] = {**_LISTS, "annotations": _WideAnnotation}
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def _read_objects(entries: Sequence[Any], classes: CocoClasses, images: CocoImag
     _require_some_image(image_of, image_ids, images.ids, source)
     kept = np.flatnonzero(image_of >= 0)
     if len(kept) < len(entries):
-        entries, image_of = [entries[i] for i in kept], image_of[kept]
-        ids = [ids[i] for i in kept] if ids else []
+        entries, image_of = [entries[i] for i in kept.tolist()], image_of[kept]
+        ids = [ids[i] for i in kept.tolist()] if ids else []
     labels = labels_of(entries, "annotation")
     _require_no_ignore(_flags(column(entries, "ignore"), "ignore", labels, source), labels, source)
     boxes = _boxes(column(entries, "bbox"), labels, source)

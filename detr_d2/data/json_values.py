@@ -57,8 +57,9 @@ def plain_id(value: Id) -> Id:
 
 
 def sort_key(value: Id) -> tuple[bool, Id]:
-    """Numbers by size, then texts."""
-    return isinstance(value, str), value
+    """Numbers by size, whole ones also where they are written as texts; then the other texts."""
+    plain = plain_id(value)
+    return isinstance(plain, str), plain
 
 
 def text(value: Any) -> str:

@@ -62,7 +62,7 @@ def _warn_of_other_form(name: str, boxes: np.ndarray, sizes: np.ndarray) -> None
 
 
 def _inside(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return (low >= -_ROUNDING).all(axis=1) & (high <= sizes + _ROUNDING).all(axis=1)
+    return np.logical_and((low >= -_ROUNDING).all(axis=1), (high <= sizes + _ROUNDING).all(axis=1))
 
 
 def _warn_of_empty_classes(name: str, table: AnnotationTable, valid: np.ndarray) -> None:

@@ -51,10 +51,9 @@ def read_polygons(values: Sequence[Any], sizes: np.ndarray) -> tuple[list[Any], 
 def _suspects(values: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
     """Indices of those that are no polygons, or may have a fault."""
     suspect = np.array([type(value) is not list or not value for value in values], dtype=bool)
-    polygons = np.flatnonzero(~suspect)
-    counts = [len(values[i]) for i in polygons]
-    owners = np.repeat(polygons, counts)
-    rings = list(chain.from_iterable(values[i] for i in polygons))
+    polygons = [value for value in values if type(value) is list and value]
+    owners = np.repeat(np.flatnonzero(~suspect), np.array(list(map(len, polygons)), dtype=np.int64))
+    rings = list(chain.from_iterable(polygons))
     lengths = np.fromiter(map(len, rings), dtype=np.int64, count=len(rings))
     bad = (lengths < _SHORTEST_RING) | (lengths % 2 != 0)
     some = np.flatnonzero(lengths)
@@ -184,8 +183,8 @@ def _outline(values: Sequence[float]) -> float:
 def _rle_fault(rle: dict[str, Any], width: int, height: int) -> str:
     size, counts = rle.get("size"), rle.get("counts")
     try:
-        rows, columns = (side(value) for value in size) if isinstance(size, list | tuple) else ()
-    except ValueError:
+        rows, columns = (side(value.item() if isinstance(value, np.generic) else value) for value in size or ())
+    except (TypeError, ValueError):
         return 'has an RLE without "size" [height, width] and "counts"'
     if counts is None:
         return 'has an RLE without "size" [height, width] and "counts"'

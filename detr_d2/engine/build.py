@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from ..modeling import refresh
 from .train_step import TrainStep
 
 
@@ -33,6 +34,7 @@ def share_buffers(model: nn.Module) -> None:
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
+        refresh(model)  # collectives do not count as writes
 
 
 def build_train_step(cfg: CfgNode, model: nn.Module, data_loader: Any, optimizer: Optimizer) -> TrainStep:

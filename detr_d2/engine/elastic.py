@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from pathlib import Path
 
 from detectron2.utils import comm
 
@@ -28,7 +29,7 @@ def continues_elastic_run(output_dir: str) -> bool:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
-    agent = f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()}"
+    agent = f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()}{_start_of(os.getppid())}"
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     everybody = comm.all_gather((agent, restarted))
     agents = sorted({agent for agent, _ in everybody})
@@ -38,6 +39,19 @@ def continues_elastic_run(output_dir: str) -> bool:
         answer = any(restarted for _, restarted in everybody) or bool(set(agents) & set(_read(path)))
         write_json(path, agents)
     return bool(comm.all_gather(answer)[0])
+
+
+def _start_of(process: int) -> str:
+    """When a process began, in words that no other start on this machine has; empty where Linux does not tell.
+
+    Containers give the same host name and the same numbers of processes again and again.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()  # behind the name of the program
+    except OSError:
+        return ""
+    return f" {boot} {fields[19]}"
 
 
 def _read(path: str) -> list[str]:

@@ -20,10 +20,10 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
-from yaml import YAMLError
 
 from .. import model_zoo
 from ..config import get_cfg
+from ..config_file import ConfigFileError
 from ..data import register_coco, register_coco_panoptic, register_datasets, resolve_num_classes
 from ..data.registration import classes_of
 from ..files import check_writable
@@ -119,7 +119,9 @@ def load_config(config_file: str, opts: Sequence[str] = (), modules: Sequence[Mo
     try:
         if path is not None:
             cfg.merge_from_file(path)
-    except (KeyError, ValueError, AssertionError, AttributeError, YAMLError) as error:
+    except ConfigFileError:
+        raise
+    except (KeyError, ValueError, AssertionError, AttributeError) as error:
         raise ValueError(f"{path} is not a config of detectron2 or detr_d2: {_text(error, cfg)}") from error
     opts = [x for x in opts if x != "--"]
     late = next((x for x in opts if x.startswith("--")), None)

@@ -23,12 +23,15 @@ MicroBatch = list[dict[str, Any]]
 MAX_SKIPPED_STEPS = 50  # in a row: a gradient scaler that has halved its scale 50 times will not recover
 MAX_NAMED_FILES = 8
 
+_NORM, _LARGEST = "the norm of the gradients", "the largest gradient"  # beside the names of losses
+
 
 class TrainStep(SimpleTrainer):
     """detectron2's `SimpleTrainer` with gradient accumulation, mixed precision on any device, and a loss check.
 
     A step on one micro-batch in full precision does what `SimpleTrainer` does, with the same results. A loss that is
-    infinite or NaN stops the run before the weights change; with a gradient scaler the step is skipped instead.
+    infinite or NaN stops the run before the weights change; with a gradient scaler the step is skipped instead, and
+    for gradients that are, until `MAX_SKIPPED_STEPS` in a row.
 
     Args:
         model: in detectron2's format; a dict of losses, or one loss, comes out of it in training.
@@ -77,7 +80,8 @@ class TrainStep(SimpleTrainer):
         """Trains on the next `accum_steps` micro-batches.
 
         Raises:
-            FloatingPointError: if the loss is not finite and no gradient scaler is there to skip the step.
+            FloatingPointError: if the loss is not finite and no gradient scaler is there to skip the step, or it has
+                skipped too many.
         """
         assert self.model.training, "the model was changed to eval mode"
         start = time.perf_counter()
@@ -91,11 +95,12 @@ class TrainStep(SimpleTrainer):
             self.check_gradients()  # if the step before has spoiled the weights, that is what went wrong
             raise
         self.after_backward()
+        if self.grad_scaler is not None:
+            self.grad_scaler.unscale_(self.optimizer)  # so that clipping inside step() sees true norms
         self._check_and_log(losses, data_time, [_file_name(x) for batch in micro_batches for x in batch])
         if self.grad_scaler is None:
             self.optimizer.step()
             return
-        self.grad_scaler.unscale_(self.optimizer)  # so that clipping inside step() sees true norms
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -130,19 +135,28 @@ class TrainStep(SimpleTrainer):
         return self.model.no_sync()
 
     def _check_and_log(self, losses: dict[str, Tensor], data_time: float, files: list[str]) -> None:
-        """Brings losses and gradient norm to the host in one transfer, checks them, and logs the mean of processes."""
+        """Brings losses and gradients to the host in one transfer, checks them, and logs the mean of processes."""
         norm = getattr(self.optimizer, "grad_norm", None)
-        scalars = [x.detach().float().reshape(()) for x in (*losses.values(), *([] if norm is None else [norm]))]
-        values = torch.stack(scalars).tolist()
-        metrics = dict(zip(losses, values, strict=False))
+        scalars = dict(losses)
+        if norm is not None:
+            scalars[_NORM] = norm
+        if self.grad_scaler is not None:
+            scalars[_LARGEST] = self._largest_gradient()
+        values = torch.stack([x.detach().float().reshape(()) for x in scalars.values()]).tolist()
+        metrics = dict(zip(scalars, values, strict=True))
+        grad_norm, largest = metrics.pop(_NORM, None), metrics.pop(_LARGEST, 0.0)
         report: dict[str, Any] = {"metrics": metrics, "data_time": data_time}
-        if not all(map(math.isfinite, metrics.values())):
+        if not (_all_finite(metrics) and math.isfinite(largest)):
             report["files"] = files
-        grad_norm = values[-1] if norm is not None else None
         reports = comm.gather(report) or [report]
         self._raise_if_not_finite(reports, grad_norm)
         self._last_checked = (self.iter, files)
         self._log(reports, grad_norm, data_time)
+
+    def _largest_gradient(self) -> Tensor:
+        """Infinite or NaN where a gradient scaler skips the step, whatever the loss is."""
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return nn.utils.get_total_norm(gradients, norm_type=math.inf)
 
     def check_gradients(self) -> None:
         """Raises FloatingPointError if the gradients of the last step were not finite, and so are the weights now.
@@ -174,10 +188,11 @@ class TrainStep(SimpleTrainer):
                 f" in {self.skipped_steps} steps in a row (try SOLVER.AMP.DTYPE bfloat16)" if self.grad_scaler else ""
             )
             files = _name_files([name for report in bad for name in report["files"]])
-            raise FloatingPointError(
-                f"Loss became infinite or NaN at iteration={self.iter}{scaled}, in a batch of the images {files}: "
-                f"{bad[0]['metrics']}"
-            )
+            losses = next((x["metrics"] for x in bad if not _all_finite(x["metrics"])), None)
+            what = "Gradients" if losses is None else "Loss"
+            loss = f", although the loss is finite: {bad[0]['metrics']}" if losses is None else f": {losses}"
+            where = f"at iteration={self.iter}{scaled}, in a batch of the images {files}"
+            raise FloatingPointError(f"{what} became infinite or NaN {where}{loss}")
 
     def _log(self, reports: list[dict[str, Any]], grad_norm: float | None, data_time: float) -> None:
         storage = get_event_storage()
@@ -189,7 +204,7 @@ class TrainStep(SimpleTrainer):
             storage.put_scalar("grad_norm", grad_norm, cur_iter=self.iter)
         if self.grad_scaler is not None:
             storage.put_scalar("amp/skipped_in_a_row", self.skipped_steps, cur_iter=self.iter)
-        if any("files" in report for report in reports):
+        if not all(_all_finite(report["metrics"]) for report in reports):
             return
         names = reports[0]["metrics"]
         means = {name: sum(x["metrics"][name] for x in reports) / len(reports) for name in names}
@@ -217,6 +232,10 @@ def accumulation_context(model: nn.Module, micro_batches: Sequence[MicroBatch]) 
     if len(micro_batches) == 1 or accumulated_over is None:
         return None
     return accumulated_over(micro_batches)
+
+
+def _all_finite(metrics: dict[str, float]) -> bool:
+    return all(map(math.isfinite, metrics.values()))
 
 
 def _file_name(dataset_dict: dict[str, Any]) -> str:

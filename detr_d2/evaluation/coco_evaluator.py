@@ -35,6 +35,7 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from ..data.records import json_id
+from ..data.registration import require_registered
 from ..files import write_file
 from .coco_metrics import available_evaluator, coco_dataset
 from .coco_truth import check_keypoints, coco_truth
@@ -109,6 +110,7 @@ class RecordsEvaluator(DatasetEvaluator):
         self.max_detections = max_dets_per_image or MAX_DETECTIONS
         self._use_fast_impl = use_fast_impl
         self._sigmas = kpt_oks_sigmas
+        require_registered([dataset_name])
         records = list(DatasetCatalog.get(dataset_name))
         self._annotated = any("annotations" in record for record in records)
         self._truth = ground_truth_of(dataset_name, records)

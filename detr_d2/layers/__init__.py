@@ -1,6 +1,6 @@
 """Tensor in, tensor out: building blocks that know nothing of detectron2."""
 
-from .acceleration import Accelerated, set_acceleration
+from .acceleration import Accelerated, autocast_dtype, set_acceleration
 from .attention import MultiHeadAttention
 from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou, inverse_sigmoid
 from .checkpointing import run_layer
@@ -29,6 +29,7 @@ __all__ = [
     "SinePositionEncoding",
     "SpatialShapes",
     "at_least_float32",
+    "autocast_dtype",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "deformable_attention",

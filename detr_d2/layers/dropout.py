@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .acceleration import Accelerated
+from .acceleration import Accelerated, does_only, forwards_of
+
+_RELU = forwards_of(nn.ReLU)
 
 
 class Dropout(Accelerated, nn.Dropout):
@@ -26,12 +28,15 @@ class Dropout(Accelerated, nn.Dropout):
 
     def after(self, activation: nn.Module, x: Tensor) -> Tensor:
         """The activation, then this dropout."""
-        if type(activation) is nn.ReLU and self._saves_memory():
+        if does_only(activation, _RELU) and does_only(self, _DROPOUT) and self._saves_memory():
             return _OfRelu.apply(x, self.p)
         return self(activation(x))
 
     def _saves_memory(self) -> bool:
         return self.training and 0 < self.p < 1 and self.is_accelerated()
+
+
+_DROPOUT = forwards_of(Dropout)
 
 
 def random_mask(like: Tensor, dropout: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .acceleration import Accelerated, onednn_fuses
+from .acceleration import Accelerated, autocast_dtype, onednn_fuses
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (..., C_out).
     """
-    if not (x.dtype == weight.dtype == torch.float32 and onednn_fuses(x)) or torch.is_autocast_enabled(x.device.type):
+    if not (x.dtype == weight.dtype == torch.float32 and onednn_fuses(x)) or autocast_dtype(x) is not None:
         return F.linear(x, weight, bias)
     tensors = (x, weight, bias)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):

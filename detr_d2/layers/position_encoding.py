@@ -43,8 +43,7 @@ class SinePositionEncoding(nn.Module):
         """
         if padding_mask is None:
             return self._encode_unpadded(size, device)
-        valid = (~padding_mask).float()
-        y, x = valid.cumsum(1), valid.cumsum(2)
+        y, x = ((~padding_mask).cumsum(axis).float() for axis in (1, 2))  # integers: deterministic on GPUs, too
         y = self._normalise(y, y[:, -1:, :])
         x = self._normalise(x, x[:, :, -1:])
         return torch.cat([self._encode(y), self._encode(x)], dim=3).permute(0, 3, 1, 2)

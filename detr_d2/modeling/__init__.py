@@ -9,6 +9,7 @@ from .backbone import build_detr_resnet_backbone
 from .backbone_timm import TimmBackbone, build_timm_backbone
 from .classification import Classification, FocalClassification, SoftmaxClassification, build_classification
 from .criterion import CRITERION_REGISTRY, SetCriterion, build_criterion
+from .fast_resnet import refresh
 from .mask_head import MASK_HEAD_REGISTRY, DETRMaskHead, MaskHead, MaskInputs, build_mask_head
 from .matcher import HungarianMatcher, Matching, NonFinitePredictionsError
 from .meta_arch import DETR, Predictions
@@ -61,4 +62,5 @@ __all__ = [
     "build_timm_backbone",
     "build_transformer",
     "predictions_to_instances",
+    "refresh",
 ]

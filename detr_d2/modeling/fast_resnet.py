@@ -2,7 +2,7 @@
 
 The modules, their names and the results (up to rounding) are detectron2's. A block that is not one of detectron2's own
 `BasicStem`, `BasicBlock` and `BottleneckBlock`, whose norm cannot be folded now (batch norm in training, group norm),
-or that somebody watches with hooks, runs its own `forward`.
+that somebody watches with hooks or whose forward was replaced, runs as it is.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from detectron2.modeling import Backbone, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from torch import Tensor, nn
 
-from ..layers.acceleration import Accelerated, is_captured
+from ..layers.acceleration import Accelerated, Forwards, autocast_dtype, does_only, forwards_of, is_captured
 from ..layers.checkpointing import run_layer
 from ..layers.fused_convolution import fused_convolution
-from .folding import FoldedConvolutions, has_hooks, is_foldable
+from .folding import FoldedConvolutions, is_foldable
 
 _CONVOLUTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     BasicStem: ("conv1",),
     BasicBlock: ("conv1", "conv2"),
     BottleneckBlock: ("conv1", "conv2", "conv3"),
 }
+_STEM = forwards_of(BasicStem)
+_BLOCKS = forwards_of(BasicBlock, BottleneckBlock)
+_STAGE = forwards_of(nn.Sequential)
 
 
 class FastResNet(Accelerated, ResNet):
@@ -53,7 +56,7 @@ class FastResNet(Accelerated, ResNet):
         return fast
 
     def refresh(self) -> None:
-        """Forgets the folded weights; needed after weights were written to through `.data` only."""
+        """Forgets the folded weights; see the function `refresh`."""
         self._folded.clear()
 
     def train(self, mode: bool = True) -> FastResNet:
@@ -72,6 +75,7 @@ class FastResNet(Accelerated, ResNet):
         fast, checkpointed = self.is_accelerated(), self._is_checkpointed()
         if not (fast or checkpointed) or self.num_classes is not None or x.dim() != 4:
             return super().forward(x)
+        self._folded.drop_stale()
         outputs = {}
         x = self._stem(self.stem, x.contiguous(memory_format=torch.channels_last)) if fast else self.stem(x)
         if "stem" in self._out_features:
@@ -87,19 +91,19 @@ class FastResNet(Accelerated, ResNet):
         return self.checkpoint and self.training and torch.is_grad_enabled() and not is_captured()
 
     def _stem(self, stem: Any, x: Tensor) -> Tensor:
-        if not _is_known(stem, BasicStem):
+        if not _is_known(stem, _STEM):
             return stem(x)
         x = self._convolve(stem.conv1, x, relu=True)
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
     def _steps(self, stage: nn.Module, fast: bool) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
         """The blocks of a stage, each with the function that runs it; the stage itself if it is not a plain row."""
-        if type(stage) is not nn.Sequential or has_hooks(stage):
+        if not does_only(stage, _STAGE):
             yield stage, stage
             return
         is_private = False  # what enters a stage may be an output of the network
         for block in stage:
-            is_known = fast and _is_known(block, BasicBlock, BottleneckBlock)
+            is_known = fast and _is_known(block, _BLOCKS)
             yield block, partial(self._block, block, is_private=is_private) if is_known else block
             is_private = is_known
 
@@ -123,6 +127,21 @@ class FastResNet(Accelerated, ResNet):
 def accelerated(backbone: Backbone) -> Backbone:
     """The backbone, as a `FastResNet` if it is detectron2's ResNet; every other one as it is."""
     return FastResNet.of(backbone) if type(backbone) is ResNet else backbone
+
+
+def refresh(model: nn.Module) -> None:
+    """Makes a model forget what it has computed from its weights in evaluation mode; it is computed again when needed.
+
+    Writes in place, new parameters, `load_state_dict`, steps of optimizers and changes of mode, device or type are
+    followed without it, on a CPU every other write too. On other devices call it after writes that PyTorch does not
+    count: through `.data`, NumPy or DLPack, and by `torch.distributed` into a weight or a buffer.
+
+    Args:
+        model: any, also wrapped; parts that keep nothing are left alone.
+    """
+    for module in model.modules():
+        if isinstance(module, FastResNet):
+            module.refresh()
 
 
 def checkpoint_backbone(backbone: nn.Module) -> None:
@@ -150,9 +169,9 @@ def _has_graph(block: nn.Module, x: Tensor) -> bool:
     return x.requires_grad or any(parameter.requires_grad for parameter in block.parameters())
 
 
-def _is_known(block: nn.Module, *classes: type[nn.Module]) -> bool:
+def _is_known(block: nn.Module, forwards: Forwards) -> bool:
     """Whether a block is exactly of one of these classes and does nothing but what its class does."""
-    if type(block) not in classes or has_hooks(block):
+    if not does_only(block, forwards):
         return False
     convolutions = [getattr(block, name) for name in _CONVOLUTIONS[type(block)]]
     if getattr(block, "shortcut", None) is not None:
@@ -162,5 +181,5 @@ def _is_known(block: nn.Module, *classes: type[nn.Module]) -> bool:
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
     """The type in which autocast, or the lack of it, has a convolution of `x` computed."""
-    casts = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(x.device.type) if casts else x.dtype
+    dtype = autocast_dtype(x)
+    return x.dtype if dtype is None or x.dtype == torch.float64 else dtype

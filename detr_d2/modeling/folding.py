@@ -3,41 +3,37 @@
 A batch norm with fixed statistics is an affine map of each channel: scaling the rows of the convolution's weight gives
 the same as scaling its output, and is exact for gradients too. The map is then neither multiplied nor kept for the
 backward pass.
+
+A folded weight must never outlive what it was made of; `FoldedConvolutions` says how that is seen.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from detectron2.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from ..layers.acceleration import does_only, forwards_of
 from ..layers.fused_convolution import Convolution
 
-_BATCH_NORMS = (BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
+_CONVOLUTION = forwards_of(Conv2d)
+_FROZEN_NORM = forwards_of(FrozenBatchNorm2d)
+_BATCH_NORMS = forwards_of(BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
 
 def is_foldable(convolution: Any) -> bool:
-    """Whether `folded` stands for all that a call of the module would do now: its class, its norm and no hooks."""
-    if type(convolution) is not Conv2d or convolution.activation is not None or has_hooks(convolution):
+    """Whether `folded` stands for all that a call of the module would do now."""
+    if not does_only(convolution, _CONVOLUTION) or convolution.activation is not None:
         return False
     norm = convolution.norm
-    if norm is None:
+    if norm is None or does_only(norm, _FROZEN_NORM):
         return True
-    if has_hooks(norm):
-        return False
-    if type(norm) is FrozenBatchNorm2d:
-        return True
-    return type(norm) in _BATCH_NORMS and not norm.training and norm.running_mean is not None
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody wants to know when the module is called."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    return does_only(norm, _BATCH_NORMS) and not norm.training and norm.running_mean is not None
 
 
 def folded(convolution: Any) -> Convolution:
@@ -63,18 +59,17 @@ def _shift_and_scale(bias: Tensor | None, norm: Any, dtype: torch.dtype) -> tupl
     return shift, scale
 
 
-class _Entry(NamedTuple):
-    sources: tuple[Tensor, ...]
-    aliases: tuple[Tensor, ...]  # keep the storages of the sources, so that no new one gets the same address
-    state: tuple[tuple[int, int], ...]
-    dtype: torch.dtype
-    result: Convolution
-
-
 class FoldedConvolutions:
-    """Folded convolutions, computed once and again when a tensor behind them was replaced or written to.
+    """Folded convolutions, kept as long as they are those of the weights.
 
-    Writes through `.data` leave no trace: call `clear()` after them. Copies and pickles are empty.
+    * What is trained is not kept while gradients are computed or the module is in training mode.
+    * On a CPU the values themselves are compared, by a checksum of every row of a weight: a write is seen however it
+      was done.
+    * Elsewhere a forward would have to wait for that. What is seen there is the trace of a write: a tensor that was
+      replaced or whose version has changed, and the step of any optimizer (fused ones leave no version). Writes through
+      `.data` and collectives into a weight leave none: call `clear()` after them.
+
+    Call `drop_stale` before every use, once for all. Copies and pickles are empty.
     """
 
     def __init__(self) -> None:
@@ -87,16 +82,40 @@ class FoldedConvolutions:
         """Forgets everything."""
         self._entries.clear()
 
+    def drop_stale(self) -> None:
+        """Forgets everything if anything was written to, replaced or set otherwise."""
+        if not self._is_current():
+            self.clear()
+
+    @torch.no_grad()
+    def _is_current(self) -> bool:
+        now: list[Tensor] = []
+        kept: list[Tensor] = []
+        for convolution, entry in list(self._entries.items()):
+            sources = _sources(convolution)
+            if entry.settings != _settings(convolution, sources):
+                return False
+            if isinstance(entry.evidence, Tensor):
+                now += _checksums(sources)
+                kept.append(entry.evidence)
+            elif not entry.evidence.leads_to(sources):
+                return False
+        return not now or torch.equal(torch.cat(now), torch.cat(kept))
+
     def get(self, convolution: nn.Module, dtype: torch.dtype) -> Convolution:
-        """The folded convolution in a type; without gradients it is kept, in channels-last."""
+        """The folded convolution in a type; what is kept is in channels-last."""
         sources = _sources(convolution)
-        if torch.is_grad_enabled() and any(x.requires_grad for x in sources):
+        is_trained = any(x.requires_grad for x in sources)
+        if is_trained and torch.is_grad_enabled():
             return _with_bias_in(dtype, folded(convolution))
-        if any(x.is_inference() for x in sources):  # these do not count writes
+        can_be_read = _can_be_read(sources)
+        is_traceless = not can_be_read and any(x.is_inference() for x in sources)
+        if is_traceless or (is_trained and convolution.training):
             return folded(convolution).scaled(dtype)
         entry = self._entries.get(convolution)
-        if entry is None or entry.dtype != dtype or not _is_current(entry, sources):
-            entry = _make(convolution, sources, dtype)
+        if entry is None or entry.dtype != dtype:
+            evidence = torch.cat(_checksums(sources)).detach() if can_be_read else _Trace(sources)
+            entry = _Entry(evidence, _settings(convolution, sources), dtype, _fold_to_keep(convolution, dtype))
             self._entries[convolution] = entry
         return entry.result
 
@@ -107,30 +126,88 @@ class FoldedConvolutions:
         return FoldedConvolutions, ()
 
 
+class _Entry(NamedTuple):
+    evidence: Tensor | _Trace  # checksums where the sources can be read
+    settings: tuple[Any, ...]
+    dtype: torch.dtype
+    result: Convolution
+
+
+def _checksums(sources: tuple[Tensor, ...]) -> list[Tensor]:
+    """Numbers that change when those in the sources do: one for each row of the weight, the others as they are."""
+    weight, *others = sources
+    if weight.dtype not in (torch.float32, torch.float64):
+        weight = weight.float()  # a sum of short numbers would round small changes away
+    if weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.permute(0, 2, 3, 1)  # the order in memory, so that nothing is copied
+    rows = weight.flatten(1)
+    return [rows.mv(_factors(rows.shape[1], rows.dtype)), *others]
+
+
+@lru_cache
+def _factors(count: int, dtype: torch.dtype) -> Tensor:
+    """A factor for each number of a row, all different, so that a sum of products sees numbers that change places."""
+    return torch.rand(count, dtype=dtype, generator=torch.Generator().manual_seed(0)) + 0.5
+
+
+class _Trace:
+    """What a write to tensors leaves behind without reading them."""
+
+    def __init__(self, sources: tuple[Tensor, ...]) -> None:
+        self._sources = sources
+        self._aliases = tuple(x.detach() for x in sources)  # keep the storages, so that no other gets the same address
+        self._state = _state(sources)
+
+    def leads_to(self, sources: tuple[Tensor, ...]) -> bool:
+        """Whether the tensors are the same and nobody has written to them."""
+        if len(sources) != len(self._sources) or any(x is not y for x, y in zip(sources, self._sources, strict=True)):
+            return False
+        return self._state == _state(sources)
+
+
+def _state(sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    steps = _OPTIMIZER_STEPS.count if any(x.requires_grad for x in sources) else None
+    return (steps, *((x._version, x.data_ptr()) for x in sources))
+
+
+class _StepCounter:
+    """Counts the steps of all optimizers of this process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        register_optimizer_step_post_hook(self._add)
+
+    def _add(self, *_: object) -> None:
+        self.count += 1
+
+
+_OPTIMIZER_STEPS = _StepCounter()
+
+
 def _sources(convolution: Any) -> tuple[Tensor, ...]:
-    norm = convolution.norm
-    tensors: tuple[Tensor | None, ...] = (convolution.weight, convolution.bias)
-    if norm is not None:
-        tensors += (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    return tuple(x for x in tensors if x is not None)
+    """Weight first, and all other numbers of the convolution and its norm."""
+    tensors = list(convolution._parameters.values())  # attributes of modules are slow
+    if convolution.norm is not None:
+        tensors += [*convolution.norm._parameters.values(), *convolution.norm._buffers.values()]
+    return tuple(x for x in tensors if x is not None and x.is_floating_point())
 
 
-def _state(sources: tuple[Tensor, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple((x._version, x.data_ptr()) for x in sources)
+def _can_be_read(sources: tuple[Tensor, ...]) -> bool:
+    """Whether nothing has to be waited for; tensors of other classes may stand for numbers that are not here."""
+    return all(x.is_cpu and type(x) in (Tensor, nn.Parameter) for x in sources)
 
 
-def _is_current(entry: _Entry, sources: tuple[Tensor, ...]) -> bool:
-    same = len(entry.sources) == len(sources) and all(x is y for x, y in zip(entry.sources, sources, strict=True))
-    return same and entry.state == _state(sources)
+def _settings(convolution: Any, sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """What the result depends on beside the numbers in the sources, and how those can be compared."""
+    geometry = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+    return (*geometry, getattr(convolution.norm, "eps", None), _can_be_read(sources), sources[0].dtype)
 
 
-def _make(convolution: nn.Module, sources: tuple[Tensor, ...], dtype: torch.dtype) -> _Entry:
+def _fold_to_keep(convolution: nn.Module, dtype: torch.dtype) -> Convolution:
     # An inference tensor could not take part in a later training step, where frozen layers use these weights.
     with torch.inference_mode(False), torch.no_grad():
         result = folded(convolution).scaled(dtype)
-        result = result._replace(weight=result.weight.contiguous(memory_format=torch.channels_last))
-        aliases = tuple(x.detach() for x in sources)
-    return _Entry(sources, aliases, _state(sources), dtype, result)
+        return result._replace(weight=result.weight.contiguous(memory_format=torch.channels_last))
 
 
 def _with_bias_in(dtype: torch.dtype, convolution: Convolution) -> Convolution:

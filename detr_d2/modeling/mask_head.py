@@ -23,6 +23,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from ..layers import at_least_float32
+from ..layers.acceleration import does_only, forwards_of
 
 MASK_HEAD_REGISTRY = Registry("MASK_HEAD")
 MASK_HEAD_REGISTRY.__doc__ = """
@@ -30,6 +31,7 @@ Mask heads: `MaskInputs` and the queries to segment in, mask logits out. A regis
 with `cfg` and the backbone's shapes by name; see `DETRMaskHead`.
 """
 
+_CONVOLUTION = forwards_of(nn.Conv2d)
 NUM_FEATURES = 3  # as many maps as the pyramid has adapters
 MAX_GROUPS = 8  # of every GroupNorm
 
@@ -240,6 +242,8 @@ class DETRMaskHead(MaskHead):
 
     def _first_layer(self, source: Tensor, maps: Tensor, image: Tensor) -> Tensor:
         """`lay1` of source (B, C, H, W) and attention maps (N, n, H, W) stacked, but the source is convolved once."""
+        if not does_only(self.lay1, _CONVOLUTION):
+            return self.lay1(torch.cat([_spread(source, image), maps.to(source.dtype)], dim=1))
         of_source, of_maps = self.lay1.weight.split([self.hidden_dim, maps.shape[1]], dim=1)
         shared = F.conv2d(source, of_source, self.lay1.bias, padding=1)
         return F.conv2d(maps.to(source.dtype), of_maps, padding=1) + _spread(shared, image)

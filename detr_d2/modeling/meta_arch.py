@@ -18,11 +18,12 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from ..layers import downsample_mask, padding_mask, set_acceleration
+from ..layers import autocast_dtype, downsample_mask, padding_mask, set_acceleration
+from .agreement import check_maps_are_read, check_references
 from .classification import SOFTMAX, Classification, build_classification
 from .config_values import check_in_features, inference_dtype_of, with_num_classes
 from .criterion import build_criterion
-from .fast_resnet import FastResNet, accelerated, checkpoint_backbone
+from .fast_resnet import accelerated, checkpoint_backbone, refresh
 from .freezing import freeze_part
 from .mask_head import MaskHead, MaskInputs, build_mask_head
 from .matcher import NonFinitePredictionsError
@@ -136,8 +137,11 @@ class DETR(nn.Module):
         self.inference_dtype = inference_dtype
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        check_references(transformer, head)
         for name in freeze:
             freeze_part(self, name)
+        read = {*in_features, *(() if mask_head is None else mask_head.in_features)}
+        check_maps_are_read(self.backbone, read, len(pixel_mean))
         if checkpointed_backbone:
             checkpoint_backbone(self.backbone)
         set_acceleration(self, inference=optimize_inference, training=optimize_training)
@@ -184,10 +188,8 @@ class DETR(nn.Module):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def refresh(self) -> None:
-        """Forgets what was computed from weights; needed after weights were written to through `.data` only."""
-        for module in self.modules():
-            if isinstance(module, FastResNet):
-                module.refresh()
+        """Forgets what was computed from weights; see `detr_d2.modeling.refresh`."""
+        refresh(self)
 
     @property
     def device(self) -> torch.device:
@@ -224,9 +226,10 @@ class DETR(nn.Module):
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Autocast of `inference_dtype`; training is left to the trainer."""
-        if self.training or self.inference_dtype == torch.float32:
+        device = self.device.type
+        if self.training or self.inference_dtype == torch.float32 or not torch.amp.is_autocast_available(device):
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.inference_dtype)
+        return torch.autocast(device, dtype=self.inference_dtype)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalises the images, then pads them with zeros (the mean colour) to the largest height and width."""
@@ -279,7 +282,7 @@ class DETR(nn.Module):
             instances, num_classes=self.num_classes, device=self.device, padded_size=padded_size
         )
         # Under fp16 the gradient scaler recovers from overflow: let the non-finite loss reach it.
-        strict = not (torch.is_autocast_enabled(self.device.type) and logits.dtype == torch.float16)
+        strict = autocast_dtype(logits) is None or logits.dtype != torch.float16
         try:
             losses = self.criterion(
                 logits, boxes_cxcywh, targets, proposals=proposals, predict_masks=predict_masks, strict=strict

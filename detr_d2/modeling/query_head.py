@@ -18,7 +18,8 @@ QUERY_HEAD_REGISTRY = Registry("QUERY_HEAD")
 QUERY_HEAD_REGISTRY.__doc__ = """
 Heads: a `TransformerOutput` in, class logits (L, B, Q, num_logits) and normalised boxes_cxcywh (L, B, Q, 4) out. A
 registered class is called with `cfg`; see `DETRHead`. Transformers that refine boxes or propose them also call its
-`classify` and `box_logits`; see `LayerHead`.
+`classify` and `box_logits`; see `LayerHead`. A head without `box_logits` that reads `reference_logits` says so by an
+attribute `reads_references = True`; transformers that give references are refused with other heads.
 """
 
 

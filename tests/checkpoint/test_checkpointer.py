@@ -14,7 +14,7 @@ import torch
 import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
-from foreign_models import foreign_state, small_cfg, small_detr
+from foreign_models import assert_same_state, foreign_state, small_cfg, small_detr
 from full_disk import largest_file
 from tiny_models import tiny_detr
 
@@ -187,6 +187,18 @@ def test_a_trained_model_must_be_complete(tmp_path: Path):
         Checkpointer(tiny_detr()).load_trained("")
 
 
+def test_a_refused_file_leaves_the_model_as_it_was(tmp_path: Path):
+    model = tiny_detr()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    part = {name: tensor + 1 for name, tensor in before.items() if not name.startswith("head.")}
+    torch.save({"model": part}, tmp_path / "part.pth")
+    torch.save({"model": part, "matching_heuristics": True}, tmp_path / "backbone.pth")
+    for name in ("part.pth", "backbone.pth"):
+        with pytest.raises(ValueError, match=name):
+            Checkpointer(model).load_trained(str(tmp_path / name))
+        assert_same_state(model.state_dict(), before)
+
+
 @pytest.mark.parametrize("name", ["cut.pth", "cut.pkl"])
 def test_damaged_files_name_themselves(tmp_path: Path, name: str):
     path = tmp_path / name
@@ -211,10 +223,18 @@ def test_a_missing_file_names_the_key(tmp_path: Path):
 )
 def test_detectron2s_own_checkpointer_names_convert(layout: Layout, tmp_path: Path) -> None:
     state = foreign_state(small_detr(family=layout.family), layout)
-    torch.save({"model": state, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "theirs.pth")
+    torch.save({"model": state}, tmp_path / "theirs.pth")
     cfg = small_cfg("MODEL.WEIGHTS", str(tmp_path / "theirs.pth"), family=layout.family)
     with pytest.raises(ValueError, match=r"python -m detr_d2 convert SRC DST --to detectron2"):
         DefaultPredictor(cfg)
+
+
+def test_our_reading_leaves_torchs_policy_to_the_process(tmp_path: Path) -> None:
+    torch.save({"model": {}, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "training.pth")
+    read_checkpoint(str(tmp_path / "training.pth"))
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+    with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace was not an allowed global"):
+        DetectionCheckpointer(tiny_detr()).load(str(tmp_path / "training.pth"))
 
 
 @pytest.mark.parametrize(
@@ -240,6 +260,31 @@ def test_names_of_a_distributed_model_lose_their_prefix(tmp_path: Path) -> None:
     torch.save({"model": {f"module.{name}": x for name, x in state.items()}}, tmp_path / "ddp.pth")
     Checkpointer(model).load(str(tmp_path / "ddp.pth"))
     assert torch.equal(model.state_dict()["neck.input_proj.weight"], source.state_dict()["neck.input_proj.weight"])
+
+
+@pytest.mark.parametrize("mark", ["_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}", "transformer"])
+def test_names_of_a_compiled_model_lose_their_prefix(mark: str, tmp_path: Path) -> None:
+    source, model = small_detr(), small_detr()
+    names = {name: mark.format(name) for name in source.state_dict()}
+    if "{}" not in mark:  # only that part was compiled
+        names = {name: name.replace("transformer.", "transformer._orig_mod.", 1) for name in names}
+    torch.save({"model": {names[name]: x + 1 for name, x in source.state_dict().items()}}, tmp_path / "compiled.pth")
+    Checkpointer(model).load_trained(str(tmp_path / "compiled.pth"))
+    assert_same_state(model.state_dict(), {name: x + 1 for name, x in source.state_dict().items()})
+
+
+def test_a_compiled_model_is_saved_and_loaded_under_its_own_names(tmp_path: Path) -> None:
+    source, model = small_detr(), small_detr()
+    Checkpointer(torch.compile(source), str(tmp_path)).save("a")  # type: ignore[arg-type]
+    assert set(read_checkpoint(str(tmp_path / "a.pth"))["model"]) == set(source.state_dict())
+    Checkpointer(torch.compile(model)).load_trained(str(tmp_path / "a.pth"))  # type: ignore[arg-type]
+    assert_same_state(model.state_dict(), source.state_dict())
+
+
+def test_a_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(1), "_orig_mod.a": torch.ones(1)}}, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match=r"two.pth holds a tensor twice, as 'a' and as '_orig_mod.a'"):
+        read_model_file(str(tmp_path / "two.pth"))
 
 
 def test_files_of_caffe2_and_pycls_are_read_as_detectron2_reads_them(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from detr_d2.config import get_cfg
 from detr_d2.data import annotation_table
+from detr_d2.data.coco_file import forget_coco_file
 
 _numbers = itertools.count()
 
@@ -26,6 +27,7 @@ def clean_catalogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """Every test has a cache folder of its own and leaves no dataset behind."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     annotation_table._read_cached.cache_clear()
+    forget_coco_file()
     before = set(DatasetCatalog)
     yield
     for name in set(DatasetCatalog) - before:

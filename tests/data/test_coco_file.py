@@ -21,7 +21,7 @@ from detr_d2.data.coco_dataset import CocoDataset, coco_records
 from detr_d2.data.coco_file import forget_coco_file, keep_coco_file, read_coco_file, take_coco_file
 
 Coco = dict[str, Any]
-Edit = Callable[[Coco], None]
+Edit = Callable[[Coco], object]
 
 RLE = pycocotools.mask.encode(np.asfortranarray(np.tri(10, 20, dtype=np.uint8)))
 BITS = {"size": [10, 20], "counts": RLE["counts"].decode()}
@@ -119,7 +119,7 @@ SAME_FORMS: dict[str, Edit] = {
     "crowds as words": every("annotations", "iscrowd", lambda x: "TRUE" if x else " false "),
     "crowds as bool": every("annotations", "iscrowd", bool),
     "crowds as float": every("annotations", "iscrowd", float),
-    "crowds null or missing": lambda c: (c["annotations"][0].update(iscrowd=None), c["annotations"][2].pop("iscrowd")),  # type: ignore[return-value]
+    "crowds null or missing": lambda c: (c["annotations"][0].update(iscrowd=None), c["annotations"][2].pop("iscrowd")),
     "sizes as texts": both(every("images", "width", str), every("images", "height", "{}.0".format)),
     "sizes as float": every("images", "width", float),
     "boxes as texts": every("annotations", "bbox", lambda box: [str(x) for x in box]),
@@ -131,7 +131,7 @@ SAME_FORMS: dict[str, Edit] = {
         "annotations", 1, "segmentation",
         {"size": [10, 20], "counts": [0, 10, 1, 9, 2, 8, 3, 7, 4, 6, 5, 5, 6, 4, 7, 3, 8, 2, 9, 1, 100]},
     ),
-    "entries in another order": lambda c: (c["images"].reverse(), c["categories"].reverse()),  # type: ignore[return-value]
+    "entries in another order": lambda c: (c["images"].reverse(), c["categories"].reverse()),
     "NaN where nothing is read": one("annotations", 0, "score", math.nan),
     "half a surrogate where nothing is read": one("images", 0, "flickr_url", "\ud800"),
 }  # fmt: skip

@@ -232,8 +232,44 @@ def test_scaler_that_skips_for_ever_stops():
     data = micro_batches(1)
     data[0][0]["scale"] = torch.tensor(torch.nan)
     step = scaled(data * MAX_SKIPPED_STEPS)
-    with pytest.raises(FloatingPointError, match=rf"iteration={MAX_SKIPPED_STEPS - 1} .*bfloat16"):
+    with pytest.raises(
+        FloatingPointError, match=rf"^Loss .*iteration={MAX_SKIPPED_STEPS - 1} .*bfloat16.*0_0\.png.*nan"
+    ):
         run(step, MAX_SKIPPED_STEPS)
+
+
+class InfiniteGradient(Linear):
+    """Has a finite loss, always, whose gradient is infinite in batches whose images have a negative scale."""
+
+    def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        weight = self.layer.weight.sum()
+        spoiled = (weight - weight.detach()).sqrt() if batch[0]["scale"] < 0 else 0 * weight
+        return {"loss": self.layer.bias.sum() ** 2 + spoiled}
+
+
+def with_infinite_gradients(data: Iterable[Any], *, clips: bool, **variant: Any) -> TrainStep:
+    model = InfiniteGradient()
+    kind = with_global_clipping(torch.optim.AdamW, 0.1) if clips else torch.optim.AdamW
+    optimizer = kind(model.parameters(), lr=0.1, **variant)
+    return TrainStep(model, data, optimizer, grad_scaler=torch.amp.GradScaler("cpu"))
+
+
+@pytest.mark.parametrize("variant", [{"foreach": True}, {"fused": True}], ids=["foreach", "fused"])
+@pytest.mark.parametrize("clips", [True, False], ids=["clipped", "plain"])
+def test_steps_skipped_for_their_gradients_count_whatever_the_loss(variant: dict[str, Any], clips: bool):
+    bad, good = micro_batches(2)
+    bad[0]["scale"] = torch.tensor(-1.0)
+    step = with_infinite_gradients([bad, bad, good, *[bad] * MAX_SKIPPED_STEPS], clips=clips, **variant)
+    before = copy.deepcopy(step.model.state_dict())
+    assert [x for x, _ in run(step, 3).history("amp/skipped_in_a_row").values()] == [1, 2, 0]
+    assert not torch.equal(step.model.state_dict()["layer.bias"], before["layer.bias"])
+    before = copy.deepcopy(step.model.state_dict())
+    storage = run(step, MAX_SKIPPED_STEPS - 1)
+    assert all(torch.equal(x, before[name]) for name, x in step.model.state_dict().items())
+    assert len(storage.history("total_loss").values()) == MAX_SKIPPED_STEPS - 1  # as they are finite
+    said = r"^Gradients became infinite or NaN .* 50 steps in a row .*bfloat16.*0_0\.png.* although the loss is finite"
+    with pytest.raises(FloatingPointError, match=said):
+        run(step, 1)
 
 
 def test_autocast_to_the_asked_precision():

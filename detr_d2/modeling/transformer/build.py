@@ -10,7 +10,8 @@ TRANSFORMER_REGISTRY = Registry("TRANSFORMER")
 TRANSFORMER_REGISTRY.__doc__ = """
 Transformers: feature maps in, a `TransformerOutput` of object queries out. A registered class is called with `cfg`
 (give it a `from_config`) and must have `forward(features, padding_masks, positions, all_layers, head)`;
-`DETRTransformer` is the model. Through `head`, a `LayerHead`, it can ask for the predictions of single layers.
+`DETRTransformer` is the model. Through `head`, a `LayerHead`, it can ask for the predictions of single layers. One that
+gives `reference_logits` says so by an attribute `gives_references = True`.
 """
 
 

@@ -61,6 +61,8 @@ class DeformableTransformer(nn.Module):
         checkpoint: save memory in training at the price of time; see `run_layer`.
     """
 
+    gives_references = True  # see `check_references`
+
     @configurable
     def __init__(
         self,
