@@ -73,6 +73,10 @@ _RULES: dict[str, _Rule] = {
     "TEST.AUG.MIN_SIZES": _SIZES,
     "TEST.AUG.MAX_SIZE": _at_least(1),
     "VIS_PERIOD": _PERIOD,
+    "MODEL.DETR.NUM_QUERIES": _at_least(1),
+    "MODEL.DETR.IN_FEATURES": _each(_is_text, "names of feature maps"),
+    "MODEL.DETR.MASK_HEAD.IN_FEATURES": _each(_is_text, "names of feature maps"),
+    "MODEL.DETR.FREEZE": _each(_is_text, "names of modules"),
     "DATALOADER.NUM_WORKERS": _NOT_NEGATIVE,
     "INPUT.MIN_SIZE_TRAIN": _SIZES,
     "INPUT.DETR_MIN_SIZES": _SIZES,
@@ -114,6 +118,8 @@ def check_settings(cfg: CfgNode) -> None:
         endless = isinstance(value, float) and math.isinf(value) and key not in _MAY_BE_INFINITE
         if endless or (isinstance(value, float) and math.isnan(value)):
             raise ValueError(f"{key} is {value}, expected a finite number.")
+        if type(value) is int and abs(value) >= 1 << 63:
+            raise ValueError(f"{key} is {value}, expected a number of 64 bits.")
         values[key] = value
         rule = _RULES.get(key)
         if rule is not None and not rule.holds(value):
