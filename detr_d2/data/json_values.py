@@ -168,7 +168,7 @@ def read_all(
     named = [f"{labels(i)} has {key} {shown(value)}" for i, value in bad[:_MOST_SHOWN]]
     what = problem or f'{"value" if len(bad) == 1 else "values"} of "{key}" cannot be used'
     raise ValueError(
-        f"{source}: {len(bad)} {what}: {listed(named, len(bad))}; expected {expected}: correct or remove it"
+        f"{source}: {len(bad)} {what}: {listed(named, len(bad))}; expected {expected}: correct or remove them"
     )
 
 
