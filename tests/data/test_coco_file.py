@@ -208,7 +208,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "infinite": (one("annotations", 1, "area", math.inf), "annotation 2 has area inf"),
     "too large": (one("annotations", 1, "bbox", [0, 1, 1e30, 1]), r"annotation 2 has bbox \[0, 1, 1e\+30, 1\]"),
     "a very large integer": (one("annotations", 1, "area", 10**400), "annotation 2 has area 1000"),
-    "negative area": (one("annotations", 1, "area", -1), "annotation 2 has area -1; expected a number of square pixels"),
+    "negative area": (one("annotations", 1, "area", -1), "annotation 2 has area -1; expected a number of square"),
     "area in a list": (one("annotations", 1, "area", [480]), r"annotation 2 has area \[480\]"),
     "crowd": (one("annotations", 1, "iscrowd", 2), "annotation 2 has iscrowd 2; expected 0 or 1, true or false"),
     "crowd in words": (one("annotations", 1, "iscrowd", "no"), "annotation 2 has iscrowd 'no'"),
