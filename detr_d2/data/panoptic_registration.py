@@ -37,8 +37,8 @@ class PanopticSpec:
         """Raises ValueError if the spec is not of the form NAME=panoptic.json:png_root:image_root[:instances.json]."""
         name, _, paths = spec.partition("=")
         parts = re.split(r":(?!//)", paths)
-        instances = parts.pop() if len(parts) == 4 and parts[-1].endswith(".json") else ""
-        if not name.strip() or len(parts) != 3 or not all(parts) or not parts[0].endswith(".json"):
+        instances = parts.pop() if len(parts) == 4 and parts[-1].lower().endswith(".json") else ""
+        if not name.strip() or len(parts) != 3 or not all(parts) or not parts[0].lower().endswith(".json"):
             raise ValueError(
                 f'--coco-panoptic {spec}: expected {_FORM}, such as "rooms=rooms/panoptic.json:rooms/panoptic:'
                 'rooms/images"; paths cannot hold colons'
