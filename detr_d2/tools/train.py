@@ -22,6 +22,7 @@ from ..data.coco_file import forget_coco_file
 from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
 from ..engine.elastic import continues_elastic_run
+from ..engine.evaluators import check_evaluators
 from ..engine.hooks import naming_images
 from ..engine.launch import started_by_torchrun, world_size
 from ..engine.startup import find_config_file, import_user_modules
@@ -124,6 +125,7 @@ def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | N
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
+    check_evaluators(cfg)
     check_evaluation_sets(cfg)
     check_test_images(cfg)
     model = Trainer.build_model(cfg)
@@ -141,6 +143,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> None:
 
 def train(cfg: CfgNode, reports: Sequence[DatasetReport], *, resume: bool) -> None:
     """Trains to `SOLVER.MAX_ITER`, from the last checkpoint of `OUTPUT_DIR` with `resume`."""
+    check_evaluators(cfg)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     logger.info("This run:\n" + summarise_run(trainer.cfg, trainer.unwrapped_model, trainer.optimizer, reports))
