@@ -183,7 +183,9 @@ def _outline(values: Sequence[float]) -> float:
 def _rle_fault(rle: dict[str, Any], width: int, height: int) -> str:
     size, counts = rle.get("size"), rle.get("counts")
     try:
-        rows, columns = (side(value.item() if isinstance(value, np.generic) else value) for value in size or ())
+        rows, columns = (
+            side(value.item() if isinstance(value, np.generic) else value) for value in (() if size is None else size)
+        )
     except (TypeError, ValueError):
         return 'has an RLE without "size" [height, width] and "counts"'
     if counts is None:

@@ -25,6 +25,7 @@ SQUARE = [[0, 0, 5, 0, 5, 5, 0, 5]]
         ([[0, 0, 5, 0, 5, 5, 0]], "has no polygon of three points"),
         ({"size": [10, 20], "counts": "T3T3"}, ""),
         ({"size": [10, 20], "counts": [100, 100]}, ""),
+        ({"size": np.array([10, 20]), "counts": np.array([100, 100])}, ""),
         ({"size": [10, 20], "counts": [200]}, "has an RLE that marks no pixel"),
         ({"size": [10, 20], "counts": [100, 99]}, "counts sum to 199 instead of 10 x 20"),
         ({"size": [20, 10], "counts": "abc"}, "RLE of height 20 and width 10 in an image of height 10 and width 20"),
