@@ -17,6 +17,7 @@ from urllib.parse import urljoin
 import detectron2
 import yaml
 from detectron2.config import CfgNode as Detectron2CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.utils.file_io import PathManager
 
 from .downloads import download, is_url
@@ -82,7 +83,11 @@ class CfgNode(Detectron2CfgNode):
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:  # noqa: ARG003
         """`load_config_file`; detectron2 sets `allow_unsafe` where nobody has said so, so that it means nothing."""
-        return load_config_file(filename)
+        values = load_config_file(filename)
+        for name, default in get_detectron2_cfg().items():
+            if isinstance(default, Detectron2CfgNode) and not isinstance(values.get(name, {}), dict):
+                raise ConfigFileError(f"{filename}: {name} is {values[name]!r:.100}, expected keys of its own.")
+        return values
 
 
 def load_config_file(path: str) -> dict[str, Any]:
@@ -202,8 +207,8 @@ def _check(node: yaml.Node | None, loader: type[_Loader], name: str) -> None:
 def _check_tag(node: yaml.Node, loader: type[_Loader], where: str) -> None:
     if node.tag not in loader.yaml_constructors and node.tag != _MERGE:
         raise ConfigFileError(
-            f"{where}: the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is refused, since config files are data: "
-            "code runs from the files of --import, and from a LazyConfig."
+            f"{where}: the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is refused, since config files are data; "
+            "code runs from the files that --import names."
         )
 
 

@@ -66,9 +66,13 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_closed_log_streams() -> None:
-    """Forgets log handlers that write to the console of a test before this one, which is closed."""
+    """Forgets log handlers that write to the console of a test before this one, which is closed.
+
+    And what detectron2's `setup_logger` has done to the loggers, which `caplog` would not hear any more.
+    """
     for name in ("detectron2", "detr_d2", "fvcore"):
         logger = logging.getLogger(name)
+        logger.propagate = True
         for handler in list(logger.handlers):
             if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
                 logger.removeHandler(handler)

@@ -18,7 +18,9 @@ from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.class_names import match_classes, require_same_classes
-from detr_d2.data.checks import check_evaluation_sets, check_order_of_classes
+from detr_d2.data import check_order_of_classes
+from detr_d2.data.checks import check_evaluation_sets
+from detr_d2.engine import Trainer
 from detr_d2.evaluation.compare_models import map_classes
 from detr_d2.evaluation.prediction import Categories
 from detr_d2.evaluation.segmentation_figures import _require_classes_of
@@ -163,6 +165,8 @@ def test_weights_that_do_not_name_their_classes(model: Any, datasets: Callable[.
     cfg, config = cfg.clone(), datasets(MODEL, ORDER, train=True)
     with pytest.raises(ValueError, match=r"DATASETS\.TRAIN has the classes .*\(the same names in another order\)"):
         check_order_of_classes(config)
+    with pytest.raises(ValueError, match="the same names in another order"):
+        Trainer(config)
     MetadataCatalog.remove("data 1")
     MetadataCatalog.get("data 1").set(thing_classes=OTHERS["renamed"][0])
     check_order_of_classes(config)

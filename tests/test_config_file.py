@@ -80,7 +80,7 @@ def test_code_is_refused_wherever_it_is_named(place: str, tmp_path: Path, web: s
         "memory": "memory://bad.yaml",
     }
     top.write_text(bad if place == "file" else f"_BASE_: {base[place]}\n")
-    words = r"yaml, line 2: the tag !!python/object/apply:os.mkdir is refused, .* the files of --import"
+    words = r"yaml, line 2: the tag !!python/object/apply:os.mkdir is refused, .* the files that --import names"
     with pytest.raises(ConfigFileError, match=("top" if place == "file" else "bad") + r"\." + words):
         get_cfg().merge_from_file(str(top))
     with pytest.raises(ConfigFileError, match=words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 import socket
@@ -48,3 +49,46 @@ def test_every_test_begins_with_the_seed() -> None:
 def test_one_thread() -> None:
     assert torch.get_num_threads() == 1
     assert os.environ["OMP_NUM_THREADS"]
+
+
+# What can run code from a file, or what it says -> the only files of the package that use it.
+READERS = {
+    "torch.load": {"detr_d2/checkpoint/torch_file.py"},
+    "safetensors.torch.load_file": {"detr_d2/checkpoint/safe_read.py"},
+    "pickle.load": set(),
+    "pickle.loads": set(),
+    "pickle.Unpickler": set(),
+    "torch.jit.load": set(),
+    "torch.hub.load_state_dict_from_url": set(),
+    "yaml.load": set(),
+    "yaml.unsafe_load": set(),
+    "yaml.full_load": set(),
+    "yaml.safe_load": set(),
+    "yaml.SafeLoader": {"detr_d2/config_file.py"},
+    "eval": set(),
+    "exec": set(),
+}
+
+
+def test_only_the_readers_that_are_checked_read_files_that_can_run_code() -> None:
+    """So every command that takes weights or a config meets what tests/checkpoint/test_reading.py tests."""
+    root = Path(__file__).resolve().parents[1]
+    found: dict[str, set[str]] = {name: set() for name in READERS}
+    lasts = {name.rpartition(".")[2] for name in READERS}
+    for path in sorted((root / "detr_d2").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {
+            alias.asname or alias.name: f"{node.module}.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            last = getattr(node, "attr", getattr(node, "id", None))
+            if isinstance(node, ast.Attribute | ast.Name) and (last in imported or last in lasts):
+                name = imported.get(ast.unparse(node), ast.unparse(node))
+                if name in found:
+                    found[name].add(path.relative_to(root).as_posix())
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert ast.unparse(node.value) == "False", path
+    assert found == READERS

@@ -66,6 +66,7 @@ ALLOWED = {
         "detr_d2.modeling!",
         "detr_d2.layers",
         "detr_d2.config",
+        "detr_d2.config_file",
         "detr_d2.checkpoint",
         "detr_d2.data",
     },
@@ -300,16 +301,17 @@ def _is_own(node: ast.expr) -> bool:
 # the single ones run), writes to tensors, hooks, and whether a transformation is at work.
 PRIVATE_NAMES_OF_TORCH = {
     "detr_d2.layers.acceleration, _C",
+    "detr_d2.layers.acceleration, _backward_hooks",
+    "detr_d2.layers.acceleration, _backward_pre_hooks",
     "detr_d2.layers.acceleration, _current_level",
+    "detr_d2.layers.acceleration, _forward_hooks",
+    "detr_d2.layers.acceleration, _forward_pre_hooks",
     "detr_d2.layers.acceleration, _functorch",
+    "detr_d2.layers.acceleration, _has_any_global_hook",
     "detr_d2.layers.acceleration, _is_mkldnn_bf16_supported",
     "detr_d2.layers.fused_convolution, _convolution_pointwise",
     "detr_d2.layers.fused_convolution, _convolution_pointwise_",
     "detr_d2.layers.linear, _linear_pointwise",
-    "detr_d2.modeling.folding, _backward_hooks",
-    "detr_d2.modeling.folding, _backward_pre_hooks",
-    "detr_d2.modeling.folding, _forward_hooks",
-    "detr_d2.modeling.folding, _forward_pre_hooks",
     "detr_d2.modeling.folding, _version",
 }
 

@@ -14,6 +14,14 @@ from .safe_read import read_checkpoint
 # What torch.compile, FSDP and activation checkpointing name the module that they wrap, whichever part of a model it is.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
+# What files of this package tell beside the weights -> what it is, its types, and whether it is a list of such.
+_FACTS: dict[str, tuple[str, tuple[type, ...], bool]] = {
+    "class_names": ("a list of names", (str,), True),
+    "category_ids": ("a list of numbers or names", (int, float, str), True),
+    "num_things": ("a number", (int,), False),
+    "panoptic_layout": ("a name", (str,), False),
+}
+
 
 def read_model_file(path: str) -> dict[str, Any]:
     """Reads a file of weights as data.
@@ -35,7 +43,19 @@ def read_model_file(path: str) -> dict[str, Any]:
         content = {"model": weights, "__author__": "pycls", "matching_heuristics": True}
     elif "model" not in content:
         content = _of_caffe2(content) if _is_of_caffe2(content) else {"model": content}
+    _check_facts(content, path)
     return {**content, "model": _model(content, "model", path)}
+
+
+def _check_facts(content: Mapping[str, Any], path: str) -> None:
+    """Whether what files of this package tell beside the weights is of the kind that it should be."""
+    for key, (expected, types, is_list) in _FACTS.items():
+        value = content.get(key)
+        items = value if is_list and isinstance(value, list | tuple) else [value]
+        if value is not None and not all(type(item) in types for item in items):
+            raise ValueError(
+                f"{path} is no checkpoint of this package: {key} is {_describe(value)}, expected {expected}."
+            )
 
 
 def _is_of_caffe2(content: Mapping[str, Any]) -> bool:

@@ -119,6 +119,10 @@ def _transformers_config(path: str) -> dict[str, Any] | None:
         names = config.get("id2label") or {}
         if set(names) != {str(i) for i in range(len(names))}:
             raise ValueError("id2label does not count from 0")
-    except (ValueError, AttributeError) as error:
+        if not all(isinstance(name, str) for name in names.values()):
+            raise ValueError("id2label holds something else than names")
+        if not isinstance(config.get("backbone_config") or {}, dict):
+            raise ValueError("backbone_config has no keys of its own")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is not a config of transformers ({error}): restore or remove it.") from error
     return dict(config)

@@ -1,6 +1,6 @@
 """Data: COCO files of one's own, checks before training, DETR's mapper, numbered draws, and the shapes dataset."""
 
-from .checks import DatasetReport, check_datasets, check_test_images
+from .checks import DatasetReport, check_datasets, check_order_of_classes, check_test_images
 from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
 from .image_checks import check_images, tell_of_images
 from .images import read_image
@@ -20,6 +20,7 @@ __all__ = [
     "category_ids",
     "check_datasets",
     "check_images",
+    "check_order_of_classes",
     "check_test_images",
     "read_image",
     "register_coco",

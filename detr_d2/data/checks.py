@@ -162,7 +162,8 @@ def check_evaluation_sets(cfg: CfgNode, *, trained_on: Sequence[str] = ()) -> No
 def check_order_of_classes(cfg: CfgNode) -> None:
     """Raises ValueError if the classes of `DATASETS.TEST` are those of `DATASETS.TRAIN` in another order.
 
-    For weights that do not name their classes: other names may be right, but the same in another order are not.
+    For weights that do not name their classes, and trainers in Python, whose data need not have been checked: other
+    names may be right, but the same in another order are not.
     """
     known = {name: MetadataCatalog.get(name).get("thing_classes") for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
     trained = next((classes for name in cfg.DATASETS.TRAIN if (classes := known[name])), None)

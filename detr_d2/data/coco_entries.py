@@ -123,8 +123,8 @@ def column(entries: Sequence[Any], key: str) -> list[Any]:
 
 
 def labels_of(entries: Sequence[Any], noun: str) -> Callable[[int], str]:
-    """Index of an entry -> how messages call it: by its id, otherwise by its place in the list."""
-    return lambda i: f"{noun} " + (f"#{i}" if entries[i].id is UNSET else shown(entries[i].id))
+    """Index of an entry -> how messages call it: by its id if it has one, otherwise by its place in the list."""
+    return lambda i: f"{noun} " + (shown(entries[i].id) if isinstance(entries[i].id, int | float | str) else f"#{i}")
 
 
 def require_keys(entries: Sequence[Any], keys: Sequence[str], where: str, name: str) -> None:

@@ -91,14 +91,18 @@ def number(value: Any, *, most: float = MAX_COORDINATE) -> float:
         value = float(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most:
         return float(value)
-    raise Refused(f"a finite number, at most {most:,}")
+    raise Refused(f"a finite number, at most {most:,.0f}")
 
 
 def area(value: Any) -> float:
     """Square pixels."""
-    found = number(value, most=MAX_AREA)
+    expected = "a number of square pixels, 0 or more"
+    try:
+        found = number(value, most=MAX_AREA)
+    except Refused:
+        raise Refused(expected) from None
     if found < 0:
-        raise Refused("a number from 0")
+        raise Refused(expected)
     return found
 
 
@@ -162,9 +166,9 @@ def read_all(
     except Refused as error:
         expected = str(error)
     named = [f"{labels(i)} has {key} {shown(value)}" for i, value in bad[:_MOST_SHOWN]]
-    what = problem or f'values of "{key}" cannot be used'
+    what = problem or f'{"value" if len(bad) == 1 else "values"} of "{key}" cannot be used'
     raise ValueError(
-        f"{source}: {len(bad)} {what}: {listed(named, len(bad))}; expected {expected}: correct or remove these entries"
+        f"{source}: {len(bad)} {what}: {listed(named, len(bad))}; expected {expected}: correct or remove them"
     )
 
 

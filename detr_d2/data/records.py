@@ -174,7 +174,7 @@ def _class_index(annotation: dict[str, Any], num_classes: int | None, where: str
 
 def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any, str]:
     """A mask in COCO's form, and what is wrong where there is none."""
-    segmentation = annotation.get("segmentation")
+    segmentation: Any = annotation.get("segmentation")
     fault = mask_fault(segmentation, size[1], size[0])
     if fault:
         return None, fault

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 Groups = list[dict[str, Any]]
 
+IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")  # flags of PyTorch's optimizers
+
 
 def check_all_see(checkpointer: Checkpointer) -> None:
     """Raises ValueError if only some processes see a checkpoint to resume."""
@@ -105,12 +107,17 @@ def hyperparameters(optimizer: Optimizer) -> Groups:
 def apply_config(optimizer: Optimizer, scheduler: LRScheduler, groups: Groups, iteration: int) -> None:
     """Gives an optimizer loaded from a checkpoint the hyper-parameters of the config, and the learning rate of now.
 
+    How steps are computed (`IMPLEMENTATION`) is always as the optimizer was built, for this machine and these settings.
+
     Args:
         optimizer: loaded.
         scheduler: a `LRMultiplier`; others keep the state of the checkpoint.
         groups: `hyperparameters` of the optimizer before it was loaded, when the schedule stood at its start.
         iteration: that comes next.
     """
+    for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+        group.update({key: fresh[key] for key in IMPLEMENTATION if key in fresh})
+        _place_steps(optimizer, group)
     if not isinstance(scheduler, LRMultiplier):
         return
     for group, fresh in zip(optimizer.param_groups, groups, strict=True):
@@ -119,6 +126,15 @@ def apply_config(optimizer: Optimizer, scheduler: LRScheduler, groups: Groups, i
     scheduler.last_epoch = iteration
     for group, lr in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
         group["lr"] = lr
+
+
+def _place_steps(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    """Puts the counts of steps where the implementation needs them; PyTorch puts them where the saved one did."""
+    on_device = any(group.get(key) for key in ("fused", "capturable"))
+    for parameter in group["params"]:
+        step = optimizer.state.get(parameter, {}).get("step")
+        if isinstance(step, torch.Tensor):
+            optimizer.state[parameter]["step"] = step.to(parameter.device if on_device else "cpu")
 
 
 def describe_changes(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> str | None:

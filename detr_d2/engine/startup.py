@@ -28,6 +28,7 @@ from ..data import register_coco, register_coco_panoptic, register_datasets, res
 from ..data.registration import classes_of
 from ..files import check_writable
 from .launch import available_cpus, local_world_size, world_size
+from .setting_checks import check_settings
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_output_dir(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=int(os.environ.get("RANK", "0")), name="detr_d2")
     choose_device(cfg)
+    warn_of_augmented_tests(cfg)
     lower_num_workers(cfg, local_world_size(args.num_gpus))
     check_batch_size(cfg, world_size(args.num_gpus, args.num_machines))
     for spec in args.coco:  # what the user has typed must be right, used or not
@@ -109,7 +111,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), modules: Sequence[Mo
 
     Raises:
         FileNotFoundError: if there is no such config.
-        ValueError: if a key is unknown or a value is of the wrong type.
+        ValueError: if a key is unknown, or a value is of the wrong type or one that nothing can work with.
     """
     cfg = get_cfg()
     for module in modules:
@@ -133,6 +135,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), modules: Sequence[Mo
         cfg.merge_from_list(list(opts))
     except (KeyError, ValueError, AssertionError) as error:
         raise ValueError(f"the overrides {list(opts)} do not fit the config: {_text(error, cfg)}") from error
+    check_settings(cfg)
     return cfg
 
 
@@ -160,6 +163,8 @@ def find_config_file(name: str) -> str:
 def _text(error: Exception, cfg: CfgNode) -> str:
     """What the error says, and for a key that does not exist those that look like it."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if "CfgNode'>" in text:  # which is followed by all of its values
+        text = re.sub(r" with values \(.*\) for", " for", text, flags=re.DOTALL)
     unknown = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", text)
     similar = difflib.get_close_matches(unknown[1], _keys(cfg)) if unknown is not None else []
     return f"{text}; similar keys: {', '.join(similar)}" if similar else text
@@ -201,6 +206,18 @@ def choose_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info(f"No GPU is usable here, so MODEL.DEVICE is cpu instead of {cfg.MODEL.DEVICE}.")
         cfg.MODEL.DEVICE = "cpu"
+
+
+def warn_of_augmented_tests(cfg: CfgNode) -> None:
+    """Says that `TEST.AUG` does nothing, where it was asked for."""
+    if not cfg.TEST.AUG.ENABLED:
+        return
+    name = cfg.MODEL.META_ARCHITECTURE
+    has = "detectron2 has it" if name == "GeneralizedRCNN" else "there is none"
+    logger.warning(
+        f"TEST.AUG.ENABLED is True, but test-time augmentation is left out here ({has} for {name}): every image is "
+        "evaluated once, at INPUT.MIN_SIZE_TEST."
+    )
 
 
 def lower_num_workers(cfg: CfgNode, num_processes: int) -> None:

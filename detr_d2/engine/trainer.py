@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import solver
 from ..checkpoint import Checkpointer
-from ..data import build_stock_mapper, category_ids, uses_detr_augmentation
+from ..data import build_stock_mapper, category_ids, check_order_of_classes, uses_detr_augmentation
 from ..data.registration import is_panoptic
 from ..panoptic_classes import PanopticClasses
 from .build import build_train_step, distribute, share_buffers
@@ -77,7 +77,7 @@ class Trainer(DefaultTrainer):
             if not logging.getLogger(name).isEnabledFor(logging.INFO):
                 setup_logger(name=name)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-
+        check_order_of_classes(cfg)
         # The order in which DefaultTrainer builds, and so the order in which random numbers are drawn.
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)

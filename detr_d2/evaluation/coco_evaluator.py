@@ -34,7 +34,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
-from ..data import category_ids
 from ..data.records import json_id
 from ..data.registration import require_registered
 from ..files import write_file
@@ -185,7 +184,8 @@ class RecordsEvaluator(DatasetEvaluator):
         """COCO's results format, with the ids that the data have."""
         if not self._output_dir:
             return
-        ids = dict(enumerate(category_ids(MetadataCatalog.get(self.dataset_name))))
+        to_index = MetadataCatalog.get(self.dataset_name).get("thing_dataset_id_to_contiguous_id") or {}
+        ids = {index: json_id(category_id) for category_id, index in to_index.items()}
         named = [
             {**x, "image_id": json_id(x["image_id"]), "category_id": ids.get(x["category_id"], x["category_id"])}
             for x in rows

@@ -38,7 +38,7 @@ def coco_truth(truth: GroundTruth, task: str) -> COCO | None:
             return None
         if masks is not None and masks.note:
             logger.warning("%s.", masks.note)
-        segmented = zip(objects, truth.segmentations, strict=True)
+        segmented = zip(objects, masks.masks if masks is not None else (), strict=True)
         content["annotations"] = [{**x, "segmentation": mask} for x, mask in segmented if mask is not None]
     elif task == "keypoints":
         length = max((len(x) for x in truth.keypoints if x is not None), default=0)

@@ -31,7 +31,7 @@ def load_comparison(path: str | os.PathLike[str]) -> Comparison:
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or of nesting
         raise ValueError(f"{path} is not a result of `compare`: {error}") from error
     if not isinstance(values, dict) or values.pop("format", None) != COMPARISON_FORMAT:
         raise ValueError(f"{path} is not a result of `compare` in format {COMPARISON_FORMAT}; make it again")

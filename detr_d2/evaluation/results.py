@@ -71,7 +71,7 @@ class RunResult:
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or of nesting
             raise ValueError(f"{path} is not a result file: {error}; delete it and run again") from error
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise ValueError(f"{path} is not a result file of format {FORMAT}; delete it and run again")

@@ -18,7 +18,7 @@ from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_classe
 from ..class_names import listed, match_classes, require_same_classes
 from ..data import register_coco, register_coco_panoptic, register_datasets
 from ..data.registration import is_panoptic
-from .detector_keys import get_num_classes, set_num_classes
+from .detector_keys import get_num_classes, num_classes_of_head, set_num_classes
 from .prediction import Categories
 
 
@@ -176,8 +176,8 @@ def _settle_num_classes(cfg: CfgNode, content: Mapping[str, Any], categories: Ca
         if is_panoptic(cfg) and cfg.MODEL.DETR.PANOPTIC.NUM_THINGS == 0 and "num_things" in content:
             keys = cfg.MODEL.DETR.PANOPTIC
             keys.NUM_THINGS, keys.LAYOUT = int(content["num_things"]), str(content["panoptic_layout"])
-    elif get_num_classes(cfg) == 0 and categories is not None:
-        set_num_classes(cfg, len(categories.names))
+    elif get_num_classes(cfg) == 0:
+        set_num_classes(cfg, len(categories.names) if categories else num_classes_of_head(cfg, content["model"]))
     if categories is not None and get_num_classes(cfg) != len(categories.names):
         raise ValueError(
             f"the config has {get_num_classes(cfg)} classes, but {len(categories.names)} are named "

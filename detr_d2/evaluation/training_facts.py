@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..checkpoint.safe_read import read_checkpoint
+from ..config_file import load_config_file
 from .results import RunResult
 
 _NAN = float("nan")
@@ -76,10 +75,9 @@ def _iterations(path: str | os.PathLike[str]) -> int:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return load_config_file(str(path))
+    except (OSError, ValueError):
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _seconds(folder: Path, iterations: int) -> float:

@@ -1,4 +1,4 @@
-"""Whether the parts of a model fit together, asked when it is built: what does not fit would train to less, or stop late."""
+"""Whether the parts of a model fit together; asked when it is built: what does not fit learns less, or stops late."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class FastResNet(Accelerated, ResNet):
         x = self._convolve(stem.conv1, x, relu=True)
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
-    def _steps(self, stage: nn.Module, fast: bool) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    def _steps(self, stage: Any, fast: bool) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
         """The blocks of a stage, each with the function that runs it; the stage itself if it is not a plain row."""
         if not does_only(stage, _STAGE):
             yield stage, stage
@@ -134,7 +134,7 @@ def refresh(model: nn.Module) -> None:
 
     Writes in place, new parameters, `load_state_dict`, steps of optimizers and changes of mode, device or type are
     followed without it, on a CPU every other write too. On other devices call it after writes that PyTorch does not
-    count: through `.data`, NumPy or DLPack, and by `torch.distributed` into a weight or a buffer.
+    count: through `.data`, NumPy or DLPack, by `torch.distributed` into a weight or a buffer, and by CUDA graphs.
 
     Args:
         model: any, also wrapped; parts that keep nothing are left alone.

@@ -9,7 +9,6 @@ A folded weight must never outlive what it was made of; `FoldedConvolutions` say
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from ..layers.acceleration import does_only, forwards_of
 from ..layers.fused_convolution import Convolution
 
+_PLAIN = (Tensor, nn.Parameter)
 _CONVOLUTION = forwards_of(Conv2d)
 _FROZEN_NORM = forwards_of(FrozenBatchNorm2d)
 _BATCH_NORMS = forwards_of(BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
@@ -100,7 +100,10 @@ class FoldedConvolutions:
                 kept.append(entry.evidence)
             elif not entry.evidence.leads_to(sources):
                 return False
-        return not now or torch.equal(torch.cat(now), torch.cat(kept))
+        if not now:
+            return True
+        numbers = torch.cat(now)
+        return type(numbers) is Tensor and torch.equal(numbers, torch.cat(kept))  # not those of a fake tensor
 
     def get(self, convolution: nn.Module, dtype: torch.dtype) -> Convolution:
         """The folded convolution in a type; what is kept is in channels-last."""
@@ -114,8 +117,11 @@ class FoldedConvolutions:
             return folded(convolution).scaled(dtype)
         entry = self._entries.get(convolution)
         if entry is None or entry.dtype != dtype:
+            result = _fold_to_keep(convolution, dtype)
+            if type(result.weight) not in _PLAIN:  # fake tensors, say, which must not be met outside their mode
+                return result
             evidence = torch.cat(_checksums(sources)).detach() if can_be_read else _Trace(sources)
-            entry = _Entry(evidence, _settings(convolution, sources), dtype, _fold_to_keep(convolution, dtype))
+            entry = _Entry(evidence, _settings(convolution, sources), dtype, result)
             self._entries[convolution] = entry
         return entry.result
 
@@ -144,10 +150,13 @@ def _checksums(sources: tuple[Tensor, ...]) -> list[Tensor]:
     return [rows.mv(_factors(rows.shape[1], rows.dtype)), *others]
 
 
-@lru_cache
+# A factor for each number of a row, all different, so that a sum of products sees numbers that change places.
+_FACTORS = torch.rand(2**15, generator=torch.Generator().manual_seed(0)) + 0.5
+
+
 def _factors(count: int, dtype: torch.dtype) -> Tensor:
-    """A factor for each number of a row, all different, so that a sum of products sees numbers that change places."""
-    return torch.rand(count, dtype=dtype, generator=torch.Generator().manual_seed(0)) + 0.5
+    longer = _FACTORS if count <= len(_FACTORS) else _FACTORS.repeat(count // len(_FACTORS) + 1)
+    return longer[:count].to(dtype)
 
 
 class _Trace:
@@ -185,22 +194,22 @@ _OPTIMIZER_STEPS = _StepCounter()
 
 
 def _sources(convolution: Any) -> tuple[Tensor, ...]:
-    """Weight first, and all other numbers of the convolution and its norm."""
-    tensors = list(convolution._parameters.values())  # attributes of modules are slow
-    if convolution.norm is not None:
-        tensors += [*convolution.norm._parameters.values(), *convolution.norm._buffers.values()]
-    return tuple(x for x in tensors if x is not None and x.is_floating_point())
+    """The numbers in a convolution and its norm, whatever that is by now; the weight first."""
+    norm = convolution.norm
+    names = ("weight", "bias", "running_mean", "running_var")
+    tensors = (convolution.weight, convolution.bias, *(getattr(norm, name, None) for name in names))
+    return tuple(x for x in tensors if x is not None)
 
 
 def _can_be_read(sources: tuple[Tensor, ...]) -> bool:
     """Whether nothing has to be waited for; tensors of other classes may stand for numbers that are not here."""
-    return all(x.is_cpu and type(x) in (Tensor, nn.Parameter) for x in sources)
+    return all(x.is_cpu and type(x) in _PLAIN for x in sources)
 
 
 def _settings(convolution: Any, sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """What the result depends on beside the numbers in the sources, and how those can be compared."""
     geometry = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
-    return (*geometry, getattr(convolution.norm, "eps", None), _can_be_read(sources), sources[0].dtype)
+    return (*geometry, getattr(convolution.norm, "eps", None), _can_be_read(sources), *(x.dtype for x in sources))
 
 
 def _fold_to_keep(convolution: nn.Module, dtype: torch.dtype) -> Convolution:

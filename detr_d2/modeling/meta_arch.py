@@ -140,10 +140,10 @@ class DETR(nn.Module):
         check_references(transformer, head)
         for name in freeze:
             freeze_part(self, name)
-        read = {*in_features, *(() if mask_head is None else mask_head.in_features)}
-        check_maps_are_read(self.backbone, read, len(pixel_mean))
         if checkpointed_backbone:
             checkpoint_backbone(self.backbone)
+        read = {*in_features, *(() if mask_head is None else mask_head.in_features)}
+        check_maps_are_read(self.backbone, read, len(pixel_mean))
         set_acceleration(self, inference=optimize_inference, training=optimize_training)
 
     @classmethod

@@ -4,8 +4,8 @@ Creates the environment when there is none, installs torch, this package with it
 in one sentence what is wrong when something is. Running it again repairs what an interrupted run left and is quick when
 nothing is missing. Only the standard library is imported.
 
-Environment variables: PIP_ARGS (more arguments for `pip install`), DETECTRON2_SOURCE (folder or git URL to install
-detectron2 from), DETR_D2_MIN_DISK_GB (free space to ask for), and pip's own.
+Environment variables: PIP_ARGS (more arguments for every `pip install`), DETECTRON2_SOURCE (folder or git URL to
+install detectron2 from), DETR_D2_MIN_DISK_GB (free space to ask for), and pip's own.
 """
 
 from __future__ import annotations

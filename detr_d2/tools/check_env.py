@@ -120,6 +120,29 @@ def too_old() -> Iterator[Part]:
             yield Part(requirement.name, version, problem)
 
 
+# Version from which on a known hole of a library is closed -> what it lets through below.
+UNSAFE_BELOW = {
+    "torch": (
+        "2.10",
+        "CVE-2026-24747: a checkpoint can write to memory although it is read with weights_only; our commands check "
+        "the file first, other programs do not: `pip install 'torch>=2.10'`.",
+    )
+}
+
+
+def unsafe_parts() -> Iterator[Part]:
+    """One part for each installed distribution with a known hole; it works, so that this is a warning."""
+    for name, (version, hole) in UNSAFE_BELOW.items():
+        try:
+            from packaging.version import Version
+
+            found = importlib.metadata.version(name)
+        except ImportError:  # neither of the two is there, which required_parts reports
+            continue
+        if Version(found) < Version(version):
+            yield Part(name, found, cost=f"warning: {hole}")
+
+
 def gpu_part() -> Part:
     """The GPUs that torch can use."""
     torch = _import("torch")
@@ -166,6 +189,7 @@ def collect() -> list[tuple[str, list[Part]]]:
     return [
         ("required", [python, *required_parts(), plugin_part()]),
         ("too old", list(too_old())),
+        ("unsafe", list(unsafe_parts())),
         ("hardware", [gpu_part()]),
         ("optional", list(optional_parts())),
     ]

@@ -7,7 +7,8 @@ the PyPI project LabGym, which redistributes detectron2's tree at commit e9f7e2b
 own name back (`LabGym.detectron2` -> `detectron2`), nothing else changes. The result is pure Python; what it lacks is
 `detectron2._C` (deformable convolution, rotated boxes, the compiled COCO evaluator).
 
-Runs by path, before torch, detectron2 or detr_d2 exist: only the standard library is imported.
+Runs by path, before torch, detectron2 or detr_d2 exist: only the standard library is imported. The environment variable
+PIP_ARGS holds more arguments for pip, such as those of a private index.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import base64
 import csv
 import hashlib
 import io
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -210,10 +213,26 @@ def _record(files: dict[str, bytes]) -> bytes:
 
 
 def _pip(python: str, *arguments: str) -> None:
-    command = [python, "-m", "pip", *arguments]
+    """Runs pip with the arguments of the environment variable PIP_ARGS, as the other steps of the set-up do."""
+    own = shlex.split(os.environ.get("PIP_ARGS", ""))
+    if arguments[0] == "download":
+        _, own = _of_install_alone().parse_known_args(own)
+    command = [python, "-m", "pip", arguments[0], *own, *arguments[1:]]
     code = subprocess.run(command, check=False).returncode
     if code != 0:
         raise InstallError(f"`pip {' '.join(arguments)}` failed with exit code {code}; its last lines above say why.")
+
+
+def _of_install_alone() -> argparse.ArgumentParser:
+    """The options of `pip install` that `pip download` does not know."""
+    parser = argparse.ArgumentParser(prog="PIP_ARGS", add_help=False, allow_abbrev=False)
+    for names in (["-U", "--upgrade"], ["-I", "--ignore-installed"], ["--user"], ["--force-reinstall"]):
+        parser.add_argument(*names, action="store_true")
+    for name in ("--compile", "--no-compile", "--break-system-packages", "--no-warn-script-location"):
+        parser.add_argument(name, action="store_true")
+    for names in (["--upgrade-strategy"], ["--prefix"], ["--root"], ["-t", "--target"], ["--report"]):
+        parser.add_argument(*names)
+    return parser
 
 
 def download_carrier(python: str, out_dir: Path) -> Path:

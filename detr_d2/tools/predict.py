@@ -16,6 +16,7 @@ from detectron2.utils.visualizer import Visualizer
 from tqdm import tqdm
 
 from ..data import read_image, tell_of_images
+from ..data.images import naming_image
 from ..data.registration import is_panoptic
 from ..engine.startup import choose_device, import_user_modules, load_config
 from ..evaluation.detector_keys import set_score_threshold
@@ -178,7 +179,7 @@ class _Run:
             image = read_image(item.path, "BGR")
         except (FileNotFoundError, ValueError) as error:  # a link to nowhere is found, but cannot be read
             raise _Unreadable(str(error)) from error
-        outputs = self.predictor.outputs(image)
+        outputs = self._outputs(item, image)
         self._add(item, outputs, {"picture": output.picture.as_posix()}, output.map)
         visualizer = Visualizer(image[:, :, ::-1], self.metadata)
         if self.panoptic is None:
@@ -199,7 +200,7 @@ class _Run:
             for frame in frames:
                 if writer is None:  # of the size that frames really have
                     writer = stack.enter_context(self._writer(output, reader.fps, frame))
-                outputs = self.predictor.outputs(frame)
+                outputs = self._outputs(item, frame)
                 more = {"picture": output.picture.as_posix(), "frame": reader.position}
                 self._add(item, outputs, more, output.map and frame_name(output.map, reader.position))
                 if self.panoptic is None:
@@ -210,6 +211,10 @@ class _Run:
                 writer.write(drawn.get_image()[:, :, ::-1])
         if (loss := reader.loss()) is not None:
             raise _Unreadable(loss)
+
+    def _outputs(self, item: Media, image_bgr: np.ndarray) -> dict[str, Any]:
+        with naming_image({"file_name": str(item.path)}):
+            return self.predictor.outputs(image_bgr)
 
     def _writer(self, output: Output, fps: float, frame: np.ndarray) -> VideoWriter:
         try:

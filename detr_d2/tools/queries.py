@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _inputs(predictor: ImagePredictor, records: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for record in tqdm(records, unit="image", disable=None):
-        yield predictor.inputs(read_image(Path(record["file_name"]), "BGR"))
+        yield predictor.inputs(read_image(record["file_name"], "BGR"))
 
 
 def _sentence(summaries: Sequence[dict[str, Any]], num_images: int, args: argparse.Namespace) -> str:

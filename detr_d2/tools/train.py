@@ -16,8 +16,8 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
 from ..checkpoint import Checkpointer
-from ..data import DatasetReport, check_datasets, check_test_images, register_datasets
-from ..data.checks import check_evaluation_sets, check_order_of_classes
+from ..data import DatasetReport, check_datasets, check_order_of_classes, check_test_images, register_datasets
+from ..data.checks import check_evaluation_sets
 from ..data.coco_file import forget_coco_file
 from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup

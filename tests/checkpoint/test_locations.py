@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import http.server
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
 from detectron2.utils.file_io import PathManager
-from foreign_models import assert_same_state, foreign_state, small_detr
+from foreign_models import assert_same_state, foreign_state, small_cfg, small_detr
 
 from detr_d2.checkpoint import Checkpointer, local_file
+from detr_d2.checkpoint.contents import read_model_file
 from detr_d2.checkpoint.layouts import HUGGINGFACE
 from detr_d2.checkpoint.locations import cache_path
 
@@ -69,6 +74,73 @@ def test_a_file_put_into_the_cache_is_found(tmp_path: Path, monkeypatch: pytest.
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     assert local_file(url) == str(path)
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of a server of the files in `tmp_path / "web"`; by "localhost" it is another host."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "web" / "sub").mkdir(parents=True)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_one_name_on_two_hosts_and_with_two_queries_is_several_files(tmp_path: Path, web: str) -> None:
+    kept = {}
+    for url in (
+        f"{web}/sub/a.pth",
+        web.replace("127.0.0.1", "localhost") + "/sub/a.pth",
+        f"{web}/sub/a.pth?of=x/a.pth",
+    ):
+        (tmp_path / "web" / "sub" / "a.pth").write_text(url)
+        kept[url] = Path(local_file(url))
+    for url, path in kept.items():
+        assert path.is_relative_to(tmp_path / "cache")
+        assert path.read_text() == url
+        assert path == Path(cache_path(url)) == Path(local_file(url))
+
+
+def test_a_download_is_made_again_on_request(tmp_path: Path, web: str) -> None:
+    source, url = tmp_path / "web" / "a.pth", f"{web}/a.pth?download=true"
+    torch.save({"a": torch.ones(1)}, source)
+    path = local_file(url)
+    assert torch.equal(read_model_file(path)["model"]["a"], torch.ones(1))
+    torch.save({"a": torch.zeros(1)}, source)
+    assert read_model_file(local_file(url))["model"]["a"] == 1
+    assert local_file(url, force=True) == path
+    assert read_model_file(local_file(url))["model"]["a"] == 0
+    source.unlink()
+    with pytest.raises(ValueError, match=r"could not be downloaded \(File not found\)"):
+        local_file(url, force=True)
+    assert read_model_file(local_file(url))["model"]["a"] == 0
+    assert len(list(Path(path).parent.iterdir())) <= 2  # the file and its lock
+
+
+def test_a_url_does_not_lead_out_of_the_cache() -> None:
+    with pytest.raises(ValueError, match=r"has '\.\.' in its path"):
+        local_file("http://127.0.0.1:9/../../a.pth")
+
+
+def test_the_home_folder_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.pth").write_bytes(b"x")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"x")
+    assert local_file("~/a.pth") == str(tmp_path / "a.pth")
+    assert local_file("~/model") == str(tmp_path / "model" / "model.safetensors")
+    cfg = small_cfg("MODEL.WEIGHTS", "~/saved.pth")
+    Checkpointer(small_detr(), str(tmp_path)).save("saved")
+    Checkpointer(small_detr()).load_trained(cfg.MODEL.WEIGHTS)
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/nothing.pth does not exist"):
+        local_file("~/nothing.pth")
 
 
 @pytest.fixture

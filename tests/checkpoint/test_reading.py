@@ -14,10 +14,13 @@ import hostile_by_hand
 import numpy as np
 import pytest
 import torch
+from foreign_models import foreign_state, small_detr
 from hostile_files import good_files, mutations, read_all
 
 from detr_d2.checkpoint import pickle_reader, read_checkpoint
 from detr_d2.checkpoint.contents import read_model_file
+from detr_d2.checkpoint.layouts import LAYOUTS
+from detr_d2.checkpoint.model_file import to_detectron2
 from detr_d2.checkpoint.torchvision_resnet import write_backbone_pkl
 
 
@@ -209,3 +212,29 @@ def test_a_file_that_cannot_be_opened_is_an_error_of_the_system(
     monkeypatch.setattr(torch, "load", broken)
     with pytest.raises(OSError, match="Input/output error"):
         read_checkpoint(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("class_names", 3, "a int, expected a list of names"),
+        ("class_names", ["a", 3], "a list, expected a list of names"),
+        ("category_ids", [[1]], "a list, expected a list of numbers or names"),
+        ("num_things", "3", "a str, expected a number"),
+        ("panoptic_layout", {}, "an empty dictionary, expected a name"),
+    ],
+)
+def test_what_a_file_tells_of_its_classes_must_be_of_its_kind(key: str, value: Any, words: str, tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(1)}, key: value}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"a.pth is no checkpoint of this package: {key} is {words}"):
+        read_model_file(str(tmp_path / "a.pth"))
+
+
+def test_a_config_of_transformers_that_is_none_is_named(tmp_path: Path) -> None:
+    (theirs,) = [x for x in LAYOUTS if (x.name, x.family) == ("huggingface", "DETR")]
+    content = {"model": foreign_state(small_detr(), theirs)}
+    wrong = ['{"id2label": {"0": 3}}', '{"id2label": 3}', '{"backbone_config": 3}', "3", "[]", "{", "[" * 100_000]
+    for config in wrong:
+        (tmp_path / "config.json").write_text(config)
+        with pytest.raises(ValueError, match=r"config.json is not a config of transformers .*: restore or remove it"):
+            to_detectron2(content, str(tmp_path / "pytorch_model.bin"))

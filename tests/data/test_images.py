@@ -104,7 +104,9 @@ def test_16_bits_are_read_as_opencv_reads_them(tmp_path: Path, channels: int, su
     assert cv2.imwrite(str(path), values.squeeze())
     read = read_image(path, "BGR")
     assert np.array_equal(read, np.broadcast_to(values[:, :, :3] >> 8, (5, 7, 3)))
-    difference = np.abs(cv2.imread(str(path)).astype(int) - read)
+    by_opencv = cv2.imread(str(path))
+    assert by_opencv is not None
+    difference = np.abs(by_opencv.astype(int) - read)
     assert difference.max() <= (suffix == ".tif" and channels > 1)  # libtiff rounds colours to the nearest
     assert np.array_equal(np.asarray(read_pillow(path)), read[:, :, ::-1])
     assert read_header(path).deep

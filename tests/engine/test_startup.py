@@ -162,6 +162,23 @@ def test_import_error_inside_a_users_file_is_not_hidden(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("name", "word"), [("detr_r50.yaml", "there is none for DETR"), ("faster_rcnn_r50_fpn.yaml", "for GeneralizedRCNN")]
+)
+def test_test_time_augmentation_is_said_to_be_left_out(
+    prepare: Any, name: str, word: str, caplog: pytest.LogCaptureFixture
+):
+    startup.logger.addHandler(caplog.handler)
+    try:
+        prepare(config=name)
+        assert "TEST.AUG" not in caplog.text
+        prepare("TEST.AUG.ENABLED", "True", config=name)
+    finally:
+        startup.logger.removeHandler(caplog.handler)
+    assert "TEST.AUG.ENABLED is True" in caplog.text
+    assert word in caplog.text
+
+
+@pytest.mark.parametrize(
     ("options", "word"),
     [
         (["SOLVER.OPTIMIZER", "SGD"], "SOLVER.OPTIMIZER"),

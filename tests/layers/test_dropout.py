@@ -50,6 +50,19 @@ def test_draws_and_gradients_are_torchs(relu: bool, dtype: torch.dtype) -> None:
     assert 0.2 < float((seeded(lambda: Dropout(P)(torch.ones(5000))) == 0).float().mean()) < 0.4
 
 
+def test_hooks_and_other_forwards_are_called() -> None:
+    x = torch.randn(50)
+    dropout, activation, calls = Dropout(P), nn.ReLU(), []
+    for module in (dropout, activation):
+        with module.register_forward_hook(lambda module, *_: calls.append(module)):
+            dropout.after(activation, x)
+    assert calls == [dropout, activation]
+    setattr(activation, "forward", lambda x: x + 100)  # noqa: B010, as types have it otherwise
+    assert dropout.after(activation, x).max() > 100
+    setattr(dropout, "forward", lambda x: x * 0)  # noqa: B010
+    assert dropout.after(nn.ReLU(), x).eq(0).all()
+
+
 def test_second_derivatives() -> None:
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     query = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)

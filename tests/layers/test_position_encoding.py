@@ -1,7 +1,9 @@
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from detr_d2.layers import LearnedPositionEncoding, SinePositionEncoding, sine_of_coordinates
 
@@ -38,6 +40,23 @@ def test_sine_of_the_valid_part_does_not_depend_on_padding():
     mask = torch.ones(1, 5, 7, dtype=torch.bool)
     mask[0, :3, :4] = False
     torch.testing.assert_close(encode((5, 7), mask, CPU)[..., :3, :4], encode((3, 4), None, CPU))
+
+
+def test_only_integers_are_summed():
+    """Sums of other numbers on GPUs have no fixed order, and are refused under deterministic algorithms."""
+
+    class Sums(TorchFunctionMode):
+        dtypes: list[torch.dtype] = []  # noqa: RUF012
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "cumsum" in function.__name__:
+                self.dtypes.append(args[0].dtype)
+            return function(*args, **(kwargs or {}))
+
+    with Sums() as sums:
+        SinePositionEncoding(num_channels=4)((2, 3), torch.zeros(1, 2, 3, dtype=torch.bool), torch.device("cpu"))
+    assert sums.dtypes
+    assert not any(dtype.is_floating_point for dtype in sums.dtypes)
 
 
 def test_no_mask_equals_an_empty_mask():

@@ -12,6 +12,7 @@ from detectron2.modeling import ResNet
 from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
 from fast_resnets import ALL, IMAGES, OtherBlock, assert_equal_to_plain, is_folded, make, plain
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from detr_d2.modeling.fast_resnet import FastResNet
 
@@ -126,6 +127,15 @@ def test_hooks_on_all_modules_are_called() -> None:
     with nn.modules.module.register_module_forward_hook(lambda module, *_: called.add(module)), torch.no_grad():
         resnet(IMAGES)
     assert called == set(resnet.modules())
+
+
+def test_fake_tensors_leave_nothing_behind() -> None:
+    resnet = make().eval()
+    for _ in range(2):
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+            assert type(resnet(torch.zeros(2, 3, 37, 50))["res3"]) is FakeTensor
+        assert_equal_to_plain(resnet)
+        assert is_folded(resnet)
 
 
 def test_meta_device() -> None:

@@ -66,6 +66,16 @@ def one_by_one(head: DETRMaskHead, inputs: MaskInputs, image: int, query: int) -
     return head.out_lay(x)[0, 0]
 
 
+def test_a_first_layer_that_somebody_watches_is_called() -> None:
+    head, inputs = tiny_head(), random_inputs()
+    queries = [torch.tensor([0, 3]), torch.tensor([2])]
+    before = head(inputs, queries)
+    calls: list[Any] = []
+    with head.lay1.register_forward_hook(lambda *_: calls.append(1)):
+        torch.testing.assert_close(head(inputs, queries), before)
+    assert calls == [1]
+
+
 def test_attention_is_shared_out_among_heads_and_tokens_together():
     attention = AttentionMaps(hidden_dim=2, num_heads=2)
     for linear in (attention.q_linear, attention.k_linear):

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detr_d2.layers import Accelerated
-from detr_d2.modeling import DETR
+from detr_d2.modeling import DETR, folding, refresh
 from detr_d2.modeling.fast_resnet import FastResNet
 from detr_d2.solver import build_optimizer
 
@@ -144,14 +144,27 @@ def test_moving_average_of_weights() -> None:
     assert_same_detections(fast, plain)
 
 
-def test_writes_through_data_need_refresh() -> None:
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_writes_through_data(on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if on_gpu:
+        monkeypatch.setattr(folding, "_can_be_read", lambda _: False)
     fast, plain = pair()
     for model in (fast.eval(), plain.eval()):
         detections(model, batch())
         for parameter in model.parameters():
             parameter.data.mul_(1.1)
-    fast.refresh()
+    if on_gpu:
+        refresh(nn.Sequential(fast))
     assert_same_detections(fast, plain)
+
+
+def test_the_network_runs_on_the_meta_device() -> None:
+    model = tiny_detr("MODEL.DETR.INFERENCE_DTYPE", "bfloat16").to("meta")
+    inputs = [{"image": torch.zeros(3, *size)} for size in ((64, 96), (80, 70))]
+    for training in (False, True):
+        with model.train(training)._precision():
+            found = model.predict(model.preprocess_image(inputs), all_layers=training)
+        assert found.boxes_cxcywh.shape == (3 if training else 1, 2, 8, 4)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

@@ -81,6 +81,20 @@ def test_a_version_below_the_bound_is_broken(
     assert errors == [f"error: numpy is {numpy.__version__}, expected >=1000: `pip install 'numpy>=1000'`."]
 
 
+@pytest.mark.parametrize(("version", "warned"), [("2.9.1+cu130", True), ("2.10.0", False), ("2.14.1", False)])
+def test_a_torch_with_a_known_hole_is_a_warning(
+    version: str, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = check_env.importlib.metadata.version
+    monkeypatch.setattr(
+        check_env.importlib.metadata, "version", lambda name: version if name == "torch" else real(name)
+    )
+    assert check_env.main([]) == 0
+    said = capsys.readouterr()
+    assert ("warning: CVE-2026-24747" in said.out) == warned
+    assert said.err == ""
+
+
 def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

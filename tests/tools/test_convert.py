@@ -12,6 +12,7 @@ import pytest
 import torch
 from converting import run, weights
 from foreign_models import small_cfg, small_detr
+from hostile_by_hand import object_field
 from state_dicts import assert_same
 from tiny_models import tiny_cfg
 
@@ -227,39 +228,46 @@ class Payload:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("command", ["convert", "predict", "train"])
-def test_a_file_with_code_in_it_is_refused_by_every_command(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        *((command, "code") for command in ("convert", "predict", "train")),
+        *((command, "object field") for command in ("convert", "predict", "train", "finetune", "compare", "benchmark")),
+    ],
+)
+def test_a_hostile_file_is_refused_by_every_command(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, kind: str
 ) -> None:
     bad = tmp_path / "bad.pth"
     torch.save({"model": {"a": Payload(tmp_path / "made")}}, bad)
+    if kind == "object field":
+        bad.write_bytes(object_field())
     config = ["--config-file", str(root / "config.yaml")]
     arguments = {
         "convert": [str(bad), str(tmp_path / "x.pth"), "--to", "official", *config],
         "predict": [*config, "--weights", str(bad), "--output", str(tmp_path / "out"), str(tmp_path / "a.png")],
         "train": [*config, "--eval-only", "OUTPUT_DIR", str(tmp_path / "run"), "MODEL.WEIGHTS", str(bad)],
+        "finetune": [*config, "OUTPUT_DIR", str(tmp_path / "run"), "MODEL.WEIGHTS", str(bad)],
+        "compare": ["--model", f"x={config[1]},{bad}", "--output", str(tmp_path / "out"), "--skip-cost"],
+        "benchmark": ["infer", *config, "--weights", str(bad), "--size", "64x64", "--contestants", "ours"],
     }
     if command == "predict":
         import cv2
         import numpy as np
 
         assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 20, 3), dtype=np.uint8))
-    if command == "train":
+    if command in ("train", "finetune", "compare"):
         from coco_files import make_tiny_coco
 
-        files = make_tiny_coco(tmp_path / "coco")
-        arguments["train"][3:3] = ["--coco", files.spec("tiny")]
-        arguments["train"] += [
-            "DATASETS.TEST",
-            "('tiny',)",
-            "DATASETS.TRAIN",
-            "('tiny',)",
-            "DATALOADER.NUM_WORKERS",
-            "0",
-        ]
-        arguments["train"] += ["MODEL.DETR.NUM_CLASSES", "3"]
-    assert main([command, *arguments[command]]) == 2
-    message = capsys.readouterr().err
+        coco = ["--coco", make_tiny_coco(tmp_path / "coco").spec("tiny")]
+        arguments[command][2:2] = coco
+        if command != "compare":
+            arguments[command] += ["DATASETS.TEST", "('tiny',)", "DATASETS.TRAIN", "('tiny',)"]
+            arguments[command] += ["DATALOADER.NUM_WORKERS", "0", "MODEL.DETR.NUM_CLASSES", "3"]
+    code = main(["train" if command == "finetune" else command, *arguments[command]])
+    assert code == (1 if command == "compare" else 2)  # compare goes on to the other models
+    said = capsys.readouterr()
+    message = said.out + said.err
     assert "holds more than tensors and plain data" in message
     assert "Traceback" not in message
     assert not (tmp_path / "made").exists()
@@ -331,7 +339,7 @@ def test_dc5_is_known_from_what_the_file_says(root: Path, tmp_path: Path) -> Non
     from detr_d2.checkpoint.contents import read_model_file
     from detr_d2.checkpoint.conversion import convert_checkpoint
 
-    content = torch.load(root / "official.pth", weights_only=True)
+    content = read_checkpoint(str(root / "official.pth"))
     content["args"] = argparse.Namespace(nheads=4, dilation=True)
     torch.save(content, tmp_path / "dc5.pth")
     path = str(tmp_path / "dc5.pth")

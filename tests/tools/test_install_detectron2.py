@@ -229,6 +229,22 @@ def test_a_source_is_given_to_pip(
     assert calls == [("install", "--no-build-isolation", requirement)]
 
 
+@pytest.mark.parametrize("command", ["download", "install"])
+def test_pip_gets_the_arguments_of_every_step(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\n')
+    python.chmod(0o755)
+    monkeypatch.setenv(
+        "PIP_ARGS", "--index-url 'http://a b/simple' -U --prefix=/x --upgrade-strategy eager --no-compile"
+    )
+    installer._pip(str(python), command, "--dest", "x", "LabGym")
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    kept = ["--index-url", "http://a b/simple"]
+    only_install = ["-U", "--prefix=/x", "--upgrade-strategy", "eager", "--no-compile"]
+    expected = [*kept, *only_install] if command == "install" else kept
+    assert arguments == ["-m", "pip", command, *expected, "--dest", "x", "LabGym"]
+
+
 def test_a_missing_source_is_named(python_with: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert installer.main(["--source", "/no/such/checkout"], python=str(python_with)) == 2
     assert "error: --source /no/such/checkout: no such file or folder" in capsys.readouterr().err

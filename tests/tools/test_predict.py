@@ -254,39 +254,6 @@ def test_a_corrupt_image_is_named_and_the_others_are_worked_on(
     assert [Path(x["file_name"]).name for x in read(tmp_path / "out" / "images.json")["images"]] == ["good.png"]
 
 
-def test_all_of_a_folder_is_worked_on_or_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Links to one file, a link to nowhere, pages, text files, a folder called like an image, a damaged video."""
-    inputs = tmp_path / "in"
-    write_image(tmp_path / "store" / "7f3a.png", SIZES["a.png"], seed=0)
-    write_image(inputs / "scan.jpg" / "p.png", (32, 32), seed=1)
-    for name in ("l1.png", "l2.png"):
-        (inputs / name).symlink_to(tmp_path / "store" / "7f3a.png")
-    (inputs / "nowhere.png").symlink_to(tmp_path / "gone.png")
-    (inputs / "notes.txt").touch()
-    Image.new("L", (32, 32)).save(inputs / "a.gif", save_all=True, append_images=[Image.new("L", (32, 32), 99)])
-    write_video(inputs / "cut.avi", frames=8)
-    content = (inputs / "cut.avi").read_bytes()
-    (inputs / "cut.avi").write_bytes(content[: int(0.8 * len(content))])
-
-    annotations = json.loads((data / "annotations.json").read_text())
-    names = ["scan.jpg/p.png", "l2.png", "l1.png"]
-    annotations["images"] = [{**x, "file_name": name} for x, name in zip(annotations["images"], names, strict=True)]
-    (tmp_path / "x.json").write_text(json.dumps(annotations))
-    assert predict(data, tmp_path / "out", inputs, "--coco", f"links={tmp_path / 'x.json'}:{inputs}") == 1
-    out, err = capsys.readouterr()
-    assert "1 files are left out" in out + err
-    assert "a.gif holds 2 frames or pages" in out + err
-    first, second = (line for line in err.splitlines() if line.startswith("error: "))
-    images = read(tmp_path / "out" / "images.json")["images"]
-    shown = sum("cut.avi" in x["file_name"] for x in images)
-    assert 0 < shown < 8
-    assert f"cut.avi is damaged or cut off: {shown} of 8 frames could be read" in first
-    assert "nowhere.png is a link to" in second
-    ids = {Path(x["file_name"]).relative_to(inputs).as_posix(): x["id"] for x in images}
-    assert [ids[name] for name in names] == [100, 107, 114]
-    assert len(list(VideoReader(tmp_path / "out" / images[0]["picture"]))) == shown
-
-
 def test_nothing_is_overwritten_unless_asked(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = data / "images" / "a.png"
     assert predict(data, tmp_path / "out", image) == 0

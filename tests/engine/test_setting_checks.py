@@ -1,0 +1,120 @@
+"""Values that nothing can work with are refused before anything is made of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from detr_d2 import get_cfg
+from detr_d2.engine.startup import load_config
+from detr_d2.tools import cli, train
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("SOLVER.MAX_ITER", 0, "1 or more"),
+    ("SOLVER.MAX_ITER", -1, "1 or more"),
+    ("SOLVER.CHECKPOINT_PERIOD", 0, "1 or more; more than MAX_ITER for a checkpoint at the end alone"),
+    ("SOLVER.CHECKPOINT_PERIOD", -5, "1 or more"),
+    ("SOLVER.WARMUP_ITERS", -1, "0 or more"),
+    ("SOLVER.REFERENCE_WORLD_SIZE", -1, "0 or more"),
+    ("SOLVER.STEPS", ["a"], "whole numbers of iterations"),
+    ("SOLVER.STEPS", [math.nan], "whole numbers of iterations"),
+    ("SOLVER.STEPS", [[]], "whole numbers of iterations"),
+    ("SOLVER.SLOW_NAMES", [0], "parts of the names of parameters"),
+    ("SOLVER.BASE_LR", math.nan, "a finite number"),
+    ("SOLVER.GAMMA", math.inf, "a finite number"),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", math.nan, "a finite number"),
+    ("TEST.EVAL_PERIOD", -1, "0 or more; 0 for never in between"),
+    ("TEST.EXPECTED_RESULTS", [3], "lists such as"),
+    ("TEST.AUG.MIN_SIZES", [], "one whole number of pixels or more"),
+    ("DATALOADER.NUM_WORKERS", -1, "0 or more"),
+    ("INPUT.MIN_SIZE_TRAIN", [0], "one whole number of pixels or more"),
+    ("INPUT.MIN_SIZE_TRAIN", [], "one whole number of pixels or more"),
+    ("INPUT.DETR_MIN_SIZES", ["a"], "one whole number of pixels or more"),
+    ("INPUT.MAX_SIZE_TEST", 0, "1 or more"),
+    ("INPUT.CROP.SIZE", [0.5], "two numbers above 0"),
+    ("MODEL.PIXEL_STD", [1.0, 0.0, 1.0], "numbers above 0, by which pixels are divided"),
+    ("VIS_PERIOD", -1, "0 or more"),
+    ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "between", "a name such as choice, range"),
+    ("SOLVER.MAX_ITER", 1 << 64, "a number of 64 bits"),
+    ("MODEL.DETR.NUM_QUERIES", 0, "1 or more"),
+    ("MODEL.DETR.FREEZE", [0], "names of modules"),
+    ("MODEL.DETR.IN_FEATURES", [[]], "names of feature maps"),
+    ("MODEL.META_ARCHITECTURE", "DETTR", "a name such as DETR"),
+    ("MODEL.BACKBONE.NAME", "build_resnet", "a name such as .*build_resnet_backbone"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG, ids=lambda x: str(x)[:40])
+def test_a_value_that_nothing_can_work_with_is_said(key: str, value: Any, expected: str, tmp_path: Path) -> None:
+    content: Any = value
+    for name in reversed(key.split(".")):
+        content = {name: content}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=rf"^{key} is .*, expected {expected}"):
+        load_config(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize("key", ["SOLVER.MAX_ITER", "INPUT.FORMAT", "OUTPUT_DIR", "SEED"])
+def test_a_key_without_a_value_is_said(key: str, tmp_path: Path) -> None:
+    content: Any = None
+    for name in reversed(key.split(".")):
+        content = {name: content}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=rf"^{key} has no value \(null in YAML"):
+        load_config(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("MODEL:", "a.yaml: MODEL is None, expected keys of its own"),
+        ("SOLVER: 3", "a.yaml: SOLVER is 3, expected keys of its own"),
+        ("MODEL: {DETR: }", r"Type mismatch .*CfgNode'> vs. <class 'NoneType'>\) for config key: MODEL.DETR$"),
+        ("SOLVER: {AMP: 3}", r"Type mismatch .*CfgNode'> vs. <class 'int'>\) for config key: SOLVER.AMP$"),
+    ],
+)
+def test_a_value_in_the_place_of_keys_is_said(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_config(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize("part", ["TRANSFORMER", "HEAD", "NECK", "CRITERION", "MASK_HEAD"])
+def test_parts_that_nobody_has_registered_are_said(part: str) -> None:
+    with pytest.raises(ValueError, match=rf"MODEL.DETR.{part}.NAME is 'Nothing', expected a name such as \w+"):
+        load_config("detr_r50.yaml", [f"MODEL.DETR.{part}.NAME", "Nothing"])
+
+
+def test_names_and_sizes_are_checked_where_they_count() -> None:
+    with pytest.raises(ValueError, match=r"INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range', which needs two sizes"):
+        load_config("", ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", "(1, 2, 3)"])
+    load_config("", ["INPUT.CROP.TYPE", "x"])
+    with pytest.raises(ValueError, match=r"INPUT.CROP.TYPE is 'x', expected a name such as .*relative"):
+        load_config("", ["INPUT.CROP.TYPE", "x", "INPUT.CROP.ENABLED", "True"])
+
+
+def test_overrides_are_checked_and_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(train.main, ["--config-file", "detr_r50.yaml", "SOLVER.CHECKPOINT_PERIOD", "0"]) == cli.USER_ERROR
+    assert capsys.readouterr().err.startswith("error: SOLVER.CHECKPOINT_PERIOD is 0, expected 1 or more")
+
+
+def test_what_may_be_endless_or_nothing_may() -> None:
+    options = [
+        "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+        "1e999",
+        "SOLVER.WEIGHT_DECAY_BIAS",
+        "None",
+        "INPUT.MIN_SIZE_TEST",
+        "0",
+    ]
+    assert math.inf == load_config("", options).SOLVER.CLIP_GRADIENTS.NORM_TYPE
+
+
+def test_shipped_configs_pass() -> None:
+    for name in ("quickstart/detr_shapes_panoptic.yaml", "quickstart/retinanet_shapes.yaml", "detr_r50_dc5.yaml"):
+        load_config(name)
+    assert get_cfg().SOLVER.WEIGHT_DECAY_BIAS is None
