@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,27 @@ def test_a_download_is_made_again_on_request(tmp_path: Path, web: str) -> None:
 def test_a_url_does_not_lead_out_of_the_cache() -> None:
     with pytest.raises(ValueError, match=r"has '\.\.' in its path"):
         local_file("http://127.0.0.1:9/../../a.pth")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/folder/", "http:///a.pth", "https://"])
+def test_a_url_must_name_a_file(url: str) -> None:
+    with pytest.raises(ValueError, match="names no file on a host"):
+        local_file(url)
+
+
+def test_an_answer_that_is_no_http_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(b"no http\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ValueError, match=r"could not be downloaded \(BadStatusLine"):
+            local_file(f"http://127.0.0.1:{server.getsockname()[1]}/a.pth")
 
 
 def test_the_home_folder_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
