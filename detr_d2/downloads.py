@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
+from http.client import HTTPException
 from urllib.parse import urlparse
 
 from detectron2.utils.file_io import PathManager
@@ -34,13 +35,22 @@ def download(url: str, *, force: bool = False) -> str:
     """
     if ".." in urlparse(url).path.split("/"):
         raise ValueError(f"{url} has '..' in its path: give the URL without.")
+    if not url.split("/")[-1] or not urlparse(url).hostname:
+        raise ValueError(f"{url} names no file on a host: give the URL of a file.")
     place = cache_path(url)
     if force and os.path.isfile(place):
         with tempfile.TemporaryDirectory(dir=os.path.dirname(place)) as scratch:
-            os.replace(PathManager.get_local_path(url, force=True, cache_dir=scratch), place)
-    path = str(PathManager.get_local_path(url, cache_dir=_cache_folder(url)))
+            os.replace(_fetch(url, scratch), place)
+    path = _fetch(url, _cache_folder(url))
     _check_hash(url, path)
     return path
+
+
+def _fetch(url: str, cache_dir: str) -> str:
+    try:
+        return str(PathManager.get_local_path(url, force=True, cache_dir=cache_dir))
+    except HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def cache_path(url: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .array_pickle import ArrayReader, finish
-from .pickle_reader import BoundedFile, DamagedError, NotDataError
-from .plain_data import plain, plain_tensor
+from .pickle_reader import BoundedFile
+from .plain_data import DamagedError, NotDataError, plain, plain_tensor
 from .torch_file import MAGIC_NUMBER, read_legacy, read_zip
 
 _ZIP = b"PK\x03\x04"

@@ -145,7 +145,8 @@ def test_training_states_are_read_whole(tmp_path: Path) -> None:
 
 
 def test_shared_tensors_stay_shared_and_attributes_of_dictionaries_stay_behind(tmp_path: Path) -> None:
-    tensor, tensors = torch.ones(1000), collections.OrderedDict()
+    tensor = torch.ones(1000)
+    tensors: dict[str, torch.Tensor] = collections.OrderedDict()
     tensors.update(a=tensor, b=tensor)
     vars(tensors)["get"] = "no function"
     torch.save({"model": tensors, "again": tensors}, tmp_path / "a.pth")
