@@ -55,10 +55,28 @@ def host_name() -> str:
 
 
 @functools.cache
+def boot_id() -> str:
+    """Of the running kernel, which containers share; "" where nothing tells."""
+    return _first_line("/proc/sys/kernel/random/boot_id")
+
+
+@functools.cache
+def machine_id() -> str:
+    """Of the installed system, which stays when it is started again; "" where nothing tells, as in most containers."""
+    return _first_line("/etc/machine-id")
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+@functools.cache
 def _system() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        told = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        told = f"{boot_id()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         told = host_name()
     return hashlib.sha256(told.encode()).hexdigest()[:8]

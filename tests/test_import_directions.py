@@ -27,6 +27,7 @@ ALLOWED = {
     "detr_d2.processes": set(),
     "detr_d2.temporaries": {"detr_d2.processes"},
     "detr_d2.write_errors": set(),
+    "detr_d2.folder_lock": {"detr_d2.files", "detr_d2.processes", "detr_d2.temporaries"},
     "detr_d2.files": {"detr_d2.temporaries", "detr_d2.write_errors"},
     "detr_d2.panoptic_classes": set(),
     "detr_d2.data": {"detr_d2.files", "detr_d2.panoptic_classes"},
@@ -36,6 +37,7 @@ ALLOWED = {
     "detr_d2.model_zoo": {"detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.engine": {
         "detr_d2.files",
+        "detr_d2.folder_lock",
         "detr_d2.panoptic_classes",
         "detr_d2.memory",
         "detr_d2.config",
@@ -69,6 +71,7 @@ ALLOWED = {
     "detr_d2.export": {"detr_d2.files", "detr_d2.modeling!", "detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.tools": {
         "detr_d2.files",
+        "detr_d2.folder_lock",
         "detr_d2!",
         "detr_d2.panoptic_classes",
         "detr_d2.config",
