@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import secrets
@@ -151,6 +152,20 @@ def check_writable(folder: StrPath, message: str) -> None:
             os.unlink(temporary)
     except OSError as error:
         raise WriteError(message.format(folder=folder, reason=error.strerror)) from error
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Renames a file to a name that is free, its own with a suffix, and returns it."""
+    names = (path.with_name(f"{path.name}{suffix}{number or ''}") for number in itertools.count())
+    aside = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, aside)
+    sync_folder(os.path.dirname(path))
+    return aside
+
+
+def shorten(path: StrPath, size: int) -> None:
+    """Cuts off the end of a file that others have open; what stays does not change."""
+    os.truncate(path, size)
 
 
 def file_hash(path: StrPath) -> str:

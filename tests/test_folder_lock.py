@@ -4,52 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from other_processes import another_process, hold_for_ever
 
 from detr_d2 import folder_lock
 from detr_d2.folder_lock import NAME, FolderInUse, Owner, hold_folder
 from detr_d2.processes import Process
 
 
-@contextmanager
-def another_process(work: Callable[[], object]) -> Iterator[int]:
-    """A child that does something and then waits to be killed; the block begins when it has."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os.write(writing, b"x")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writing)
-    try:
-        assert os.read(reading, 1) == b"x"
-        yield child
-    finally:
-        os.close(reading)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
-kept: list[object] = []
-
-
-def _hold(folder: Path) -> None:
-    kept.append(hold_folder(folder))
-    kept[-1].__enter__()  # type: ignore[attr-defined]
-
-
 def test_a_living_process_is_named(tmp_path: Path) -> None:
-    with another_process(lambda: _hold(tmp_path)) as pid:
+    with another_process(lambda: hold_for_ever(tmp_path)) as pid:
         sentence = (
             rf"^{tmp_path} is written to by process {pid} on {Process.current().host} .*began 0 minutes ago: wait"
         )
@@ -128,7 +96,7 @@ def test_containers_and_systems_that_were_started_again(
 
 def test_a_living_process_in_another_container_is_seen_by_its_lock(tmp_path: Path) -> None:
     def pretend() -> None:
-        _hold(tmp_path)
+        hold_for_ever(tmp_path)
         content = json.loads((tmp_path / NAME).read_text())
         content["process"].update(system="0123abcd", host="container7")
         (held,) = (x for x in folder_lock._held.values() if x.pid == os.getpid())

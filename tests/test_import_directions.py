@@ -38,6 +38,7 @@ ALLOWED = {
     "detr_d2.engine": {
         "detr_d2.files",
         "detr_d2.folder_lock",
+        "detr_d2.write_errors",
         "detr_d2.panoptic_classes",
         "detr_d2.memory",
         "detr_d2.config",

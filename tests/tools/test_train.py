@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_processes import another_process, hold_for_ever
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main as detr_d2_command
@@ -133,6 +135,19 @@ def test_two_processes_train_and_evaluate(config_file: Path, tiny_coco: Any, tmp
     assert {x["image_id"] for x in results} == {1, 2, 3}  # gathered from both
     assert "World size: 2" in (out / "log.txt").read_text()
     assert all(x == x for x in losses(out))
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"], ["--eval-only"]])
+def test_a_folder_that_a_living_run_writes_into_is_refused(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+):
+    out = tmp_path / "out"
+    with another_process(lambda: hold_for_ever(out)) as pid:
+        before = {x: x.read_bytes() for x in out.iterdir() if x.suffix != ".txt"}
+        assert run(out, *options) == 2
+        assert {x: x.read_bytes() for x in out.iterdir() if x.suffix != ".txt"} == before
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {out} is written to by process {pid} on {socket.gethostname()}")
 
 
 def test_spawned_process_ends_as_a_command_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
