@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..evaluation.results import minutes
 from .shapes_data import add_image_counts, make_both, shapes_spec
-from .timed_training import TrainingJob
 from .trained_comparison import (
     STEPS,
     Page,
@@ -22,6 +21,7 @@ from .trained_comparison import (
     train,
     train_for_the_time_of,
 )
+from .training_job import TrainingJob
 
 DETR_CONFIG = "quickstart/detr_shapes.yaml"
 FASTER_RCNN_CONFIG = "quickstart/faster_rcnn_shapes.yaml"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ..files import file_hash
 from .shapes_data import add_image_counts, make_both, shapes_panoptic_spec
-from .timed_training import TrainingJob
 from .trained_comparison import (
     Page,
     Trained,
@@ -22,6 +21,7 @@ from .trained_comparison import (
     run_quickstart,
     train,
 )
+from .training_job import TrainingJob
 
 MASK_MODELS = {
     "DETR": ("quickstart/detr_shapes_segm.yaml", "detr"),
@@ -54,7 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs all of it; returns 1 when a training or a model's comparison fails."""
-    return run_quickstart(build_parser(), argv, _run, counts=("train_images", "val_images"))
+    return run_quickstart(
+        build_parser(),
+        argv,
+        _run,
+        counts=("train_images", "val_images"),
+        check=lambda args: data_of_quickstart(Path(args.base)),
+    )
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:

@@ -31,9 +31,12 @@ from ..evaluation.comparison import draw_detections, grid, ground_truth, segment
 from ..evaluation.prediction import ImagePredictor
 from ..evaluation.results import SEGMENTATION_FIGURES, RunResult, minutes, results_table
 from ..files import write_json, write_picture, write_text
+from ..folder_lock import hold_folder
 from ..panoptic_classes import PanopticClasses
+from .own_folders import settle_output
 from .quiet import quiet_libraries
-from .timed_training import TrainingError, TrainingJob, run_training
+from .timed_training import TrainingError, run_training
+from .training_job import TrainingJob, place
 from .training_progress import TrainingProgress
 
 SHOWN_SCORE = 0.5
@@ -88,7 +91,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, output: str, max_iter
     """Adds --output, --seed, --fresh and --max-iter; `max_iter` says whose iterations these are."""
     parser.add_argument("--output", default=output, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of data, initialisation and training (default: 0)")
-    parser.add_argument("--fresh", action="store_true", help="train again even if the folder holds results")
+    parser.add_argument("--fresh", action="store_true", help="delete what was trained there, and train again")
     parser.add_argument("--max-iter", type=int, metavar="N", help=max_iter)
 
 
@@ -98,6 +101,7 @@ def run_quickstart(
     work: Callable[[argparse.Namespace, Sequence[str]], int],
     *,
     counts: Sequence[str] = (),
+    check: Callable[[argparse.Namespace], object] = lambda _: None,
 ) -> int:
     """Reads the command line, checks its numbers, does the work, and tells the user how it ended.
 
@@ -106,6 +110,7 @@ def run_quickstart(
         argv: what it parses; the process's own arguments when None.
         work: takes the options and the arguments as they were given; returns the exit code.
         counts: further options that must be at least 1.
+        check: what else can be wrong with the options, before anything is written.
 
     Returns:
         The exit code; 1 when a training fails.
@@ -119,8 +124,15 @@ def run_quickstart(
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
     quiet_libraries()
+    check(args)
+    command = parser.prog.split()[-1]
+    settings = {key: value for key, value in vars(args).items() if key not in ("output", "fresh")}
+    defaults = {key: parser.get_default(key) for key in settings}
+    output = settle_output(Path(args.output), command, settings, defaults, fresh=args.fresh)
+    args.output = str(output)
     try:
-        return work(args, sys.argv[1:] if argv is None else argv)
+        with hold_folder(output):
+            return work(args, sys.argv[1:] if argv is None else argv)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -146,6 +158,7 @@ def train(job: TrainingJob, *, fresh: bool) -> Trained:
         TrainingError: the training failed.
         ValueError: the output folder holds something else.
     """
+    job = place(job, fresh=fresh)
     with TrainingProgress(job.title) as progress:
         result = run_training(job, progress, fresh=fresh)
     figures = {
