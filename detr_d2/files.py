@@ -237,6 +237,8 @@ def _put_folder(partial: str, target: str, replaces: Collection[str]) -> None:
     """Renames a finished folder; if that fails, the folder that was there is there again."""
     if os.path.lexists(target) and not os.path.isdir(target):
         raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+    if not replaces and os.path.isdir(target):
+        os.rmdir(target)  # if there is something in it by now, it stays
     old = f"{target}.old-{secrets.token_hex(4)}"
     with suppress(FileNotFoundError):
         os.rename(target, old)

@@ -24,7 +24,7 @@ from ..evaluation.trained_model import class_names_option, coco_option, load_tra
 from ..files import write_json, write_picture
 from ..panoptic_classes import PanopticClasses
 from .data_options import add_import
-from .outputs import claim_files
+from .outputs import claim_files, ends_with_its_folders
 from .quiet import quiet_libraries
 
 _KEPT_SUFFIXES = {".jpg", ".jpeg", ".png"}  # others become PNG
@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Predicts; returns 1 when some of the inputs could not be read."""
     args = build_parser().parse_args(argv)
