@@ -152,22 +152,27 @@ def _make(path: str, own: Owner) -> int:
         FileExistsError: it is there.
     """
     prepare_folder(os.path.dirname(path))
+    content = json.dumps(asdict(own))
     temporary = temporary_name(os.path.dirname(path))
-    with open(create(temporary), "w", encoding="utf-8") as file:
-        json.dump(asdict(own), file)
     try:
+        _write_new(temporary, content)
         try:
             os.link(temporary, path)
         except FileExistsError:
             raise
         except OSError:  # a file system without links
-            with open(create(path), "w", encoding="utf-8") as file:
-                json.dump(asdict(own), file)
+            _write_new(path, content)
     finally:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
     descriptor = os.open(path, os.O_RDWR)
     _lock(descriptor)
     return descriptor
+
+
+def _write_new(path: str, content: str) -> None:
+    with open(create(path), "w", encoding="utf-8") as file:
+        file.write(content)
 
 
 def _release(path: str, held: _Held) -> None:

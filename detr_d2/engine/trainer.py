@@ -30,7 +30,7 @@ from ..data.registration import is_panoptic
 from .build import build_train_step, distribute, share_buffers
 from .class_metadata import class_metadata
 from .evaluators import build_evaluator
-from .hooks import BestCheckpoint, PeriodicCheckpoint, TrimMemory
+from .hooks import BestCheckpoint, PeriodicCheckpoint, PeriodicWriter, TrimMemory
 from .last_checkpoint import find_last_checkpoint, forget_metrics
 from .metrics_file import with_whole_lines
 from .numbered_loader import NumberedLoader
@@ -115,9 +115,8 @@ class Trainer(DefaultTrainer):
             self._build_precise_bn(),
             self._average,
             hooks.EvalHook(period, self._evaluate),
+            PeriodicWriter(self.build_writers(), WRITE_PERIOD, period) if comm.is_main_process() else None,
             self._build_best_checkpoint(),
-            # Before the checkpoint, after which nothing that was measured until then is measured again.
-            hooks.PeriodicWriter(self.build_writers(), period=WRITE_PERIOD) if comm.is_main_process() else None,
             PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
             TrimMemory() if torch.device(self.cfg.MODEL.DEVICE).type == "cpu" else None,
         ]
@@ -204,6 +203,8 @@ class Trainer(DefaultTrainer):
     def before_train(self) -> None:
         """Runs the hooks; a resumed run then goes to the images and random numbers that come next."""
         super().before_train()
+        if self.start_iter >= self.max_iter:
+            self.iter = self.max_iter - 1  # as at the end of the run that has trained
         if self.start_iter > 0:
             self._continue()
 

@@ -21,6 +21,7 @@ from ..evaluation.compare_json import load_comparison
 from ..evaluation.compare_models import Contestant, parse_models
 from ..evaluation.compare_results import Comparison, ModelComparison
 from ..evaluation.compare_run import Settings
+from ..evaluation.report_gallery import without_images_elsewhere
 from .data_options import add_import
 from .outputs import ends_with_its_folders, own_folder
 from .quiet import quiet_libraries
@@ -80,7 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     output = Path(args.output)
     if args.from_json:
-        comparison = load_comparison(args.from_json)
+        comparison, elsewhere = without_images_elsewhere(load_comparison(args.from_json))
+        if elsewhere:
+            print(
+                f"warning: {len(elsewhere)} images of the record are not shown, as they are not in its image folder "
+                f"{comparison.dataset.image_root or '(it names none)'}, the first is {elsewhere[0]}",
+                file=sys.stderr,
+            )
         own_folder(output)
     else:
         _check(args)
