@@ -92,6 +92,8 @@ def _start(pid: int) -> int | None:
 
 
 def _answers(pid: int) -> bool:
+    if os.name != "posix":  # where the signal 0 is no question, but ends the process
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -87,12 +88,14 @@ def fork(work: Callable[[], object]) -> int:
     child = os.fork()
     if child:
         return child
-    code = 1
+    code, errors = 1, os.dup(2)
     try:
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         work()
         code = 0
+    except BaseException:
+        os.write(errors, traceback.format_exc().encode())
     finally:
         os._exit(code)
 

@@ -35,7 +35,8 @@ class PeriodicWriter(hooks.PeriodicWriter):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if self.evaluation_period > 0 and done % self.evaluation_period == 0 and done % self.period != 0:
+        evaluated = self.evaluation_period > 0 and done % self.evaluation_period == 0 and done < self.trainer.max_iter
+        if evaluated and done % self.period != 0:
             for writer in self.writers:
                 writer.write()
         super().after_step()

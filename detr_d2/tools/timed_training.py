@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
@@ -27,7 +27,7 @@ import detr_d2
 
 from ..data import check_datasets
 from ..engine import Trainer, setup
-from ..engine.startup import find_config_file
+from ..engine.startup import begin, find_config_file
 from ..evaluation.detector_keys import count_parameters
 from ..evaluation.results import RunResult, bbox_metrics, minutes
 from ..files import write_json
@@ -141,7 +141,7 @@ def train(job: TrainingJob, report: Report) -> RunResult:
     if job.seconds is not None:
         iterations = _planned_iterations(cfg, job, report)
     cfg = with_iterations(cfg, iterations, evaluations=job.evaluations)
-    default_setup(cfg, args)
+    begin(cfg, args)
     trainer = TimedTrainer(cfg, report, job.clock)
     trainer.resume_or_load(resume=True)
     trainer.train()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -25,7 +25,7 @@ from ..engine.elastic import agents_of_run, continues_elastic_run
 from ..engine.last_checkpoint import find_last_checkpoint
 from ..engine.launch import started_by_torchrun
 from ..engine.output_lock import hold_output_dir
-from ..engine.startup import find_config_file, import_user_modules
+from ..engine.startup import begin, find_config_file, import_user_modules
 from ..engine.summary import recipe_line, summarise_run, suspicious_settings
 from ..folder_lock import hold_folder
 from . import cli
@@ -129,7 +129,7 @@ def _run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | 
     import_user_modules(args.imports)
     register_datasets(cfg)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="detr_d2")
-    default_setup(cfg, args)
+    begin(cfg, args)
     if args.eval_only:
         evaluate(cfg, resume=args.resume)
         return

@@ -196,6 +196,11 @@ def test_evaluates_only(run: Callable[..., int], tmp_path: Path):
     assert not list(out.glob("*.pth"))
     name = Path("inference") / "coco_instances_results.json"
     assert json.loads((out / name).read_text()) == json.loads((tmp_path / "train" / name).read_text())
+    # In the folder of the training, whose config is not written over.
+    config = (tmp_path / "train" / "config.yaml").read_text()
+    assert run(tmp_path / "train", "--eval-only", "--resume", "TEST.DETECTIONS_PER_IMAGE", "7") == 0
+    assert (tmp_path / "train" / "config.yaml").read_text() == config
+    assert "DETECTIONS_PER_IMAGE: 7" in (tmp_path / "train" / "inference" / "config.yaml").read_text()
 
 
 def test_config_of_the_run_has_the_classes_and_trains_again(run: Callable[..., int], tmp_path: Path):
