@@ -15,7 +15,7 @@ def hold_output_dir(folder: str, *, run: str = "", same_run: Collection[str] = (
     """The main process holds the folder for all of them, which must call this together.
 
     Args:
-        folder: of the run.
+        folder: of the run; "" for one that writes nothing.
         run, same_run: see `hold_folder`.
 
     Raises:
@@ -23,7 +23,7 @@ def hold_output_dir(folder: str, *, run: str = "", same_run: Collection[str] = (
     """
     problem = ""
     with ExitStack() as stack:
-        if comm.is_main_process():
+        if folder and comm.is_main_process():
             try:
                 stack.enter_context(hold_folder(folder, run=run, same_run=same_run))
             except (ValueError, OSError) as error:

@@ -81,12 +81,14 @@ def without_images_elsewhere(comparison: Comparison) -> tuple[Comparison, list[s
         The record, and the names of the images that were taken out of its gallery.
     """
     root = comparison.dataset.image_root and os.path.abspath(comparison.dataset.image_root)
-    inside, outside = [], []
-    for entry in comparison.gallery:
+
+    def below(entry: GalleryImage) -> bool:
         path = os.path.abspath(find_image(entry.file_name, comparison.dataset.image_root))
-        below = root and os.path.dirname(root) != root and os.path.commonpath([root, path]) == root
-        (inside if below else outside).append(entry)
-    return replace(comparison, gallery=inside), [x.file_name for x in outside]
+        return bool(root) and os.path.dirname(root) != root and os.path.commonpath([root, path]) == root
+
+    inside = [entry for entry in comparison.gallery if below(entry)]
+    outside = [entry.file_name for entry in comparison.gallery if not below(entry)]
+    return replace(comparison, gallery=inside), outside
 
 
 def _record(entry: GalleryImage, picture: str, labels: list[str]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def run_until_full(cfg: Any, number: int, size: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         return temporaries.create(path)
 
-    files.create = create  # type: ignore[assignment]
+    files.create = create
     try:
         run_training(cfg)
     except WriteError as error:

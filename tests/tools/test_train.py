@@ -137,6 +137,29 @@ def test_two_processes_train_and_evaluate(config_file: Path, tiny_coco: Any, tmp
     assert all(x == x for x in losses(out))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
+def test_two_processes_go_back_to_the_same_checkpoint(config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str):
+    out = tmp_path / launcher
+    options = ["SOLVER.MAX_ITER", "3", "SOLVER.CHECKPOINT_PERIOD", "1"]
+    command = command_line(config_file, tiny_coco.spec("tiny"), out, "--num-gpus", "2", "--resume", *options)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    python = torchrun if launcher == "torchrun" else []
+    assert start(command, *python).returncode == 0
+    whole = weights(out)
+    for name in ("model_0000001", "model_0000002", "model_final"):
+        path = out / f"{name}.pth"
+        before = path.stat()
+        path.write_bytes(path.read_bytes()[:-100])
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    process = start(command, *python)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert len(list(out.glob("*.unreadable"))) == 3
+    assert (out / "log.txt").read_text().count("this run continues from model_0000000.pth") == 1
+    assert [key for key in whole if not torch.equal(whole[key], weights(out)[key])] == []
+    assert not (out / ".detr_d2.lock").exists()
+
+
 @pytest.mark.parametrize("options", [[], ["--resume"], ["--eval-only"]])
 def test_a_folder_that_a_living_run_writes_into_is_refused(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
