@@ -130,6 +130,15 @@ def test_a_run_goes_on_with_what_it_has_begun_elsewhere(tmp_path: Path) -> None:
         assert Owner.read(str(tmp_path / NAME)) is not None
 
 
+def test_what_a_faster_process_has_made_is_not_taken_away(tmp_path: Path) -> None:
+    own = Process.current()
+    dead = _left(tmp_path, process=replace(own, start=own.start - 1))
+    (tmp_path / NAME).unlink()
+    with another_process(lambda: hold_for_ever(tmp_path)):
+        folder_lock._take_away(str(tmp_path / NAME), dead)
+        assert (tmp_path / NAME).exists()
+
+
 def test_a_file_that_a_power_failure_has_emptied(tmp_path: Path) -> None:
     (tmp_path / NAME).touch()
     os.utime(tmp_path / NAME, (0, 0))

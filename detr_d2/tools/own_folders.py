@@ -48,12 +48,9 @@ def is_empty(folder: Path) -> bool:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, key by key, configs too; of another version, only those that both versions have."""
+    """The settings that differ, key by key, configs too; what only one of two versions knows is no setting."""
     first, second = _flat(found), _flat(wanted)
-    other_version = found.get("version") != wanted.get("version")
-    keys = first.keys() & second.keys() if other_version else first.keys() | second.keys()
-    absent = "not there"
-    both = {key: (first.get(key, absent), second.get(key, absent)) for key in sorted(keys)}
+    both = {key: (first[key], second[key]) for key in sorted(first.keys() & second.keys())}
     return {key: values for key, values in both.items() if values[0] != values[1]}
 
 

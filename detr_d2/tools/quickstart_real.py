@@ -14,15 +14,14 @@ from ..data import register_coco
 from ..engine.startup import load_config
 from ..evaluation.results import minutes
 from ..files import file_hash
+from .quickstart_command import add_common_options, run_quickstart
 from .trained_comparison import (
     STEPS,
     Page,
     Trained,
-    add_common_options,
     compare_trained,
     file_name,
     job_options,
-    run_quickstart,
     train,
     train_for_the_time_of,
     training_of,

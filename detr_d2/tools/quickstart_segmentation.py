@@ -10,15 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from ..files import file_hash
+from .quickstart_command import add_common_options, run_quickstart
 from .shapes_data import add_image_counts, make_both, shapes_panoptic_spec
 from .trained_comparison import (
     Page,
     Trained,
-    add_common_options,
     compare_trained,
     file_name,
     job_options,
-    run_quickstart,
     train,
 )
 from .training_job import TrainingJob
