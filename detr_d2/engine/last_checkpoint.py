@@ -79,10 +79,11 @@ def _decide(checkpointer: Checkpointer) -> tuple[str, dict[str, Any] | None]:
         except ValueError as error:
             unreadable.append((path, str(error)))
             continue
-        if path.name != tagged and "trainer" not in content:
+        if path == folder / (tagged or ""):
+            return str(path), content
+        if "trainer" not in content:
             continue  # weights that somebody has put there
-        if path.name != tagged:
-            _go_back(checkpointer, path, tagged, unreadable)
+        _go_back(checkpointer, path, tagged, unreadable)
         return str(path), content
     if unreadable:
         names = ", ".join(path.name for path, _ in unreadable)
@@ -112,7 +113,7 @@ def _tagged(folder: Path) -> str | None:
 
 def _candidates(folder: Path, tagged: str | None) -> list[Path]:
     """The checkpoint that is named, those of the run before it, and the best; the one to try first, first."""
-    numbered = sorted((x for x in folder.glob("model_*.pth") if _NUMBERED.fullmatch(x.name)), key=lambda x: x.name)
+    numbered = sorted(x for x in folder.glob("model_*.pth") if _NUMBERED.fullmatch(x.name) and x.is_file())
     oldest_first = [x.stat().st_mtime_ns for x in numbered]
     # What is older than a checkpoint of fewer iterations was left by an earlier run.
     names = [x.name for i, x in enumerate(numbered) if oldest_first[i] >= max(oldest_first[: i + 1])][::-1]

@@ -103,8 +103,8 @@ def settle_output(
             _require_ours(folder)
         changed = {} if found is None else differences(found, record)
         if not changed or fresh:
-            if found is not None and found["version"] != record["version"]:
-                print(f"note: {folder} was begun by version {found['version']}, this is {record['version']}")
+            if found is not None and found.get("version") != record["version"]:
+                print(f"note: {folder} was begun by version {found.get('version')}, this is {record['version']}")
             if found is None or changed:
                 write_json(folder / COMMAND_RECORD, record)
             return folder

@@ -92,8 +92,8 @@ def place(job: TrainingJob, *, fresh: bool = False) -> TrainingJob:
             raise ValueError(f"{place} is not empty and was not made by this command; choose another --output")
         changed = {} if found is None else differences(found, fingerprint)
         if not changed or fresh:
-            if found is not None and found["version"] != fingerprint["version"]:
-                print(f"note: {place} was begun by version {found['version']}, this is {fingerprint['version']}")
+            if found is not None and found.get("version") != fingerprint["version"]:
+                print(f"note: {place} was begun by version {found.get('version')}, this is {fingerprint['version']}")
             return replace(job, output_dir=str(place))
         last = changed
         if place == folder:

@@ -124,6 +124,7 @@ def test_a_name_without_any_checkpoint_is_said(tmp_path: Path) -> None:
 
 def test_files_of_others_and_of_earlier_runs_are_not_continued(folder: Path) -> None:
     cut(folder / "model_0000029.pth")
+    (folder / "model_0000028.pth").symlink_to("nowhere")
     old = (folder / "model_0000009.pth").stat().st_mtime - 100
     shutil.copy(folder / "model_0000019.pth", folder / "model_0000025.pth")
     os.utime(folder / "model_0000025.pth", (old, old))  # written before that of iteration 9
