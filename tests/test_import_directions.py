@@ -29,6 +29,7 @@ ALLOWED = {
     "detr_d2.processes": set(),
     "detr_d2.temporaries": {"detr_d2.processes"},
     "detr_d2.write_errors": set(),
+    "detr_d2.folder_lock": {"detr_d2.files", "detr_d2.processes", "detr_d2.temporaries"},
     "detr_d2.files": {"detr_d2.temporaries", "detr_d2.write_errors"},
     "detr_d2.panoptic_classes": set(),
     "detr_d2.class_names": set(),
@@ -44,6 +45,8 @@ ALLOWED = {
     "detr_d2.model_zoo": {"detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.engine": {
         "detr_d2.files",
+        "detr_d2.folder_lock",
+        "detr_d2.write_errors",
         "detr_d2.panoptic_classes",
         "detr_d2.class_names",
         "detr_d2.memory",
@@ -81,6 +84,7 @@ ALLOWED = {
     "detr_d2.export": {"detr_d2.files", "detr_d2.modeling!", "detr_d2.config", "detr_d2.checkpoint"},
     "detr_d2.tools": {
         "detr_d2.files",
+        "detr_d2.folder_lock",
         "detr_d2!",
         "detr_d2.panoptic_classes",
         "detr_d2.config",
