@@ -12,6 +12,8 @@ from urllib.parse import urlparse
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
+from .files import file_hash
+
 # torch.hub's convention, which these keep: the name ends in the start of the file's SHA-256.
 _HASHED = ("https://dl.fbaipublicfiles.com/detr/", "https://download.pytorch.org/models/")
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
@@ -77,12 +79,9 @@ def _check_hash(url: str, path: str) -> None:
     promised = promised_hash(url)
     if not promised:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(promised):
+    found = file_hash(path)[: len(promised)]
+    if found != promised:
         raise ValueError(
-            f"{path} is not the file of {url}: its SHA-256 starts with {digest.hexdigest()[: len(promised)]}, expected "
-            f"{promised}; delete it, so that it is downloaded again."
+            f"{path} is not the file of {url}: its SHA-256 starts with {found}, expected {promised}; delete it, so that "
+            "it is downloaded again."
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from detr_d2.folder_lock import hold_folder
+from detr_d2.files.folder_lock import hold_folder
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from other_processes import another_process, hold_for_ever
 
-from detr_d2 import folder_lock
-from detr_d2.folder_lock import NAME, FolderInUse, Owner, hold_folder
-from detr_d2.processes import Process
+from detr_d2.files import folder_lock
+from detr_d2.files.folder_lock import NAME, FolderInUse, Owner, hold_folder
+from detr_d2.files.processes import Process
 
 
 def test_a_living_process_is_named(tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ WRITES = {
 # What writes to a path or into an open file; which of the two shows from the name of the argument.
 WRITES_TO = {"torch.save", "np.save", "np.savez", "np.savez_compressed", "pickle.dump", "json.dump", "savefig", "save"}
 OPEN_FILES = {"file", "buffer"}
-RECORDS = {"self.checkpointer.save", "result.save", "run.save"}  # methods of our own, which write through files.py
+RECORDS = {"self.checkpointer.save", "result.save", "run.save"}  # methods of our own, which write through it
 
 ALLOWED = {
     # The writer itself, and the lock, which is made in one step.
-    "files.py: os.replace, os.rename, os.truncate, os.unlink, rmdir, rmtree, open",
-    "temporaries.py: os.open, os.unlink, rmtree",
-    "write_errors.py: open",
-    "folder_lock.py: os.open, os.link, os.unlink, open",
+    "files/writing.py: os.replace, os.rename, os.truncate, os.unlink, rmdir, rmtree, open",
+    "files/temporaries.py: os.open, os.unlink, rmtree",
+    "files/write_errors.py: open",
+    "files/folder_lock.py: os.open, os.link, os.unlink, open",
     # Within a folder that appears as a whole, or that is thrown away.
     "data/synthetic.py: save",
     "evaluation/benchmark_coco.py: write_text",
@@ -40,14 +40,14 @@ ALLOWED = {
     "evaluation/compare_run.py: unlink",
     "tools/attention.py: unlink",
     "tools/training_job.py: unlink, rmdir",
-    # OpenCV takes a name only, here that of a file of files.py; predict.py uses the class around it.
+    # OpenCV takes a name only, here that of a new file; predict.py uses the class around it.
     "evaluation/media.py: VideoWriter",
+    # From a folder beside, where it was downloaded.
+    "downloads.py: os.replace",
     # What is not a file of the user's: a switch of the kernel, /dev/null, the console of a training.
     "evaluation/benchmark_memory.py: write_text",
     "tools/cli.py: os.open",
     "tools/timed_training.py: open",
-    # A mark without content.
-    "data/checks.py: touch",
 }
 
 
@@ -62,7 +62,7 @@ def writes(tree: ast.AST) -> Iterator[str]:
             yield "open"
         elif (last != name or last == "rmtree") and (
             last_two in WRITES or last in WRITES
-        ):  # a bare `write_text` is that of files.py
+        ):  # a bare `write_text` is that of `detr_d2.files`
             yield last_two if last_two in WRITES else last
         elif (last_two in WRITES_TO or last in WRITES_TO) and name not in RECORDS and not _into_open_file(node):
             yield last_two if last_two in WRITES_TO else last

@@ -11,8 +11,7 @@ import os
 
 from detectron2.utils import comm
 
-from ..files import write_json
-from ..processes import Process
+from ..files import Process, write_json
 
 RECORD = "elastic_run.json"
 

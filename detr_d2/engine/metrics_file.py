@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from detectron2.utils.events import EventWriter, JSONWriter
 
 from ..files import WriteError, shorten
-from ..write_errors import sentence
+from ..files.write_errors import sentence
 
 
 class MetricsFile(JSONWriter):

@@ -1,4 +1,4 @@
-"""The output folder of a run belongs to its processes alone; see `detr_d2.folder_lock`."""
+"""The output folder of a run belongs to its processes alone; see `detr_d2.files.folder_lock`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from detectron2.utils import comm
 
-from ..folder_lock import hold_folder
+from ..files import hold_folder
 
 
 @contextmanager

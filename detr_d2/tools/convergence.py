@@ -16,8 +16,7 @@ from ..engine.startup import find_config_file, load_config
 from ..evaluation.benchmark import machine_info
 from ..evaluation.convergence import LearningCurve, by_model, convergence_table, save_curves_json
 from ..evaluation.convergence_picture import save_convergence
-from ..files import file_hash, write_text
-from ..folder_lock import hold_folder
+from ..files import file_hash, hold_folder, write_text
 from ..visualization.loss_curves import read_log
 from .own_folders import settle_output
 from .quiet import quiet_libraries

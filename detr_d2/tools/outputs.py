@@ -7,8 +7,7 @@ from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 
-from ..files import check_writable
-from ..folder_lock import hold_folder
+from ..files import check_writable, hold_folder
 
 _commands: list[ExitStack] = []  # those that run, each with the folders that are its own until it ends
 

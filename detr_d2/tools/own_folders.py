@@ -20,7 +20,7 @@ import yaml
 import detr_d2
 
 from ..files import write_json
-from ..folder_lock import NAME as LOCK
+from ..files.folder_lock import NAME as LOCK
 
 OURS = {"made_by": "detr_d2", "format": 1}
 """In every record."""

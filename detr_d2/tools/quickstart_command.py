@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..folder_lock import hold_folder
+from ..files import hold_folder
 from .own_folders import settle_output
 from .quiet import quiet_libraries
 from .timed_training import TrainingError

@@ -30,7 +30,7 @@ from ..engine.launch import started_by_torchrun, world_size
 from ..engine.output_lock import hold_output_dir
 from ..engine.startup import begin, find_config_file, import_user_modules
 from ..engine.summary import recipe_line, summarise_run, suspicious_settings
-from ..folder_lock import hold_folder
+from ..files import hold_folder
 from . import cli
 from .data_options import add_coco_and_import
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from detectron2.utils import comm
 
-from detr_d2 import processes
 from detr_d2.engine.elastic import RECORD, continues_elastic_run
+from detr_d2.files import processes
 
 
 @pytest.fixture

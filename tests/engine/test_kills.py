@@ -15,9 +15,8 @@ import pytest
 import torch
 from killed_training import fork, killed_after, run_training, small_run, wait
 
-from detr_d2 import files, temporaries
 from detr_d2.engine import last_checkpoint
-from detr_d2.files import WriteError
+from detr_d2.files import WriteError, temporaries, writing
 
 ITERATIONS = 15
 FULL = 7  # exit code of a child that a full disk has stopped
@@ -97,7 +96,7 @@ def run_until_full(cfg: Any, number: int, size: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         return temporaries.create(path)
 
-    files.create = create
+    writing.create = create
     try:
         run_training(cfg)
     except WriteError as error:

@@ -16,9 +16,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
-from .files import WriteError
 from .processes import Process, boot_id, machine_id
 from .temporaries import create, prepare_folder, temporary_name
+from .write_errors import WriteError
 
 NAME = ".detr_d2.lock"
 _SECONDS_TO_MAKE = 5.0
