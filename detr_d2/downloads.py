@@ -82,6 +82,6 @@ def _check_hash(url: str, path: str) -> None:
     found = file_hash(path)[: len(promised)]
     if found != promised:
         raise ValueError(
-            f"{path} is not the file of {url}: its SHA-256 starts with {found}, expected {promised}; delete it, so that "
-            "it is downloaded again."
+            f"{path} is not the file of {url}: its SHA-256 starts with {found}, expected {promised}; delete it, so "
+            "that it is downloaded again."
         )
