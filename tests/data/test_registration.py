@@ -97,7 +97,7 @@ def test_missing_file_and_folder(tmp_path: Path, spec: str) -> None:
         ({"images": [{"id": 1, "file_name": "0.png", "width": 2, "height": 2}] * 2}, "1 image ids that occur twice"),
         ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "1 category ids that occur twice: 1"),
         ({"categories": [{"id": "x", "name": "a"}, {"id": 2, "name": "b"}]}, "some category ids are numbers and some"),
-        ({"categories": [{"id": [1], "name": "a"}]}, r"category \[1\] has id \[1\]; expected a number or a text"),
+        ({"categories": [{"id": [1], "name": "a"}]}, r"category #0 has id \[1\]; expected a number or a text"),
         ({"categories": [{"id": 1, "name": 1}]}, "category 1 has name 1; expected a text"),
         ({"categories": [{"id": 1}]}, 'category 1 has no "name"'),
         ({"categories": ["a"]}, "category a is not an object"),
