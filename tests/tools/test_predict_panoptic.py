@@ -77,7 +77,9 @@ def test_panoptic_maps_are_drawn_and_written(files: PanopticFiles, tmp_path: Pat
     maps = [(x["file_name"], shapes[x["image_id"]]) for x in content["annotations"]]
     assert len({name for name, _ in maps}) == len(maps) == 3 + 3 + 3
     for name, shape in maps:
-        assert cv2.imread(str(out / "panoptic" / name)).shape[:2] == shape
+        drawn = cv2.imread(str(out / "panoptic" / name))
+        assert drawn is not None
+        assert drawn.shape[:2] == shape
 
     written = read_panoptic_file(str(_as_ground_truth(out)))
     assert {4, 7, 9} < set(written.annotations)
