@@ -6,10 +6,13 @@ import hashlib
 import os
 import re
 import tempfile
+from http.client import HTTPException
 from urllib.parse import urlparse
 
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
+
+from .files import file_hash
 
 # torch.hub's convention, which these keep: the name ends in the start of the file's SHA-256.
 _HASHED = ("https://dl.fbaipublicfiles.com/detr/", "https://download.pytorch.org/models/")
@@ -34,13 +37,22 @@ def download(url: str, *, force: bool = False) -> str:
     """
     if ".." in urlparse(url).path.split("/"):
         raise ValueError(f"{url} has '..' in its path: give the URL without.")
+    if not url.split("/")[-1] or not urlparse(url).hostname:
+        raise ValueError(f"{url} names no file on a host: give the URL of a file.")
     place = cache_path(url)
     if force and os.path.isfile(place):
         with tempfile.TemporaryDirectory(dir=os.path.dirname(place)) as scratch:
-            os.replace(PathManager.get_local_path(url, force=True, cache_dir=scratch), place)
-    path = str(PathManager.get_local_path(url, cache_dir=_cache_folder(url)))
+            os.replace(_fetch(url, scratch), place)
+    path = _fetch(url, _cache_folder(url))
     _check_hash(url, path)
     return path
+
+
+def _fetch(url: str, cache_dir: str) -> str:
+    try:
+        return str(PathManager.get_local_path(url, force=True, cache_dir=cache_dir))
+    except HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def cache_path(url: str) -> str:
@@ -67,12 +79,9 @@ def _check_hash(url: str, path: str) -> None:
     promised = promised_hash(url)
     if not promised:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(promised):
+    found = file_hash(path)[: len(promised)]
+    if found != promised:
         raise ValueError(
-            f"{path} is not the file of {url}: its SHA-256 starts with {digest.hexdigest()[: len(promised)]}, expected "
-            f"{promised}; delete it, so that it is downloaded again."
+            f"{path} is not the file of {url}: its SHA-256 starts with {found}, expected {promised}; delete it, so "
+            "that it is downloaded again."
         )

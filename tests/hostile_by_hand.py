@@ -197,13 +197,14 @@ def torch_files(victim: Path) -> dict[str, bytes]:
         "attribute": torch_zip(b"\x80\x02ccollections\nOrderedDict\n)R}K\x01K\x01sb."),
         "legacy storage too large": _legacy(1 << 40, 4),
         "legacy storage of other size": _legacy(4, 1 << 40),
+        "legacy behind its storage": _legacy(4, 4, 1 << 29),  # for which torch makes the storage larger
         "legacy without its storage": _legacy(4, None),
     }
 
 
-def _legacy(said: int, stored: int | None) -> bytes:
+def _legacy(said: int, stored: int | None, size: int = 4) -> bytes:
     header = b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
-    stored_tensor = tensor(said, 0, (4,), (1,))
+    stored_tensor = tensor(said, 0, (size,), (1,))
     stored_tensor.reduced[1][0].pid += (None,)
     keys = [] if stored is None else ["0"]
     data = b"" if stored is None else struct.pack("<q", stored) + bytes(16)

@@ -23,19 +23,20 @@ import torch
 from full_disk import largest_file
 from PIL import Image
 
-from detr_d2 import files
 from detr_d2.files import (
     WriteError,
     check_writable,
     file_hash,
     new_file_by_name,
     new_folder,
+    write_figure,
     write_file,
     write_json,
     write_picture,
     write_text,
+    writing,
 )
-from detr_d2.processes import Process, host_name
+from detr_d2.files.processes import Process, host_name
 
 NOISE = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
 
@@ -45,7 +46,7 @@ def _figure(path: Path) -> None:
 
     figure = Figure(figsize=(1, 1))
     figure.text(0.5, 0.5, "x")
-    files.write_figure(path, figure)
+    write_figure(path, figure)
 
 
 def _video(path: Path) -> None:
@@ -176,7 +177,7 @@ def test_a_planted_name_is_not_written_through(tmp_path: Path, monkeypatch: pyte
     victim.write_text("precious")
     planted = str(tmp_path / "planted")
     os.symlink(victim, planted)
-    monkeypatch.setattr(files, "temporary_name", lambda *_: planted)
+    monkeypatch.setattr(writing, "temporary_name", lambda *_: planted)
     with pytest.raises(WriteError, match="File exists"):
         write_text(tmp_path / "x", "new")
     assert victim.read_text() == "precious"
@@ -232,7 +233,7 @@ def test_file_and_folder_reach_the_disk_in_this_order(tmp_path: Path, monkeypatc
 
 KILLED = """
 import os, sys, signal
-from alone.files import new_file, new_folder
+from alone import new_file, new_folder
 with new_folder(sys.argv[1] + "/folder") as folder, new_file(sys.argv[1] + "/x") as file:
     (folder / "y").write_text("y")
     file.write(b"x" * (2 << 20))
@@ -241,14 +242,8 @@ with new_folder(sys.argv[1] + "/folder") as folder, new_file(sys.argv[1] + "/x")
 
 
 def test_what_a_killed_process_left_is_removed_before_the_next_write(tmp_path: Path) -> None:
-    (tmp_path / "alone").mkdir()
-    for name in (
-        "files.py",
-        "processes.py",
-        "temporaries.py",
-        "write_errors.py",
-    ):  # without what else importing the package brings
-        (tmp_path / "alone" / name).symlink_to(Path(files.__file__).with_name(name))
+    folder = Path(writing.__file__).parent
+    (tmp_path / "alone").symlink_to(folder)  # without what else importing the package brings
     out = tmp_path / "out"
     write_text(out / "before", "before")  # so this process has seen the folder
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

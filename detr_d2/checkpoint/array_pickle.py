@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .pickle_reader import DamagedError, Name, NotDataError, PickleReader
+from .pickle_reader import Name, PickleReader
+from .plain_data import DamagedError, NotDataError
 
 # Kinds of numpy -> bytes of an element.
 _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}

@@ -73,7 +73,9 @@ class Checkpointer(DetectionCheckpointer):
         """Names the checkpoint that resuming starts from."""
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+    def load(
+        self, path: str, checkpointables: list[str] | None = None, content: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Loads a checkpoint that holds nothing but data, and leaves a `LoadReport` in `report`.
 
         Args:
@@ -81,6 +83,7 @@ class Checkpointer(DetectionCheckpointer):
                 torchvision's ResNets become backbone weights.
             checkpointables: what to restore beside the model; None for all, in which case the file must be one that
                 this model has written: neither class head nor queries may differ.
+            content: what `read_model_file` has read from the file, if it was needed before.
 
         Returns:
             What else the file holds.
@@ -90,10 +93,11 @@ class Checkpointer(DetectionCheckpointer):
             FileNotFoundError: if there is no such file.
         """
         self._resumes = checkpointables is None and bool(self.checkpointables)
+        self._content = content
         try:
             return self._load(path, checkpointables, exact=self._resumes)
         finally:
-            self._resumes = False
+            self._resumes, self._content = False, None
 
     def load_trained(self, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Loads the weights of a trained model: every parameter must be in the file, with the right shape.

@@ -12,6 +12,8 @@ import os
 import pickletools
 from typing import IO, Any, NamedTuple
 
+from .plain_data import DamagedError, NotDataError, check_key, require, set_items
+
 # A training state of a thousand tensors takes 100,000 operations; each takes up to some 100 bytes of memory.
 _MOST_OPERATIONS = 2_000_000
 
@@ -25,15 +27,6 @@ _VALUES = {
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
     *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-_KEYS = (str, bytes, int, float, bool, type(None))
-
-
-class NotDataError(Exception):
-    """A file asks for more than plain data; the message says for what, as the end of a sentence."""
-
-
-class DamagedError(Exception):
-    """A file is no pickle, or not a whole one; the message says why."""
 
 
 class Name(NamedTuple):
@@ -138,7 +131,7 @@ class PickleReader:
             return self._stack.pop()
         except (NotDataError, DamagedError):
             raise
-        except (IndexError, KeyError, AttributeError, AssertionError) as error:
+        except (IndexError, KeyError, AttributeError) as error:
             raise DamagedError("its operations do not fit together") from error
         except (ValueError, TypeError, OverflowError) as error:
             raise DamagedError(str(error)) from error
@@ -168,7 +161,7 @@ class PickleReader:
         elif operation in _TUPLES:
             count = _TUPLES[operation]
             items = tuple(stack[len(stack) - count :])
-            assert len(items) == count
+            require(len(items) == count)
             stack[len(stack) - count :] = [items]
         elif operation not in _IGNORED:
             handler = getattr(self, f"_{operation.lower()}", None)
@@ -204,8 +197,8 @@ class PickleReader:
 
     def _dict(self, _: None) -> None:
         items = self._pop_mark()
-        self._stack.append(pairs := {})
-        set_items(pairs, items)
+        self._stack.append({})
+        set_items(self._stack[-1], items)
 
     def _frozenset(self, _: None) -> None:
         items = frozenset(map(check_key, self._pop_mark()))
@@ -232,7 +225,7 @@ class PickleReader:
         self._top(set).update(map(check_key, items))
 
     def _top(self, kind: type) -> Any:
-        assert type(self._stack[-1]) is kind
+        require(type(self._stack[-1]) is kind)
         return self._stack[-1]
 
     def _put(self, index: int) -> None:
@@ -253,8 +246,7 @@ class PickleReader:
 
     def _stack_global(self, _: None) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        assert isinstance(name, str)
-        assert isinstance(module, str)
+        require(isinstance(name, str) and isinstance(module, str))
         self._refer(module, name)
 
     def _refer(self, module: str, name: str) -> None:
@@ -264,14 +256,12 @@ class PickleReader:
 
     def _reduce(self, _: None) -> None:
         args, name = self._stack.pop(), self._stack.pop()
-        assert isinstance(args, tuple)
-        assert isinstance(name, Name)
+        require(isinstance(args, tuple) and isinstance(name, Name))
         self._stack.append(self.call(name, args))
 
     def _newobj(self, _: None) -> None:
         args, name = self._stack.pop(), self._stack.pop()
-        assert isinstance(args, tuple)
-        assert isinstance(name, Name)
+        require(isinstance(args, tuple) and isinstance(name, Name))
         self._stack.append(self.new(name, args))
 
     def _build(self, _: None) -> None:
@@ -282,22 +272,8 @@ class PickleReader:
         self._stack.append(self.persistent(self._stack.pop()))
 
 
-def check_key(key: Any) -> Any:
-    """Returns a key of a dictionary, or an element of a set, if its hash takes no longer than it is long."""
-    flat = type(key) is tuple and len(key) <= 8 and all(type(x) in _KEYS for x in key)
-    if not flat and type(key) not in _KEYS:
-        raise NotDataError(f"it has a {type(key).__name__} as a key")
-    return key
-
-
-def set_items(pairs: dict[Any, Any], items: list[Any]) -> None:
-    """Adds key, value, key, value, ... to a dictionary."""
-    assert len(items) % 2 == 0
-    pairs.update(zip(map(check_key, items[::2]), items[1::2], strict=True))
-
-
 def _python2_string(line: bytes) -> str:
     text = line.strip()
     if len(text) < 2 or text[:1] not in b"'\"" or text[:1] != text[-1:]:
         raise DamagedError("it has a text without quotes")
-    return codecs.escape_decode(text[1:-1])[0].decode("latin-1")  # type: ignore[attr-defined]
+    return codecs.escape_decode(text[1:-1])[0].decode("latin-1")

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pickle_reader import NotDataError
-
 _DEEPEST = 50
 _VALUES = (str, bytes, bytearray, int, float, complex, bool, type(None))
 _OF_TORCH = (torch.dtype, torch.device, torch.layout)
@@ -23,6 +21,35 @@ _DTYPES = frozenset(
     )
 )
 _UNFINISHED = object()
+_KEYS = (str, bytes, int, float, bool, type(None))
+
+
+class NotDataError(Exception):
+    """A file asks for more than plain data; the message says for what, as the end of a sentence."""
+
+
+class DamagedError(Exception):
+    """A file is no pickle, or not a whole one; the message says why."""
+
+
+def require(holds: bool) -> None:
+    """Raises DamagedError if the operations of a file do not fit together."""
+    if not holds:
+        raise DamagedError("its operations do not fit together")
+
+
+def check_key(key: Any) -> Any:
+    """Returns a key of a dictionary, or an element of a set, if its hash takes no longer than it is long."""
+    flat = type(key) is tuple and len(key) <= 8 and all(type(x) in _KEYS for x in key)
+    if not flat and type(key) not in _KEYS:
+        raise NotDataError(f"it has a {type(key).__name__} as a key")
+    return key
+
+
+def set_items(pairs: dict[Any, Any], items: list[Any]) -> None:
+    """Adds key, value, key, value, ... to a dictionary."""
+    require(len(items) % 2 == 0)
+    pairs.update(zip(map(check_key, items[::2]), items[1::2], strict=True))
 
 
 def plain(value: Any, leaf: Callable[[Any], Any]) -> Any:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .array_pickle import ArrayReader, finish
-from .pickle_reader import BoundedFile, DamagedError, NotDataError
-from .plain_data import plain, plain_tensor
+from .pickle_reader import BoundedFile
+from .plain_data import DamagedError, NotDataError, plain, plain_tensor
 from .torch_file import MAGIC_NUMBER, read_legacy, read_zip
 
 _ZIP = b"PK\x03\x04"
@@ -60,13 +60,13 @@ def _reader(path: str) -> Callable[[str], Any]:
     with open(path, "rb") as file:
         head = file.read(64)
         size = os.fstat(file.fileno()).st_size
-    for start, what in _NO_CHECKPOINTS.items():
-        if head.lstrip().startswith(start):
-            raise DamagedError(what)
     if head.startswith(_ZIP):
         return read_zip
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return _read_safetensors
+    for start, what in _NO_CHECKPOINTS.items():
+        if head.lstrip().startswith(start):
+            raise DamagedError(what)
     return read_legacy if MAGIC_NUMBER.to_bytes(10, "little") in head else _read_arrays
 
 

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import torch
 
-from .pickle_reader import BoundedFile, DamagedError, Name, NotDataError, PickleReader, check_key
-from .plain_data import plain, plain_tensor
+from .pickle_reader import BoundedFile, Name, PickleReader
+from .plain_data import DamagedError, NotDataError, check_key, plain, plain_tensor, require
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 """What legacy files of `torch.save` begin with, as a pickle."""
@@ -83,12 +83,12 @@ class _Checker(PickleReader):
         if name == _ENCODE:
             return self.encoded(*args)
         if name == _COUNTER:
-            assert all(type(x) is dict for x in args)
+            require(all(type(x) is dict for x in args))
         elif name in _SETS:
             for item in args[0] if args else ():
                 check_key(item)
         elif name in _BYTES:
-            assert all(isinstance(x, str | bytes) for x in args)  # of a number it makes as many zeros
+            require(all(isinstance(x, str | bytes) for x in args))  # of a number it makes as many zeros
             self.take(sum(map(len, args)))
         elif name in _REBUILDS:
             _check_tensor(*args)
@@ -120,7 +120,8 @@ class _Checker(PickleReader):
 
 def _check_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> None:
     """Whether a storage has the elements of a tensor: for those that it has not, torch may make room."""
-    assert isinstance(storage, _Storage)
+    if not isinstance(storage, _Storage):
+        raise DamagedError("it has a tensor without a storage")
     count = storage.count
     if len(rest) > 2 and rest[2] in _DTYPES:  # of tensors whose storage is one of bytes
         count //= getattr(torch, rest[2].name).itemsize

@@ -166,10 +166,10 @@ def _save(cached: Path, table: AnnotationTable, source: str) -> None:
             arrays[f"{field.name}.json"] = np.frombuffer(json.dumps(value.tolist()).encode(), dtype=np.uint8)
         else:
             arrays[field.name] = value
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     try:
-        write_file(cached, lambda file: file.write(content.getvalue()))
+        write_file(cached, lambda file: file.write(buffer.getvalue()))
     except OSError as error:
         logger.warning("The checks of %s cannot be cached in %s: %s", source, cached.parent, error)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -119,10 +120,11 @@ def coco_records(file: CocoFile, image_root: str) -> list[dict[str, Any]]:
     ]
     if file.objects is None:
         return records
-    for record in records:
-        record["annotations"] = []
+    of_image: list[list[dict[str, Any]]] = [[] for _ in records]
     for index, annotation in zip(file.objects.image_of.tolist(), _annotations(file.objects), strict=True):
-        records[index]["annotations"].append(annotation)
+        of_image[index].append(annotation)
+    for record, found in zip(records, of_image, strict=True):
+        record["annotations"] = found
     return records
 
 
@@ -130,16 +132,18 @@ def _annotations(objects: CocoObjects) -> list[dict[str, Any]]:
     """Of all images, in the order of the file."""
     mode = BoxMode.XYWH_ABS
     arrays = (objects.boxes_xywh, objects.classes, objects.crowd, objects.areas)
-    columns = zip(*(array.tolist() for array in arrays), strict=True)
+    columns = zip(*(array.tolist() for array in arrays), objects.ids or repeat(None), strict=False)
     annotations: list[dict[str, Any]] = [
-        {"bbox": box, "bbox_mode": mode, "category_id": index, "iscrowd": crowd, "area": area}
-        for box, index, crowd, area in columns
+        {"bbox": box, "bbox_mode": mode, "category_id": index, "iscrowd": crowd, "area": area, "id": name}
+        for box, index, crowd, area, name in columns
     ]
-    for annotation, annotation_id in zip(annotations, objects.ids, strict=False):
-        annotation["id"] = annotation_id
-    for annotation, mask, keypoints in zip(annotations, objects.segmentations, objects.keypoints, strict=True):
+    if not objects.ids:
+        for annotation in annotations:
+            del annotation["id"]
+    for annotation, mask in zip(annotations, objects.segmentations, strict=True):
         if mask is not None:
             annotation["segmentation"] = mask
+    for annotation, keypoints in zip(annotations, objects.keypoints, strict=True):
         if keypoints is not None:
             annotation["keypoints"] = [x if i % 3 == 2 else x + 0.5 for i, x in enumerate(keypoints)]  # pixel centres
     return annotations

@@ -273,8 +273,8 @@ def _areas(
     values: list[Any], boxes: np.ndarray, segmentations: Sequence[Any], labels: Labels, source: str
 ) -> np.ndarray:
     """(A,) float64."""
-    missing = [i for i, value in enumerate(values) if value is UNSET or value is None]
-    for i in missing:
+    plain = set(map(type, values)) <= {int, float}
+    for i in () if plain else [i for i, value in enumerate(values) if value is UNSET or value is None]:
         width, height = boxes[i, 2:].clip(0).tolist()
         values[i] = width * height if segmentations[i] is None else mask_area(segmentations[i])
     areas = _plain_numbers(values)

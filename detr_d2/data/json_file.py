@@ -104,13 +104,19 @@ def _decoder(entries: tuple[tuple[str, type[msgspec.Struct]], ...]) -> msgspec.j
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Millions of new lists, none of them garbage, would be looked through again and again."""
+    """Millions of new lists, none of them garbage, would be looked through again and again.
+
+    Afterwards they count as old, which means that they are looked through in full collections only.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
+            if gc.get_freeze_count() == 0:  # otherwise somebody else has frozen objects, to stay so
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

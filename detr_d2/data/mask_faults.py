@@ -266,6 +266,8 @@ def _ring_area(points: np.ndarray) -> float:
 
 def numbered_faults(faults: Iterable[str]) -> dict[str, np.ndarray]:
     """Faults as arrays that stay small: `mask_faults` (F,) str, "" first, and `mask_fault_of` (A,) int."""
-    numbers = {"": 0}
-    which = [numbers.setdefault(fault, len(numbers)) for fault in faults]
-    return {"mask_faults": np.array(list(numbers), dtype=object), "mask_fault_of": np.array(which, dtype=np.int64)}
+    faults = list(faults)
+    names = sorted({"", *faults})
+    number = {name: index for index, name in enumerate(names)}
+    which = np.fromiter(map(number.__getitem__, faults), dtype=np.int64, count=len(faults))
+    return {"mask_faults": np.array(names, dtype=object), "mask_fault_of": which}

@@ -1,5 +1,5 @@
-"""Hooks that save checkpoints, every so often and at the best box AP, one that hands unused memory back, and one on a
-model that says which images it fails on.
+"""Hooks that save checkpoints and metrics in an order that loses neither, one that hands unused memory back, and one on
+a model that says which images it fails on.
 """
 
 from __future__ import annotations
@@ -7,18 +7,43 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..memory import trim_memory
 
 logger = logging.getLogger(__name__)
+
+
+class PeriodicWriter(hooks.PeriodicWriter):
+    """detectron2's hook, which writes after each evaluation too: what a checkpoint follows must not be lost with it.
+
+    Belongs behind the hook that evaluates and before those that save.
+
+    Args:
+        writers, period: see detectron2's.
+        evaluation_period: iterations between evaluations; 0 for none but the last.
+    """
+
+    def __init__(self, writers: Sequence[EventWriter], period: int, evaluation_period: int) -> None:
+        super().__init__(writers, period)
+        self.writers = writers
+        self.period, self.evaluation_period = period, evaluation_period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        evaluated = self.evaluation_period > 0 and done % self.evaluation_period == 0 and done < self.trainer.max_iter
+        if evaluated and done % self.period != 0:
+            for writer in self.writers:
+                writer.write()
+        super().after_step()
 
 
 class PeriodicCheckpoint(hooks.PeriodicCheckpointer):
@@ -35,8 +60,12 @@ class PeriodicCheckpoint(hooks.PeriodicCheckpointer):
 
     def after_train(self) -> None:
         finished = self.trainer.iter >= self.trainer.max_iter  # not after a failure
-        if finished and self.trainer.start_iter < self.trainer.max_iter:  # and something was trained
+        trained = self.trainer.start_iter < self.trainer.max_iter
+        if finished and (trained or not self._has_final()):  # the run before may have been killed just before it
             self._save(self.trainer.max_iter - 1)
+
+    def _has_final(self) -> bool:
+        return comm.all_gather(os.path.isfile(os.path.join(self.checkpointer.save_dir, "model_final.pth")))[0]
 
     def _save(self, iteration: int) -> None:
         self.trainer.check_gradients()

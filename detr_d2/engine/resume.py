@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from fvcore.common.checkpoint import Checkpointer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .random_state import bytes_to_tensor, get_random_state, set_random_state, tensor_to_bytes
 
-logger = logging.getLogger(__name__)
-
 Groups = list[dict[str, Any]]
 
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")  # flags of PyTorch's optimizers
-
-
-def check_all_see(checkpointer: Checkpointer) -> None:
-    """Raises ValueError if only some processes see a checkpoint to resume."""
-    seen = comm.all_gather(checkpointer.has_checkpoint())
-    if len(set(seen)) > 1:
-        raise ValueError(
-            f"OUTPUT_DIR {checkpointer.save_dir} holds a checkpoint on some machines only (process "
-            f"{seen.index(False)} sees none): put it on a folder that all machines share."
-        )
 
 
 def collect_process_states(before_loader: bytes, data_loader: Any) -> list[dict[str, Any]]:

@@ -74,6 +74,14 @@ _RULES: dict[str, _Rule] = {
     "TEST.AUG.MAX_SIZE": _at_least(1),
     "VIS_PERIOD": _PERIOD,
     "MODEL.DETR.NUM_QUERIES": _at_least(1),
+    "MODEL.DETR.NUM_FEATURE_LEVELS": _at_least(1),
+    **{
+        f"MODEL.DETR.TRANSFORMER.{name}": _at_least(1)
+        for name in ("HIDDEN_DIM", "NUM_HEADS", "FEEDFORWARD_DIM", "NUM_DECODER_LAYERS", "NUM_POINTS")
+    },
+    "MODEL.DETR.TRANSFORMER.NUM_ENCODER_LAYERS": _NOT_NEGATIVE,
+    "MODEL.DETR.MASK_HEAD.CHUNK_SIZE": _at_least(1),
+    "MODEL.DETR.PANOPTIC.MIN_AREA": _NOT_NEGATIVE,
     "MODEL.DETR.IN_FEATURES": _each(_is_text, "names of feature maps"),
     "MODEL.DETR.MASK_HEAD.IN_FEATURES": _each(_is_text, "names of feature maps"),
     "MODEL.DETR.FREEZE": _each(_is_text, "names of modules"),

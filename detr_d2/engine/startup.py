@@ -19,6 +19,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.data import DatasetCatalog
+from detectron2.engine import default_setup
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .. import model_zoo
@@ -26,7 +28,7 @@ from ..config import get_cfg
 from ..config_file import ConfigFileError, readable_mismatch
 from ..data import register_coco, register_coco_panoptic, register_datasets, resolve_num_classes
 from ..data.registration import classes_of
-from ..files import check_writable
+from ..files import check_writable, write_text
 from .launch import available_cpus, local_world_size, world_size
 from .setting_checks import check_settings
 
@@ -60,6 +62,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     resolve_classes(cfg, evaluation_only=args.eval_only)
     cfg.freeze()
     return cfg
+
+
+def begin(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """detectron2's `default_setup`, in every process of a run, without a way to lose the config of a training.
+
+    What evaluates in the folder of a training has its own config.yaml, in "inference" there.
+    """
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if args.eval_only and os.path.exists(path):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
+        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if comm.is_main_process():
+        write_text(path, cfg.dump())  # where the disk is full, before detectron2 empties the file that is there
+    default_setup(cfg, args)
 
 
 def import_user_modules(names: Sequence[str]) -> list[ModuleType]:

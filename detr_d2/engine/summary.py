@@ -61,7 +61,7 @@ def _left_out(report: DatasetReport) -> str:
         "boxes without area": report.num_dropped,
         "objects without a usable mask": report.num_without_mask,
     }
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return ", ".join(f"{what} {count:,}" for what, count in counts.items() if count)
 
 
 def _batch(cfg: CfgNode, batch: int) -> str:

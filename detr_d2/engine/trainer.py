@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -24,17 +25,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import solver
 from ..checkpoint import Checkpointer
-from ..data import build_stock_mapper, category_ids, check_order_of_classes, uses_detr_augmentation
+from ..data import build_stock_mapper, check_order_of_classes, uses_detr_augmentation
 from ..data.registration import is_panoptic
-from ..panoptic_classes import PanopticClasses
 from .build import build_train_step, distribute, share_buffers
+from .class_metadata import class_metadata
 from .evaluators import build_evaluator
-from .hooks import BestCheckpoint, PeriodicCheckpoint, TrimMemory, naming_images
+from .hooks import BestCheckpoint, PeriodicCheckpoint, PeriodicWriter, TrimMemory, naming_images
+from .last_checkpoint import find_last_checkpoint, forget_metrics
+from .metrics_file import with_whole_lines
 from .numbered_loader import NumberedLoader
+from .output_lock import hold_output_dir
 from .random_state import get_random_state
 from .resume import (
     apply_config,
-    check_all_see,
     check_same_optimizer,
     collect_process_states,
     describe_changes,
@@ -112,11 +115,20 @@ class Trainer(DefaultTrainer):
             self._build_precise_bn(),
             self._average,
             hooks.EvalHook(period, self._evaluate),
+            PeriodicWriter(self.build_writers(), WRITE_PERIOD, period) if comm.is_main_process() else None,
             self._build_best_checkpoint(),
             PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
-            hooks.PeriodicWriter(self.build_writers(), period=WRITE_PERIOD) if comm.is_main_process() else None,
             TrimMemory() if torch.device(self.cfg.MODEL.DEVICE).type == "cpu" else None,
         ]
+
+    def build_writers(self) -> list[EventWriter]:
+        """detectron2's, with lines of metrics.json that are whole."""
+        return with_whole_lines(super().build_writers(), self.cfg.OUTPUT_DIR)
+
+    def train(self) -> OrderedDict[str, Any] | None:
+        """Trains; raises ValueError if another run writes into `OUTPUT_DIR`."""
+        with hold_output_dir(self.cfg.OUTPUT_DIR):
+            return super().train()
 
     def _build_precise_bn(self) -> HookBase | None:
         if not (self.cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)):
@@ -163,20 +175,24 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues from the last checkpoint of `OUTPUT_DIR` if `resume` and there is one, else loads `MODEL.WEIGHTS`.
 
+        A checkpoint that cannot be read is set aside, and the run goes back to the one before it.
+
         Raises:
             ValueError: if the checkpoint belongs to another optimizer or other parameters, or not all processes see it.
         """
-        check_all_see(self.checkpointer)
-        found = self.checkpointer.has_checkpoint()
-        if found and not resume:
-            logger.warning(
-                f"{self.cfg.OUTPUT_DIR} holds checkpoints of an earlier run, which this one overwrites; "
-                "--resume would continue it."
-            )
-        fresh = hyperparameters(self.optimizer)
-        super().resume_or_load(resume)
-        if not (found and resume):
+        path, content = find_last_checkpoint(self.checkpointer) if resume else ("", None)
+        if not path:
+            if self.checkpointer.has_checkpoint():
+                logger.warning(
+                    f"{self.cfg.OUTPUT_DIR} holds checkpoints of an earlier run, which this one overwrites; "
+                    "--resume would continue it."
+                )
+            super().resume_or_load(resume=False)
             return
+        fresh = hyperparameters(self.optimizer)
+        self.checkpointer.load(path, content=content)
+        self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
+        forget_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
         apply_config(self.optimizer, self.scheduler, fresh, self.start_iter)
         changes = describe_changes(self._loaded.get("solver"), self.cfg, self.start_iter, self.optimizer)
         if changes:
@@ -187,6 +203,8 @@ class Trainer(DefaultTrainer):
     def before_train(self) -> None:
         """Runs the hooks; a resumed run then goes to the images and random numbers that come next."""
         super().before_train()
+        if self.start_iter >= self.max_iter:
+            self.iter = self.max_iter - 1  # as at the end of the run that has trained
         if self.start_iter > 0:
             self._continue()
 
@@ -280,21 +298,3 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """See `detr_d2.engine.build_evaluator`."""
         return build_evaluator(cfg, dataset_name)
-
-
-def class_metadata(datasets: Sequence[str], *, panoptic: bool = False) -> dict[str, Any]:
-    """Names and category ids of the classes of the first dataset, for checkpoints; empty where it has none.
-
-    Args:
-        datasets: names.
-        panoptic: the classes are things and stuff; adds how many are things, and the layout of detectron2's ids.
-    """
-    if not datasets:
-        return {}
-    metadata = MetadataCatalog.get(datasets[0])
-    classes = PanopticClasses.from_metadata(metadata, name=datasets[0]) if panoptic else None
-    if classes is not None and classes.names:
-        ids = {"class_names": list(classes.names), "category_ids": list(classes.dataset_ids)}
-        return {**ids, "num_things": classes.num_things, "panoptic_layout": classes.layout}
-    names = metadata.get("thing_classes")
-    return {"class_names": list(names), "category_ids": category_ids(metadata)} if names else {}

@@ -36,7 +36,7 @@ from tabulate import tabulate
 
 from ..data.records import json_id
 from ..data.registration import require_registered
-from ..files import write_file
+from ..files import write_file, write_text
 from .coco_metrics import available_evaluator, coco_dataset
 from .coco_truth import check_keypoints, coco_truth
 from .compare_data import ground_truth_of
@@ -271,8 +271,7 @@ class RecordsEvaluator(DatasetEvaluator):
         name = f"{self.dataset_name}, numbered"
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "instances.json")
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(coco_dataset(self._truth), file)
+            write_text(path, json.dumps(coco_dataset(self._truth)))
             MetadataCatalog.get(name).set(json_file=path)
             try:
                 evaluator = COCOEvaluator(name, tasks=("bbox",), distributed=False)

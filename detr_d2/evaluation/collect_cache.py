@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,16 @@ def config_hash(cfg: CfgNode) -> str:
 def combined_hash(parts: Mapping[str, Any]) -> str:
     """One short hash of several named values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+_CACHED = re.compile(r"\d{7}-\d{7}\.(npz|json\.gz)|figures-[0-9a-f]{32}\.json|classes\.json")
+
+
+def forget_predictions(folder: Path) -> None:
+    """Deletes what the cache holds of a model, file by file; what else is in its folder stays."""
+    for path in [*folder.glob("*"), *folder.glob("masks-*/*")]:
+        if _CACHED.fullmatch(path.name):
+            path.unlink()
 
 
 class ImageCache(ABC, Generic[_Record]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from .benchmark import machine_info
 from .bootstrap import METRICS, difference, image_draws
 from .collect import collect
-from .collect_cache import CandidateCache, combined_hash, config_hash, remembered
+from .collect_cache import CandidateCache, combined_hash, config_hash, forget_predictions, remembered
 from .compare_cost import CostSettings, measure_costs
 from .compare_data import GroundTruth
 from .compare_gallery import candidates_of_image, disagreement, gallery_image, pick_images, shown_detections
@@ -109,7 +108,7 @@ class ComparisonRun:
     def _model(self, contestant: Contestant, identity: ModelComparison) -> Measured:
         folder = self._folder(contestant)
         if self._fresh:
-            shutil.rmtree(folder, ignore_errors=True)
+            forget_predictions(folder)
         what = {
             "version": MEASURE_VERSION,
             "identity": to_json(identity),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def make_gallery(comparison: Comparison, limit: int) -> Gallery:
             break
         seen += 1
         try:
-            picture = _data_uri(_find(entry.file_name, comparison.dataset.image_root))
+            picture = _data_uri(find_image(entry.file_name, comparison.dataset.image_root))
         except (OSError, ValueError) as error:
             skipped.append(f"{entry.file_name} is not shown: {error}")
         else:
@@ -59,7 +60,7 @@ def make_gallery(comparison: Comparison, limit: int) -> Gallery:
     return Gallery(data, skipped, left_out=len(comparison.gallery) - seen)
 
 
-def _find(file_name: str, image_root: str) -> Path:
+def find_image(file_name: str, image_root: str) -> Path:
     """As the record has it, else below the folder of the images."""
     below = Path(image_root, file_name)
     return below if image_root and not Path(file_name).is_file() and below.is_file() else Path(file_name)
@@ -71,6 +72,23 @@ def _data_uri(path: Path) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def without_images_elsewhere(comparison: Comparison) -> tuple[Comparison, list[str]]:
+    """A record that somebody has sent, without the pictures that it would take from other folders than it says.
+
+    Returns:
+        The record, and the names of the images that were taken out of its gallery.
+    """
+    root = comparison.dataset.image_root and os.path.abspath(comparison.dataset.image_root)
+
+    def below(entry: GalleryImage) -> bool:
+        path = os.path.abspath(find_image(entry.file_name, comparison.dataset.image_root))
+        return bool(root) and os.path.dirname(root) != root and os.path.commonpath([root, path]) == root
+
+    inside = [entry for entry in comparison.gallery if below(entry)]
+    outside = [entry.file_name for entry in comparison.gallery if not below(entry)]
+    return replace(comparison, gallery=inside), outside
 
 
 def _record(entry: GalleryImage, picture: str, labels: list[str]) -> dict[str, Any]:

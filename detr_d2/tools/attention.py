@@ -16,6 +16,7 @@ from ..visualization.attention_page import LookGroup, save_attention_page
 from ..visualization.attention_pictures import save_looks
 from ..visualization.looks import Frame, Inside, Look, detection_looks, grid_points, look_inside, point_looks
 from .inspection import add_config_options, add_output_options, load_detr, prepare_outputs, read_detr_config
+from .outputs import ends_with_its_folders
 from .quiet import quiet_libraries
 
 FILES = ("encoder.png", "decoder.png", "attention.html")
@@ -57,6 +58,7 @@ def _point(text: str) -> tuple[float, float]:
     raise argparse.ArgumentTypeError(f"{text!r} is not a place X,Y in pixels, such as 120,80")
 
 
+@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes two PNGs and a page; a PNG for which there is nothing to show is left out."""
     args = build_parser().parse_args(argv)

@@ -184,7 +184,7 @@ def install(venv: Path, extras: Sequence[str], need_gb: float | None) -> None:
         print(f"{name.removesuffix('.dist-info')} was not installed completely: once more")
 
     # Downloads go beside the environment: /tmp is often a small memory disk.
-    scratch = venv / "tmp"
+    scratch = venv / "detr_d2-downloads"  # a name that only this file uses: what an interrupted run left is deleted
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     os.environ.update(TMPDIR=str(scratch), PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")

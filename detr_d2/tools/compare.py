@@ -21,7 +21,9 @@ from ..evaluation.compare_json import load_comparison
 from ..evaluation.compare_models import Contestant, parse_models
 from ..evaluation.compare_results import Comparison, ModelComparison
 from ..evaluation.compare_run import Settings
+from ..evaluation.report_gallery import without_images_elsewhere
 from .data_options import add_import
+from .outputs import ends_with_its_folders, own_folder
 from .quiet import quiet_libraries
 
 
@@ -72,13 +74,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares; returns 1 when a model failed."""
     args = build_parser().parse_args(argv)
     quiet_libraries()
     output = Path(args.output)
     if args.from_json:
-        comparison = load_comparison(args.from_json)
+        comparison, elsewhere = without_images_elsewhere(load_comparison(args.from_json))
+        if elsewhere:
+            print(
+                f"warning: {len(elsewhere)} images of the record are not shown, as they are not in its image folder "
+                f"{comparison.dataset.image_root or '(it names none)'}, the first is {elsewhere[0]}",
+                file=sys.stderr,
+            )
+        own_folder(output)
     else:
         _check(args)
         setup_logger(name="detr_d2")
@@ -135,7 +145,9 @@ def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Com
         imports=args.imports,
         options={key: getattr(args, key) for key in ("limit", "score_threshold", "resamples", "repeat", "seed")},
     )
-    return compare_all(_contestants(args, modules, name, device), plan, lambda record: _report_model(record, output))
+    contestants = _contestants(args, modules, name, device)
+    own_folder(output)
+    return compare_all(contestants, plan, lambda record: _report_model(record, output))
 
 
 def _dataset(args: argparse.Namespace) -> str:

@@ -16,12 +16,14 @@ from ..engine.startup import find_config_file, load_config
 from ..evaluation.benchmark import machine_info
 from ..evaluation.convergence import LearningCurve, by_model, convergence_table, save_curves_json
 from ..evaluation.convergence_picture import save_convergence
-from ..files import file_hash, write_text
+from ..files import file_hash, hold_folder, write_text
 from ..visualization.loss_curves import read_log
+from .own_folders import settle_output
 from .quiet import quiet_libraries
 from .shapes_data import VAL_SEED_OFFSET, shapes_spec
-from .timed_training import CLOCKS, TrainingError, TrainingJob, run_training
+from .timed_training import CLOCKS, TrainingError, run_training
 from .trained_comparison import job_options
+from .training_job import TrainingJob, place
 from .training_progress import TrainingProgress
 
 DEFORMABLE = "quickstart/deformable_detr_shapes.yaml"
@@ -33,6 +35,9 @@ MODELS = (
     f"+ two stages={DEFORMABLE} {TWO_STAGE} True",
     "Faster R-CNN=quickstart/faster_rcnn_shapes.yaml",
 )
+SETTINGS = ("minutes", "clock", "evaluations", "coco", "train_images", "val_images")
+"""Options that all curves of a folder share; models and seeds may be added to it."""
+
 OUTPUTS = ("convergence.json", "convergence.md", "convergence.png")
 
 
@@ -69,20 +74,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--train-images", type=int, default=2000, metavar="N", help="of shapes (default: 2000)")
     parser.add_argument("--val-images", type=int, default=200, metavar="N", help="of shapes (default: 200)")
-    parser.add_argument("--fresh", action="store_true", help="train again even if the folder holds results")
+    parser.add_argument("--fresh", action="store_true", help="delete what was trained there, and train again")
     parser.add_argument("--output", default="output/convergence", metavar="DIR", help="default: %(default)s")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is not trained yet, then writes the picture, the table and the numbers."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     models = [parse_model(text) for text in args.model or MODELS]
     _check(args, [name for name, _, _ in models])
     if args.clock == "cpu":
         _check_clock(models)
     quiet_libraries()
-    output = Path(args.output)
+    settings = {key: getattr(args, key) for key in SETTINGS}
+    defaults = {key: parser.get_default(key) for key in SETTINGS}
+    output = settle_output(Path(args.output), "convergence", settings, defaults, fresh=args.fresh)
+    with hold_folder(output):
+        return _work(args, models, output)
+
+
+def _work(args: argparse.Namespace, models: Sequence[tuple[str, str, tuple[str, ...]]], output: Path) -> int:
     data_opts, input_hash = _own_data(args.coco) if args.coco else ((), "")
     coco = tuple(args.coco) if args.coco else _shapes(output, args.train_images, args.val_images)
     jobs = [
@@ -175,6 +188,7 @@ def _own_data(specs: Sequence[str]) -> tuple[tuple[str, ...], str]:
 
 def _train(job: TrainingJob, *, fresh: bool) -> LearningCurve:
     title = f"{job.title}, {Path(job.output_dir).name}"
+    job = place(job, fresh=fresh)
     with TrainingProgress(title) as progress:
         result = run_training(job, progress, fresh=fresh)
     curve = LearningCurve.from_run(result, read_log(Path(job.output_dir) / "metrics.json", title).curves)

@@ -25,6 +25,7 @@ from .inspection import (
     read_detr_config,
     take_images,
 )
+from .outputs import ends_with_its_folders
 from .quiet import quiet_libraries
 
 STABILITY_FILES = ("matching.png", "matching.json")
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes a PNG and a JSON file for each of the two."""
     args = build_parser().parse_args(argv)

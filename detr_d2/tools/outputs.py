@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
 
-from ..files import check_writable
+from ..files import check_writable, hold_folder
+
+_commands: list[ExitStack] = []  # those that run, each with the folders that are its own until it ends
+
+Command = Callable[[Sequence[str] | None], int]
+
+
+def ends_with_its_folders(main: Command) -> Command:
+    """Makes a command that frees the folders which `own_folder` has given it, however it ends."""
+
+    @wraps(main)
+    def command(argv: Sequence[str] | None = None) -> int:
+        with ExitStack() as stack:
+            _commands.append(stack)
+            stack.callback(_commands.remove, stack)
+            return main(argv)
+
+    return command
+
+
+def own_folder(folder: Path) -> None:
+    """Keeps other processes out of a folder until the command ends.
+
+    Raises:
+        ValueError: another process writes into it.
+    """
+    if _commands:
+        _commands[-1].enter_context(hold_folder(folder))
 
 
 def claim_files(paths: Iterable[Path], *, output: Path, overwrite: bool) -> None:
@@ -17,7 +46,7 @@ def claim_files(paths: Iterable[Path], *, output: Path, overwrite: bool) -> None
         overwrite: whether they may exist already.
 
     Raises:
-        ValueError: a file exists.
+        ValueError: a file exists, or another process writes into the folder.
         OSError: a folder cannot be written to.
     """
     paths = list(paths)
@@ -26,3 +55,4 @@ def claim_files(paths: Iterable[Path], *, output: Path, overwrite: bool) -> None
         raise ValueError(f"{there[0]} exists already; choose another --output, or pass --overwrite")
     for folder in sorted({path.parent for path in paths} | {output}):
         check_writable(folder, "cannot write into {folder} ({reason}); choose another --output")
+    own_folder(output)

@@ -27,6 +27,7 @@ from ..files import write_json, write_picture
 from ..panoptic_classes import PanopticClasses
 from .data_options import add_import
 from .output_names import frame_name
+from .outputs import ends_with_its_folders
 from .predict_outputs import IMAGES, MAPS, PANOPTIC, PREDICTIONS, Output, match_images, plan_outputs
 from .quiet import quiet_libraries
 
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Predicts; returns 1 when some of the inputs could not be read."""
     args = build_parser().parse_args(argv)

@@ -24,6 +24,7 @@ from .inspection import (
     read_detr_config,
     take_images,
 )
+from .outputs import ends_with_its_folders
 from .quiet import quiet_libraries
 
 FILES = ("query_boxes.png", "query_classes.png", "queries.json")
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes two PNGs and a JSON file."""
     args = build_parser().parse_args(argv)

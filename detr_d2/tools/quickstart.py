@@ -9,19 +9,18 @@ from functools import partial
 from pathlib import Path
 
 from ..evaluation.results import minutes
+from .quickstart_command import add_common_options, run_quickstart
 from .shapes_data import add_image_counts, make_both, shapes_spec
-from .timed_training import TrainingJob
 from .trained_comparison import (
     STEPS,
     Page,
     Trained,
-    add_common_options,
     compare_trained,
     job_options,
-    run_quickstart,
     train,
     train_for_the_time_of,
 )
+from .training_job import TrainingJob
 
 DETR_CONFIG = "quickstart/detr_shapes.yaml"
 FASTER_RCNN_CONFIG = "quickstart/faster_rcnn_shapes.yaml"

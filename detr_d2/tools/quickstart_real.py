@@ -14,20 +14,19 @@ from ..data import register_coco
 from ..engine.startup import load_config
 from ..evaluation.results import minutes
 from ..files import file_hash
-from .timed_training import TrainingJob
+from .quickstart_command import add_common_options, run_quickstart
 from .trained_comparison import (
     STEPS,
     Page,
     Trained,
-    add_common_options,
     compare_trained,
     file_name,
     job_options,
-    run_quickstart,
     train,
     train_for_the_time_of,
     training_of,
 )
+from .training_job import TrainingJob
 
 MODELS = {
     "Deformable DETR": "quickstart/deformable_detr_bccd.yaml",
@@ -65,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs all of it; returns 1 when a training or a model's comparison fails."""
-    return run_quickstart(build_parser(), argv, _run)
+    return run_quickstart(build_parser(), argv, _run, check=lambda args: check_data(args.data))
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:

@@ -10,18 +10,17 @@ from functools import partial
 from pathlib import Path
 
 from ..files import file_hash
+from .quickstart_command import add_common_options, run_quickstart
 from .shapes_data import add_image_counts, make_both, shapes_panoptic_spec
-from .timed_training import TrainingJob
 from .trained_comparison import (
     Page,
     Trained,
-    add_common_options,
     compare_trained,
     file_name,
     job_options,
-    run_quickstart,
     train,
 )
+from .training_job import TrainingJob
 
 MASK_MODELS = {
     "DETR": ("quickstart/detr_shapes_segm.yaml", "detr"),
@@ -54,7 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs all of it; returns 1 when a training or a model's comparison fails."""
-    return run_quickstart(build_parser(), argv, _run, counts=("train_images", "val_images"))
+    return run_quickstart(
+        build_parser(),
+        argv,
+        _run,
+        counts=("train_images", "val_images"),
+        check=lambda args: data_of_quickstart(Path(args.base)),
+    )
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:

@@ -10,17 +10,16 @@ from __future__ import annotations
 import gc
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
@@ -28,10 +27,11 @@ import detr_d2
 
 from ..data import check_datasets
 from ..engine import Trainer, setup
-from ..engine.startup import find_config_file, load_config
+from ..engine.startup import begin, find_config_file
 from ..evaluation.detector_keys import count_parameters
 from ..evaluation.results import RunResult, bbox_metrics, minutes
 from ..files import write_json
+from .training_job import RECORD, TrainingJob, forget, forget_intermediate, place
 
 WARMUP_STEPS, MIN_TIMED_STEPS, MAX_TIMED_STEPS = 3, 3, 30
 """Steps of a throw-away model before a run that is given a time; as many as a tenth of that time allows."""
@@ -48,81 +48,28 @@ class TrainingError(RuntimeError):
     """The training process failed; the message names its log and quotes its end."""
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """What to train.
-
-    Attributes:
-        title: of the model, for people.
-        config_file: path or name.
-        output_dir: of the run.
-        coco: datasets, as for `train_net.py --coco`.
-        opts: config overrides.
-        iterations: instead of the config's; its schedule is stretched to them.
-        seconds: or as many iterations as take this time, at least one.
-        evaluations: made of the run at equal distances, the last at its end; 0 for the config's own.
-        clock: what its time is measured with, a key of `CLOCKS`.
-        input_hash: of files that may change under the same name (annotations, weights to begin with); a part of the
-            settings.
-        coco_panoptic: datasets, as for `train_net.py --coco-panoptic`.
-    """
-
-    title: str
-    config_file: str
-    output_dir: str
-    coco: tuple[str, ...]
-    opts: tuple[str, ...] = ()
-    iterations: int | None = None
-    seconds: float | None = None
-    evaluations: int = 0
-    clock: str = "wall"
-    input_hash: str = ""
-    coco_panoptic: tuple[str, ...] = ()
-
-    @property
-    def log(self) -> Path:
-        """Where the output of the training process goes."""
-        return Path(self.output_dir) / "console.txt"
-
-    @property
-    def result(self) -> Path:
-        """There once the run is finished."""
-        return Path(self.output_dir) / "result.json"
-
-    def fingerprint(self) -> dict[str, Any]:
-        """All that decides about the result; written into the output folder as job.json."""
-        config = load_config(self.config_file, self.opts).dump()
-        return {"version": detr_d2.__version__, "config": config, **json.loads(json.dumps(asdict(self)))}
-
-
 def run_training(job: TrainingJob, report: Report, *, fresh: bool = False) -> RunResult:
     """Trains and evaluates, or continues, or takes the result that is there.
 
     Args:
-        job: what to train.
+        job: what to train, in the folder that `place` gives it.
         report: called during the training.
-        fresh: train again whatever is there.
+        fresh: delete what a training has left in that folder, and train again.
 
     Raises:
         ValueError: the output folder holds something else.
         TrainingError: the training failed.
     """
-    output_dir, fingerprint = Path(job.output_dir), job.fingerprint()
-    record = output_dir / "job.json"
-    if output_dir.exists() and any(output_dir.iterdir()) and not record.exists():
-        raise ValueError(f"{output_dir} is not empty and was not made by this command; choose another --output")
-    if record.exists() and (fresh or json.loads(record.read_text(encoding="utf-8")) != fingerprint):
-        if not fresh:
-            print(f"{job.title}: other settings than those of {output_dir}, so it is trained again")
-        shutil.rmtree(output_dir)
+    job = place(job, fresh=fresh)
+    if fresh:
+        forget(job)
     if job.result.exists():
         result = RunResult.load(job.result)
         print(f"{job.title}: trained already with these settings ({job.result}); --fresh trains it again")
         return result
-    write_json(record, fingerprint)
+    write_json(Path(job.output_dir) / RECORD, job.fingerprint())
     _train_in_a_process(job, report)
-    for checkpoint in output_dir.glob("model_[0-9]*.pth"):  # model_final.pth is all that is needed from here on
-        checkpoint.unlink()
+    forget_intermediate(job)  # model_final.pth is all that is needed from here on
     return RunResult.load(job.result)
 
 
@@ -194,7 +141,7 @@ def train(job: TrainingJob, report: Report) -> RunResult:
     if job.seconds is not None:
         iterations = _planned_iterations(cfg, job, report)
     cfg = with_iterations(cfg, iterations, evaluations=job.evaluations)
-    default_setup(cfg, args)
+    begin(cfg, args)
     trainer = TimedTrainer(cfg, report, job.clock)
     trainer.resume_or_load(resume=True)
     trainer.train()

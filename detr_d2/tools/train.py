@@ -7,9 +7,10 @@ import logging
 import multiprocessing
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -21,13 +22,16 @@ from ..data.checks import check_evaluation_sets
 from ..data.coco_file import forget_coco_file
 from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
-from ..engine.elastic import continues_elastic_run
+from ..engine.class_metadata import class_metadata
+from ..engine.elastic import agents_of_run, continues_elastic_run
 from ..engine.evaluators import check_evaluators
 from ..engine.hooks import naming_images
+from ..engine.last_checkpoint import find_last_checkpoint
 from ..engine.launch import started_by_torchrun, world_size
-from ..engine.startup import find_config_file, import_user_modules
+from ..engine.output_lock import hold_output_dir
+from ..engine.startup import begin, find_config_file, import_user_modules
 from ..engine.summary import recipe_line, summarise_run, suspicious_settings
-from ..engine.trainer import class_metadata
+from ..files import hold_folder
 from . import cli
 from .data_options import add_coco_and_import
 
@@ -70,6 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs in the process that the user starts: checks, then launches the processes that train."""
     args = build_parser().parse_args(argv)
     cfg = setup(args)
+    # One process of the run does it for all: here, or under torchrun in `run`, once they have found each other.
+    with hold_folder(cfg.OUTPUT_DIR) if _starts_the_run(args) else nullcontext():
+        return _launch(cfg, args)
+
+
+def _starts_the_run(args: argparse.Namespace) -> bool:
+    return not started_by_torchrun() and args.machine_rank == 0
+
+
+def _launch(cfg: CfgNode, args: argparse.Namespace) -> int:
     if args.config_file:
         args.config_file = find_config_file(args.config_file)  # detectron2 prints the file, and wants a path
     reports = None if started_by_torchrun() or args.eval_only else check_datasets(cfg)
@@ -110,10 +124,18 @@ def run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | N
         args: the command line.
         reports: of the datasets, if they have been checked.
     """
+    with ExitStack() as stack:
+        if started_by_torchrun():
+            agent, agents = agents_of_run(cfg.OUTPUT_DIR)
+            stack.enter_context(hold_output_dir(cfg.OUTPUT_DIR, run=agent, same_run=agents))
+        _run(cfg, args, reports)
+
+
+def _run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | None) -> None:
     import_user_modules(args.imports)
     register_datasets(cfg, evaluation_only=args.eval_only)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="detr_d2")
-    default_setup(cfg, args)
+    begin(cfg, args)
     if args.eval_only:
         evaluate(cfg, resume=args.resume)
         return
@@ -131,8 +153,8 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
     checkpointer.metadata.update(class_metadata(cfg.DATASETS.TEST, panoptic=is_panoptic(cfg)))
-    last = checkpointer.get_checkpoint_file() if resume else ""
-    rest = checkpointer.load_trained(last or cfg.MODEL.WEIGHTS)
+    last, content = find_last_checkpoint(checkpointer) if resume else ("", None)
+    rest = checkpointer.load_trained(last or cfg.MODEL.WEIGHTS, content)
     if not rest.get("class_names"):
         check_order_of_classes(cfg)
     with naming_images(model):

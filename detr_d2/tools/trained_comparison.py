@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,8 @@ from ..evaluation.results import SEGMENTATION_FIGURES, RunResult, minutes, resul
 from ..files import write_json, write_picture, write_text
 from ..panoptic_classes import PanopticClasses
 from .output_names import OutputNames
-from .quiet import quiet_libraries
-from .timed_training import TrainingError, TrainingJob, run_training
+from .timed_training import run_training
+from .training_job import TrainingJob, place
 from .training_progress import TrainingProgress
 
 SHOWN_SCORE = 0.5
@@ -85,51 +85,6 @@ class Page:
         return cls(name, argv, Path(args.output) / folder, args.fresh, {"seed": args.seed}, **more)
 
 
-def add_common_options(parser: argparse.ArgumentParser, *, output: str, max_iter: str) -> None:
-    """Adds --output, --seed, --fresh and --max-iter; `max_iter` says whose iterations these are."""
-    parser.add_argument("--output", default=output, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of data, initialisation and training (default: 0)")
-    parser.add_argument("--fresh", action="store_true", help="train again even if the folder holds results")
-    parser.add_argument("--max-iter", type=int, metavar="N", help=max_iter)
-
-
-def run_quickstart(
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None,
-    work: Callable[[argparse.Namespace, Sequence[str]], int],
-    *,
-    counts: Sequence[str] = (),
-) -> int:
-    """Reads the command line, checks its numbers, does the work, and tells the user how it ended.
-
-    Args:
-        parser: with the options of `add_common_options` and those of `counts`.
-        argv: what it parses; the process's own arguments when None.
-        work: takes the options and the arguments as they were given; returns the exit code.
-        counts: further options that must be at least 1.
-
-    Returns:
-        The exit code; 1 when a training fails.
-
-    Raises:
-        ValueError: a number is too small.
-    """
-    args = parser.parse_args(argv)
-    for name, least in (*((x, 1) for x in (*counts, "max_iter")), ("seed", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
-    quiet_libraries()
-    try:
-        return work(args, sys.argv[1:] if argv is None else argv)
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        raise
-
-
 def file_name(title: str) -> str:
     """ "Faster R-CNN" -> "faster_rcnn"."""
     return title.lower().replace(" ", "_").replace("-", "")
@@ -147,6 +102,7 @@ def train(job: TrainingJob, *, fresh: bool) -> Trained:
         TrainingError: the training failed.
         ValueError: the output folder holds something else.
     """
+    job = place(job, fresh=fresh)
     with TrainingProgress(job.title) as progress:
         result = run_training(job, progress, fresh=fresh)
     figures = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -58,7 +60,11 @@ def save_attention_page(
     environment = _jinja2().Environment(
         loader=_jinja2().PackageLoader("detr_d2.visualization"), autoescape=True, undefined=_jinja2().StrictUndefined
     )
-    page = environment.get_template("attention.html").render(
+    template = environment.get_template("attention.html")
+    assert template.filename is not None
+    script = Path(template.filename).read_text(encoding="utf-8").rpartition("<script>")[2].partition("</script>")[0]
+    page = template.render(
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=name,
         model=model,
         frame=frame,

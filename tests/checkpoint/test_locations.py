@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from detectron2.utils.file_io import PathManager
-from foreign_models import assert_same_state, foreign_state, small_cfg, small_detr
+from foreign_models import assert_same_state, foreign_state, small_detr
 
 from detr_d2.checkpoint import Checkpointer, local_file
 from detr_d2.checkpoint.contents import read_model_file
@@ -129,6 +130,27 @@ def test_a_url_does_not_lead_out_of_the_cache() -> None:
         local_file("http://127.0.0.1:9/../../a.pth")
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/folder/", "http:///a.pth", "https://"])
+def test_a_url_must_name_a_file(url: str) -> None:
+    with pytest.raises(ValueError, match="names no file on a host"):
+        local_file(url)
+
+
+def test_an_answer_that_is_no_http_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(b"no http\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ValueError, match=r"could not be downloaded \(BadStatusLine"):
+            local_file(f"http://127.0.0.1:{server.getsockname()[1]}/a.pth")
+
+
 def test_the_home_folder_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.pth").write_bytes(b"x")
@@ -136,9 +158,9 @@ def test_the_home_folder_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "model" / "model.safetensors").write_bytes(b"x")
     assert local_file("~/a.pth") == str(tmp_path / "a.pth")
     assert local_file("~/model") == str(tmp_path / "model" / "model.safetensors")
-    cfg = small_cfg("MODEL.WEIGHTS", "~/saved.pth")
-    Checkpointer(small_detr(), str(tmp_path)).save("saved")
-    Checkpointer(small_detr()).load_trained(cfg.MODEL.WEIGHTS)
+    layer = torch.nn.Linear(1, 1)
+    Checkpointer(layer, str(tmp_path)).save("saved")
+    Checkpointer(layer).load_trained("~/saved.pth")
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/nothing.pth does not exist"):
         local_file("~/nothing.pth")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import errno
+import json
 import pickle
 import re
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_what_a_file_is_is_told_by_its_content(tmp_path: Path) -> None:
         assert read_model_file(str(path)) == {"model": arrays, "__author__": "me"}
         torch.save({"model_state": weights}, path)
         assert read_model_file(str(path))["__author__"] == "pycls"
+
+
+def test_a_header_whose_length_looks_like_a_web_page_is_none(tmp_path: Path) -> None:
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(0x3C20)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert path.read_bytes().startswith(b" <")
+    assert read_checkpoint(str(path)) == {"weight": torch.zeros(1)}
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -145,7 +154,8 @@ def test_training_states_are_read_whole(tmp_path: Path) -> None:
 
 
 def test_shared_tensors_stay_shared_and_attributes_of_dictionaries_stay_behind(tmp_path: Path) -> None:
-    tensor, tensors = torch.ones(1000), collections.OrderedDict()
+    tensor = torch.ones(1000)
+    tensors: dict[str, torch.Tensor] = collections.OrderedDict()
     tensors.update(a=tensor, b=tensor)
     vars(tensors)["get"] = "no function"
     torch.save({"model": tensors, "again": tensors}, tmp_path / "a.pth")

@@ -52,7 +52,7 @@ def test_objects_without_a_usable_mask_are_counted_and_left_out(
     assert (report.num_boxes, report.num_without_mask, report.num_used_images) == (100, 1, 1 if filter_empty else 2)
     assert "1 of 101 annotations have no mask that can be used" in caplog.text
     assert "annotation 100 has a polygon with a coordinate that is not finite; they are left out" in caplog.text
-    assert _left_out(report) == "1 objects without a usable mask"
+    assert _left_out(report) == "objects without a usable mask 1"
     records = training_records(cfg)
     assert [len(record["annotations"]) for record in records] == ([100] if filter_empty else [100, 0])
     assert len(records) == report.num_used_images
@@ -72,7 +72,7 @@ def test_too_many_bad_masks_or_all_of_a_class_are_refused(cfg: Any, write_coco: 
 def test_crowds_are_said(cfg: Any, write_coco: Write, make_annotation: Make, caplog: pytest.LogCaptureFixture) -> None:
     entries = _squares(make_annotation, 4, category_id=24, iscrowd="1")
     report = _check(cfg, write_coco([*entries, make_annotation(9, 1, 1, [1, 1, 0, 4])], name="one"))
-    assert _left_out(report) == "1 crowds, 1 boxes without area"
+    assert _left_out(report) == "crowds 1, boxes without area 1"
     assert 'one: all annotations of bar (1) are crowds ("iscrowd": 1), which are not trained on.' in caplog.text
     for entry in entries:
         entry["iscrowd"] = True

@@ -160,6 +160,15 @@ def test_other_forms_of_the_same(tmp_path: Path, form: str) -> None:
     assert _content(other) == _content(plain)
 
 
+def test_numbers_as_texts_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:
+    content = coco()
+    content["images"] = [{**content["images"][0], "id": x} for x in ("10", "b", "9", "1", "a")]
+    content["categories"] = [{"id": x, "name": f"class {x}"} for x in ("10", "3", "7")]
+    file = read_coco_file(write(tmp_path / "a.json", content))
+    assert file.images.ids == ["1", "9", "10", "a", "b"]
+    assert file.classes.ids == ["3", "7", "10"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
 def test_encodings(tmp_path: Path, encoding: str) -> None:
     content = edited(one("categories", 0, "name", "Kätzchen 猫"))

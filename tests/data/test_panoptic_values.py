@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from detectron2.data import DatasetCatalog
+from panoptic_files import PanopticFiles, make_tiny_panoptic
 
 from detr_d2.data import register_coco_panoptic
 from detr_d2.data.panoptic_file import read_panoptic_file
-from tests.panoptic_files import PanopticFiles, make_tiny_panoptic
 
 Edit = Callable[[dict[str, Any]], Any]
 Entries = Callable[[dict[str, Any]], list[dict[str, Any]]]

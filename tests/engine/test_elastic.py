@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from detectron2.utils import comm
 
-from detr_d2.engine import elastic
 from detr_d2.engine.elastic import RECORD, continues_elastic_run
+from detr_d2.files import processes
 
 
 @pytest.fixture
@@ -59,19 +59,11 @@ def test_an_agent_of_the_same_number_that_began_at_another_time_is_new(
     under_torchrun(agent=os.getpid())  # a process that runs
     continues_elastic_run(str(tmp_path))
     assert continues_elastic_run(str(tmp_path))
-    monkeypatch.setattr(elastic, "_start_of", lambda _: " boot 12345")  # of a container that was started again
+    monkeypatch.setattr(processes, "_start", lambda _: 12345)  # of a container that was started again
     assert not continues_elastic_run(str(tmp_path))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells when a process began")
-def test_start_of_a_process():
-    own = elastic._start_of(os.getpid())
-    assert own == elastic._start_of(os.getpid())
-    assert own.split()[0] == elastic._start_of(1).split()[0]  # one machine
-    assert int(own.split()[1]) > int(elastic._start_of(1).split()[1])
-    assert elastic._start_of(2**30) == ""
-
-
 def test_one_surviving_machine_or_one_counted_restart_is_enough(
     tmp_path: Path, under_torchrun: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ):

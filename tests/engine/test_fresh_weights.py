@@ -65,7 +65,7 @@ def test_a_hook_that_computes_validation_losses(detr_cfg: Callable[..., CfgNode]
     trainer = Trainer(cfg)
     assert trainer.optimizer.param_groups[0]["fused"]  # what leaves no version behind
     trainer.checkpointer.save_to_disk = False
-    trainer.build_writers = list
+    trainer.build_writers = list  # type: ignore[method-assign]
     trainer._hooks = []
     trainer.register_hooks([hook])
     trainer.train()

@@ -41,6 +41,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "between", "a name such as choice, range"),
     ("SOLVER.MAX_ITER", 1 << 64, "a number of 64 bits"),
     ("MODEL.DETR.NUM_QUERIES", 0, "1 or more"),
+    ("MODEL.DETR.TRANSFORMER.NUM_HEADS", 0, "1 or more"),
+    ("MODEL.DETR.TRANSFORMER.NUM_DECODER_LAYERS", 0, "1 or more"),
     ("MODEL.DETR.FREEZE", [0], "names of modules"),
     ("MODEL.DETR.IN_FEATURES", [[]], "names of feature maps"),
     ("MODEL.META_ARCHITECTURE", "DETTR", "a name such as DETR"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ def report(name: str, split: str, images: int, mean: float, p99: float, most: in
         num_classes=3,
         num_dropped=0,
         num_crowd=0,
+        num_without_mask=0,
         num_over_queries=0,
     )
 
@@ -58,6 +60,13 @@ def test_says_what_the_run_will_do():
     assert cell(table, "classes").endswith(" 3")
     assert "8 (2 micro-batches of 4)" in cell(table, "effective batch")
     assert cell(table, "epochs").endswith(" 2.0")  # 250 x 8 / 1,000
+    assert not any(key.startswith("left out") for key in table)
+
+
+def test_says_what_is_left_out():
+    first, second = (report(name, "train", 9, 1, 1, 1) for name in "ab")
+    table = rows(RECIPE, [replace(first, num_crowd=1200, num_without_mask=1), replace(second, num_dropped=3)])
+    assert "crowds 1,200, objects without a usable mask 1; boxes without area 3" in cell(table, "left out")
     assert cell(table, "learning rate").endswith(" 0.0001")
     assert cell(table, "backbone learning r").endswith(" 1e-05")
     assert "all gradients together at 0.1" in cell(table, "gradient clipping")

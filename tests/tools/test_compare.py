@@ -123,7 +123,11 @@ def test_three_families(
 
 
 def test_a_second_report_runs_no_model(
-    models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path,
+    tiny_coco: CocoFiles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(models, tiny_coco, tmp_path, ["detr", "rcnn"], "--skip-cost") == 0
     first = results(tmp_path)
@@ -142,6 +146,18 @@ def test_a_second_report_runs_no_model(
     arguments = ["--from-json", str(tmp_path / "results.json"), "--output", str(output)]
     assert cli.run(compare.main, arguments) == 0
     assert (output / "table.md").read_text() == table
+    # A record of somebody else that asks for pictures of other folders.
+    record = json.loads((tmp_path / "results.json").read_text())
+    page = (output / "report.html").read_text()
+    shown = page.count("data:image/jpeg")
+    assert shown > 0
+    for root in ("", "/", str(tmp_path / "elsewhere"), record["dataset"]["image_root"] + "/../elsewhere"):
+        record["dataset"]["image_root"] = root
+        (tmp_path / "sent.json").write_text(json.dumps(record))
+        capsys.readouterr()
+        assert cli.run(compare.main, ["--from-json", str(tmp_path / "sent.json"), "--output", str(output)]) == 0
+        assert "images of the record are not shown" in capsys.readouterr().err
+        assert "data:image/jpeg" not in (output / "report.html").read_text()
     monkeypatch.undo()
     with monkeypatch.context() as patch:
         patch.setattr(collect, "raw_outputs", never)

@@ -15,7 +15,7 @@ from detr_d2.__main__ import main
 from detr_d2.evaluation.results import RunResult
 from detr_d2.tools import convergence, timed_training
 from detr_d2.tools.convergence import MODELS, parse_model
-from detr_d2.tools.timed_training import TrainingJob
+from detr_d2.tools.training_job import TrainingJob
 
 DATA = [
     *("DATASETS.TRAIN", ("cells_train",), "DATASETS.TEST", ("cells_val",), "DATALOADER.NUM_WORKERS", 0),
@@ -115,9 +115,10 @@ def test_two_models(
     monkeypatch.setattr(convergence, "run_training", noted)
     assert main([*command, "--fresh"]) == 0
     tiny_coco.annotations.write_text(tiny_coco.annotations.read_text() + "\n")
-    assert main(command) == 0
-    assert [fresh for _, fresh in jobs] == [True, True, False, False]
+    assert main(command) == 2  # other data go into another folder, where nothing is
+    assert [fresh for _, fresh in jobs] == [True, True, False]
     assert jobs[0][0].input_hash != jobs[2][0].input_hash
+    assert jobs[0][0].output_dir != jobs[2][0].output_dir
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -21,7 +21,7 @@ from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.data import register_datasets, resolve_num_classes
 from detr_d2.data.panoptic_file import read_panoptic_file, read_segment_ids
-from detr_d2.engine.trainer import class_metadata
+from detr_d2.engine.class_metadata import class_metadata
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_panoptic_maps_are_drawn_and_written(files: PanopticFiles, tmp_path: Pat
     maps = [(x["file_name"], shapes[x["image_id"]]) for x in content["annotations"]]
     assert len({name for name, _ in maps}) == len(maps) == 3 + 3 + 3
     for name, shape in maps:
-        assert cv2.imread(str(out / "panoptic" / name)).shape[:2] == shape
+        drawn = cv2.imread(str(out / "panoptic" / name))
+        assert drawn is not None
+        assert drawn.shape[:2] == shape
 
     written = read_panoptic_file(str(_as_ground_truth(out)))
     assert {4, 7, 9} < set(written.annotations)

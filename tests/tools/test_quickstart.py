@@ -26,12 +26,12 @@ from detr_d2.evaluation.results import RunResult
 from detr_d2.tools import quickstart, timed_training, trained_comparison
 from detr_d2.tools.timed_training import (
     TrainingError,
-    TrainingJob,
     run_training,
     seconds_per_step,
     train,
     with_iterations,
 )
+from detr_d2.tools.training_job import TrainingJob
 from detr_d2.tools.training_progress import TrainingProgress
 
 DATA = [
@@ -240,36 +240,6 @@ def test_an_interrupted_training_goes_on_with_its_clock(job: TrainingJob) -> Non
     assert clocks[-1] == result.train_seconds
     assert loaded[-1]["class_names"] == ["red", "green", "blue"]  # what `predict` shows
     assert loaded[-1]["category_ids"] == [1, 23, 56]
-
-
-def test_results_are_used_again_only_with_the_same_settings(
-    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained: list[TrainingJob] = []
-
-    def pretend(job: TrainingJob, _: Any) -> None:
-        trained.append(job)
-        RunResult(job.title, "c", "d", float(len(trained)), 0, 0).save(job.result)
-        (Path(job.output_dir) / "model_0000001.pth").touch()
-        (Path(job.output_dir) / "model_final.pth").touch()
-
-    monkeypatch.setattr(timed_training, "_train_in_a_process", pretend)
-    assert run_training(job, Reports()).ap == 1
-    assert [path.name for path in Path(job.output_dir).glob("*.pth")] == ["model_final.pth"]
-    assert run_training(job, Reports()).ap == 1
-    assert "trained already" in capsys.readouterr().out
-    assert run_training(job, Reports(), fresh=True).ap == 2
-
-    changed = TrainingJob(**{**vars(job), "opts": ("SEED", "4")})
-    assert run_training(changed, Reports()).ap == 3
-    assert "other settings" in capsys.readouterr().out
-
-    Path(job.config_file).write_text(Path(job.config_file).read_text().replace("NUM_QUERIES: 8", "NUM_QUERIES: 9"))
-    assert run_training(changed, Reports()).ap == 4
-    changed.result.unlink()  # interrupted: the same folder is continued
-    (Path(job.output_dir) / "kept").touch()
-    assert run_training(changed, Reports()).ap == 5
-    assert (Path(job.output_dir) / "kept").exists()
 
 
 def test_a_time_of_zero_is_a_wish_for_one_iteration(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from detr_d2.evaluation.compare_cost import CostSettings
 from detr_d2.evaluation.compare_json import load_comparison
 from detr_d2.evaluation.results import RunResult, minutes
 from detr_d2.tools import quickstart_real, timed_training, trained_comparison
-from detr_d2.tools.timed_training import TrainingJob, train
+from detr_d2.tools.timed_training import train
+from detr_d2.tools.training_job import TrainingJob
 
 SCHEDULE = [
     *("DATASETS.TRAIN", ("cells_train",), "DATASETS.TEST", ("cells_val",), "DATALOADER.NUM_WORKERS", 0),

@@ -20,7 +20,8 @@ from detr_d2.evaluation.compare_cost import CostSettings
 from detr_d2.evaluation.compare_json import load_comparison
 from detr_d2.evaluation.results import RunResult
 from detr_d2.tools import quickstart_segmentation, timed_training, trained_comparison
-from detr_d2.tools.timed_training import TrainingJob, run_training, train
+from detr_d2.tools.timed_training import run_training, train
+from detr_d2.tools.training_job import TrainingJob
 
 COMMON: list[Any] = [
     *("DATASETS.TRAIN", ("shapes_train",), "DATASETS.TEST", ("shapes_val",), "DATALOADER.NUM_WORKERS", 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_processes import another_process, hold_for_ever
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main as detr_d2_command
@@ -135,6 +137,42 @@ def test_two_processes_train_and_evaluate(config_file: Path, tiny_coco: Any, tmp
     assert all(x == x for x in losses(out))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
+def test_two_processes_go_back_to_the_same_checkpoint(config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str):
+    out = tmp_path / launcher
+    options = ["SOLVER.MAX_ITER", "3", "SOLVER.CHECKPOINT_PERIOD", "1"]
+    command = command_line(config_file, tiny_coco.spec("tiny"), out, "--num-gpus", "2", "--resume", *options)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    python = torchrun if launcher == "torchrun" else []
+    assert start(command, *python).returncode == 0
+    whole = weights(out)
+    for name in ("model_0000001", "model_0000002", "model_final"):
+        path = out / f"{name}.pth"
+        before = path.stat()
+        path.write_bytes(path.read_bytes()[:-100])
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    process = start(command, *python)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert len(list(out.glob("*.unreadable"))) == 3
+    assert (out / "log.txt").read_text().count("this run continues from model_0000000.pth") == 1
+    assert [key for key in whole if not torch.equal(whole[key], weights(out)[key])] == []
+    assert not (out / ".detr_d2.lock").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"], ["--eval-only"]])
+def test_a_folder_that_a_living_run_writes_into_is_refused(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+):
+    out = tmp_path / "out"
+    with another_process(lambda: hold_for_ever(out)) as pid:
+        before = {x: x.read_bytes() for x in out.iterdir() if x.suffix != ".txt"}
+        assert run(out, *options) == 2
+        assert {x: x.read_bytes() for x in out.iterdir() if x.suffix != ".txt"} == before
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {out} is written to by process {pid} on {socket.gethostname()}")
+
+
 def test_spawned_process_ends_as_a_command_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def fail(*_: Any) -> None:
         raise ValueError("this transformer wants more heads")
@@ -181,6 +219,11 @@ def test_evaluates_only(run: Callable[..., int], tmp_path: Path):
     assert not list(out.glob("*.pth"))
     name = Path("inference") / "coco_instances_results.json"
     assert json.loads((out / name).read_text()) == json.loads((tmp_path / "train" / name).read_text())
+    # In the folder of the training, whose config is not written over.
+    config = (tmp_path / "train" / "config.yaml").read_text()
+    assert run(tmp_path / "train", "--eval-only", "--resume", "TEST.DETECTIONS_PER_IMAGE", "7") == 0
+    assert (tmp_path / "train" / "config.yaml").read_text() == config
+    assert "DETECTIONS_PER_IMAGE: 7" in (tmp_path / "train" / "inference" / "config.yaml").read_text()
 
 
 def test_config_of_the_run_has_the_classes_and_trains_again(run: Callable[..., int], tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import sys
@@ -120,3 +121,14 @@ def test_without_jinja2_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ImportError, match=r"detr_d2\[report\]"):
         make_page(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_script_but_that_of_the_page_may_run(tmp_path: Path) -> None:
+    page = make_page(tmp_path)
+    (policy,) = (x["content"] for x in Elements(page).of("meta") if x.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    script = page.rpartition("<script>")[2].partition("</script>")[0]
+    assert "JSON.parse" in script
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")

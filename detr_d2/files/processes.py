@@ -31,7 +31,12 @@ class Process:
     @classmethod
     def current(cls) -> Process:
         """This one."""
-        return cls(host_name(), _system(), os.getpid(), _start(os.getpid()) or 0)
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The one that has this pid here."""
+        return cls(host_name(), _system(), pid, _start(pid) or 0)
 
     @property
     def is_here(self) -> bool:
@@ -55,10 +60,28 @@ def host_name() -> str:
 
 
 @functools.cache
+def boot_id() -> str:
+    """Of the running kernel, which containers share; "" where nothing tells."""
+    return _first_line("/proc/sys/kernel/random/boot_id")
+
+
+@functools.cache
+def machine_id() -> str:
+    """Of the installed system, which stays when it is started again; "" where nothing tells, as in most containers."""
+    return _first_line("/etc/machine-id")
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+@functools.cache
 def _system() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        told = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        told = f"{boot_id()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         told = host_name()
     return hashlib.sha256(told.encode()).hexdigest()[:8]
@@ -74,6 +97,8 @@ def _start(pid: int) -> int | None:
 
 
 def _answers(pid: int) -> bool:
+    if os.name != "posix":  # where the signal 0 is no question, but ends the process
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from .processes import Process, host_name
@@ -76,9 +77,14 @@ def sync_folder(folder: str) -> None:
 
 
 def sync_tree(folder: str) -> None:
-    """Brings all files below a folder, and their names, to the disk."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(parent, name), "rb") as file:
-                os.fsync(file.fileno())
+    """Brings all files below a folder, and their names, to the disk; many at once, which it does together."""
+    folders = list(os.walk(folder))
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(_sync_file, (os.path.join(parent, name) for parent, _, names in folders for name in names)))
+    for parent, _, _ in folders:
         sync_folder(parent)
+
+
+def _sync_file(path: str) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import secrets
@@ -153,6 +154,20 @@ def check_writable(folder: StrPath, message: str) -> None:
         raise WriteError(message.format(folder=folder, reason=error.strerror)) from error
 
 
+def set_aside(path: Path, suffix: str) -> Path:
+    """Renames a file to a name that is free, its own with a suffix, and returns it."""
+    names = (path.with_name(f"{path.name}{suffix}{number or ''}") for number in itertools.count())
+    aside = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, aside)
+    sync_folder(os.path.dirname(path))
+    return aside
+
+
+def shorten(path: StrPath, size: int) -> None:
+    """Cuts off the end of a file that others have open; what stays does not change."""
+    os.truncate(path, size)
+
+
 def file_hash(path: StrPath) -> str:
     """SHA-256 of a file's content."""
     digest = hashlib.sha256()
@@ -222,6 +237,8 @@ def _put_folder(partial: str, target: str, replaces: Collection[str]) -> None:
     """Renames a finished folder; if that fails, the folder that was there is there again."""
     if os.path.lexists(target) and not os.path.isdir(target):
         raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+    if not replaces and os.path.isdir(target):
+        os.rmdir(target)  # if there is something in it by now, it stays
     old = f"{target}.old-{secrets.token_hex(4)}"
     with suppress(FileNotFoundError):
         os.rename(target, old)
