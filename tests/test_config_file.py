@@ -135,7 +135,9 @@ def test_a_base_in_the_zoo_may_compute_and_a_copy_of_it_may_not(tmp_path: Path) 
     (tmp_path / "copy.yaml").write_text(zoo.read_text())
     assert load_config_file(str(tmp_path / "mine.yaml"))["MODEL"]["ANCHOR_GENERATOR"]["SIZES"][4][0] == 512
     assert load_config_file(str(tmp_path / "link.yaml")) == load_config_file(str(zoo))
-    with pytest.raises(ConfigFileError, match=r"copy\.yaml, line 8: the tag !!python/object/apply:eval .* name the file in .*"):
+    with pytest.raises(
+        ConfigFileError, match=r"copy\.yaml, line 8: the tag !!python/object/apply:eval .* name the file in .*"
+    ):
         load_config_file(str(tmp_path / "copy.yaml"))
 
 
