@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 
 from .annotation_table import AnnotationTable
 from .json_values import MOST_NAMED, listed
-from .likely_mistakes import warn_of_mistakes
+from .likely_mistakes import warn_of_mistakes, warn_of_repeated_images
 from .mask_faults import MISSING
 from .registration import is_coco_file
 
@@ -76,9 +76,11 @@ def check_annotations(cfg: CfgNode, split: str, name: str, table: AnnotationTabl
     if table.orphans[0]:
         logger.warning("%s: %d annotations belong to no image of the file and are not used.", name, table.orphans[0])
     with_area = ~table.crowd & ~without_area
+    warn_of_mistakes(name, table, with_area, training=split == "train")
+    if is_coco_file(name):
+        warn_of_repeated_images(name, table)
     if split == "train":
         _check_targets(name, table, with_area)
-    warn_of_mistakes(name, table, with_area, training=split == "train")
     maskless = _without_mask(name, table, with_area) if cfg.MODEL.MASK_ON else np.zeros_like(with_area)
     valid = with_area & ~maskless
     counts = np.bincount(table.image_of[valid], minlength=len(table.file_names))
@@ -150,7 +152,13 @@ def _check_targets(name: str, table: AnnotationTable, valid: np.ndarray) -> None
             f"training dataset {name} has no boxes to train on: all {len(table.crowd)} annotations are crowds "
             '("iscrowd": 1), which are left out; set "iscrowd" to 0 where there is one object'
         )
-    raise ValueError(f"training dataset {name} has no boxes at all: check its annotations")
+    if not len(table.crowd):
+        raise ValueError(f'training dataset {name} has no boxes: its list "annotations" is empty')
+    box = _numbers(table.boxes_xywh[np.flatnonzero(~table.crowd)[0]])
+    raise ValueError(
+        f"training dataset {name} has no boxes to train on: none of its {int((~table.crowd).sum())} boxes, such as "
+        f"{box}, has an area inside its image; x, y, width and height in pixels are expected"
+    )
 
 
 def _without_mask(name: str, table: AnnotationTable, with_area: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from ..class_names import match_classes, require_same_classes
 from .annotation_checks import DatasetReport, check_annotations
 from .annotation_table import AnnotationTable
 from .image_checks import TRAINING_SECONDS, check_images
+from .json_file import image_path
 from .likely_mistakes import warn_of_shared_images
 from .panoptic_checks import check_panoptic_pngs
 from .records import check_records
@@ -102,7 +103,7 @@ def _named(cfg: CfgNode) -> list[tuple[str, str]]:
 def _image_paths(name: str, table: AnnotationTable) -> list[str]:
     """One per image, "" where it has no file."""
     root = MetadataCatalog.get(name).get("image_root", "") if is_coco_file(name) else ""
-    return [os.path.join(root, file_name) if file_name else "" for file_name in table.file_names.tolist()]
+    return [image_path(root, file_name) if file_name else "" for file_name in table.file_names.tolist()]
 
 
 def _check_images(split: str, name: str, table: AnnotationTable) -> None:
@@ -156,6 +157,7 @@ def check_evaluation_sets(cfg: CfgNode, *, trained_on: Sequence[str] = ()) -> No
     for name in cfg.DATASETS.TEST:
         boxes = MetadataCatalog.get(name).get("evaluator_type", "coco") in ("coco", "coco_panoptic_seg")
         if boxes and not is_coco_file(name):
+            dataset_table(name, panoptic=is_panoptic(cfg))  # what is no record at all is found there
             check_records(name)
 
 

@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode
 
 from .annotation_table import AnnotationTable, read_coco_table
 from .coco_file import CocoFile, CocoObjects, take_coco_file
-from .json_file import local_json, without_garbage_collection
+from .json_file import image_path, local_json, without_garbage_collection
 from .json_values import Id, shown
 
 
@@ -115,7 +115,7 @@ def coco_records(file: CocoFile, image_root: str) -> list[dict[str, Any]]:
     """
     images = file.images
     records: list[dict[str, Any]] = [
-        {"file_name": os.path.join(image_root, name), "height": height, "width": width, "image_id": image_id}
+        {"file_name": image_path(image_root, name), "height": height, "width": width, "image_id": image_id}
         for name, (width, height), image_id in zip(images.file_names, images.sizes.tolist(), images.ids, strict=True)
     ]
     if file.objects is None:

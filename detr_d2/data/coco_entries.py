@@ -92,7 +92,8 @@ def read_images(entries: Sequence[Any], source: str) -> CocoImages:
     """Raises ValueError if there are none, one lacks a key or has a value that cannot be, or an id occurs twice."""
     if not entries:
         raise ValueError(f"{source} has no images: every image needs an entry with an id of its own")
-    require_keys(entries, ("id", "file_name", "width", "height"), f"{source}: image", "id")
+    lvis = '; in files of LVIS "coco_url" ends with it'
+    require_keys(entries, ("id", "file_name", "width", "height"), f"{source}: image", "id", file_name=lvis)
     labels = labels_of(entries, "image")
     ids = read_ids([x.id for x in entries], "id", labels, source)
     require_distinct(ids, "image id", source)
@@ -127,14 +128,20 @@ def labels_of(entries: Sequence[Any], noun: str) -> Callable[[int], str]:
     return lambda i: f"{noun} " + (shown(entries[i].id) if isinstance(entries[i].id, int | float | str) else f"#{i}")
 
 
-def require_keys(entries: Sequence[Any], keys: Sequence[str], where: str, name: str) -> None:
-    """Raises ValueError if one of the entries lacks one of the keys; it is called by its `name` key."""
+def require_keys(entries: Sequence[Any], keys: Sequence[str], where: str, name: str, **hints: str) -> None:
+    """Raises ValueError if one of the entries lacks one of the keys; it is called by its `name` key.
+
+    A hint under the name of a key says what a file may be that lacks it.
+    """
     for key in keys:
         values = column(entries, key)
         if UNSET in values:
             i = values.index(UNSET)
             called = getattr(entries[i], name)
-            raise ValueError(f'{where} {f"#{i}" if called is UNSET else shown(called)} has no "{key}"')
+            raise ValueError(
+                f'{where} {f"#{i}" if called is UNSET else shown(called)} has no "{key}" ({values.count(UNSET)} of '
+                f"{len(values)} have none), but each needs {', '.join(keys)}: add it{hints.get(key, '')}"
+            )
 
 
 def read_ids(values: list[Any], key: str, labels: Callable[[int], str], source: str) -> list[Id]:

@@ -152,7 +152,8 @@ def _state(path: str) -> tuple[str, int, int]:
 
 
 def _read_objects(entries: Sequence[Any], classes: CocoClasses, images: CocoImages, source: str) -> CocoObjects:
-    require_keys(entries, ("image_id", "category_id", "bbox"), f"{source}: annotation", "id")
+    panoptic = "; panoptic files are given to --coco-panoptic"
+    require_keys(entries, ("image_id", "category_id", "bbox"), f"{source}: annotation", "id", category_id=panoptic)
     ids = _annotation_ids(entries, source)
     image_ids = read_ids(column(entries, "image_id"), "image_id", labels_of(entries, "annotation"), source)
     image_of = match_ids(images.ids, image_ids)

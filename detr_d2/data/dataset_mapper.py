@@ -25,7 +25,7 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMa
 from ..panoptic_classes import PanopticClasses
 from .appearance import RandomTranspose, color_jitter
 from .images import naming_image, read_image, read_labels, read_pillow
-from .json_values import flag
+from .json_values import flag, plain_value
 from .mask_faults import compressed_rle, mask_fault
 from .panoptic_targets import panoptic_annotations
 from .pillow_input import PillowInput, blank_array, can_stay_in_pillow, image_tensor
@@ -224,7 +224,7 @@ class DetrDatasetMapper:
 
 def _usable(annotations: list[dict[str, Any]], size: tuple[int, int]) -> tuple[list[dict[str, Any]], np.ndarray]:
     """The annotations that can be targets, and their (M, 4) xyxy boxes clipped to the original image."""
-    candidates = [annotation for annotation in annotations if not flag(annotation.get("iscrowd", 0))]
+    candidates = [annotation for annotation in annotations if not flag(plain_value(annotation.get("iscrowd", 0)))]
     boxes = [list(annotation["bbox"]) for annotation in candidates]
     boxes_xyxy = _to_xyxy(boxes, [annotation["bbox_mode"] for annotation in candidates])
     if not np.isfinite(boxes_xyxy).all():

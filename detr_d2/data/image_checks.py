@@ -80,6 +80,11 @@ class _Look:
                 else f"image file {path} is {header.width}x{header.height} pixels (after EXIF rotation), but its "
                 f"annotation says {width}x{height}"
             )
+        elif self.pngs and header.deep:
+            self.faults[index] = (
+                f"panoptic PNG {path} has 16 bits per channel, but expected are colours of 8 bits, R + 256 G + 65536 B "
+                "of a segment's id"
+            )
         self.seen[index] = digest, (header.frames, int(header.deep), -1, -1)
 
     def headers(self, indices: Sequence[int]) -> None:

@@ -150,6 +150,12 @@ def reading(file_name: str | os.PathLike[str]) -> Iterator[None]:
             raise FileNotFoundError(
                 f"image file {os.fspath(file_name)} is a link to {os.readlink(file_name)}, which does not exist"
             ) from error
+        scheme, is_uri, _ = os.fspath(file_name).partition("://")
+        if is_uri:
+            raise FileNotFoundError(
+                f"image file {os.fspath(file_name)} does not exist, or no handler of {scheme}:// is registered with "
+                "detectron2's PathManager: register one in a module given to --import, or download the images"
+            ) from error
         raise
     except Exception as error:  # decoders meet damaged files with whatever went wrong in them, a KeyError for example
         raise ValueError(

@@ -19,6 +19,19 @@ from detectron2.utils.file_io import PathManager
 
 from .json_values import shown
 
+_SNIPPET = 20  # characters shown of where a file is malformed
+
+_OTHER_KINDS = {
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"BZh": "compressed by bzip2: unpack it",
+    b"\xfd7zXZ": "compressed by xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it",
+    b"PK": "a ZIP archive: unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch its content with `git lfs pull`",
+    b"<": "HTML or XML, perhaps of a page that a download ended at: expected a COCO file, which is JSON",
+}
+"""How other files begin -> what they are, and what to do."""
+
 Lists = dict[str, list[Any]]
 """Name of a list of the file -> its entries, each of the struct that was asked for."""
 
@@ -26,6 +39,11 @@ Lists = dict[str, list[Any]]
 def absolute(path: str) -> str:
     """The absolute path, ~ expanded; a URI as it is."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def image_path(image_root: str, file_name: str) -> str:
+    """Path or URI of an image of a COCO file, whose name is relative to the folder unless it is a whole one."""
+    return file_name if "://" in file_name else os.path.join(image_root, file_name)
 
 
 def local_json(json_file: str, cure: str, what: str = "annotation file") -> str:
@@ -104,6 +122,9 @@ def without_garbage_collection() -> Iterator[None]:
 
 def _as_utf8(content: bytes, path: str) -> bytes:
     """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark, as UTF-8 without one."""
+    for start, kind in _OTHER_KINDS.items():
+        if content.startswith(start):
+            raise ValueError(f"{path} is {kind}")
     encoding = json.detect_encoding(content)
     if encoding == "utf-8":
         return content
@@ -151,10 +172,16 @@ def _malformed(content: bytes, path: str, error: ValueError) -> str:
                 return f"{path} holds JSON lines, an object in each line: expected one object, a COCO file"
         except ValueError:
             pass
-    ending = "it may have been cut off; write or download it again"
-    if isinstance(error, json.JSONDecodeError) and content[:1] not in (b"{", b"[", b" ", b"\n", b"\r", b"\t"):
-        ending = "write or download it again"
-    return f"{path} is not complete JSON ({error}): {ending}"
+    if not content.strip():
+        return f"{path} is empty: write or download it again"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"{path} is not valid JSON ({error}): correct it, or write it with a JSON library"
+    if error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string"):
+        return f"{path} is not complete JSON ({error}): it may have been cut off; write or download it again"
+    found = shown(error.doc[error.pos : error.pos + _SNIPPET])
+    return (
+        f"{path} is not valid JSON ({error}, where it holds {found}): correct it there, or write it with a JSON library"
+    )
 
 
 def _require_lists(
@@ -169,15 +196,15 @@ def _require_lists(
         if name in lists or (name in optional and isinstance(plain, dict) and name not in plain):
             continue
         names = ", ".join(f'"{x}"' for x in entries if x not in optional)
-        kind = _other_kind(plain)
+        kind = _other_kind(plain, name)
         raise ValueError(
             f'{path} has no list "{name}"{kind}: {what} is an object with the lists {names}'
             + "".join(f' and, but for test sets, "{x}"' for x in entries if x in optional)
         )
 
 
-def _other_kind(plain: Any) -> str:
-    """What another file is, where that shows."""
+def _other_kind(plain: Any, name: str) -> str:
+    """What another file is, where that shows, or what it holds in place of the list."""
     if isinstance(plain, list):
         first = plain[0] if plain and isinstance(plain[0], dict) else {}
         if "score" in first:
@@ -187,4 +214,6 @@ def _other_kind(plain: Any) -> str:
         return "; it looks like a LabelMe file, which has to be converted"
     if isinstance(plain, dict) and any(isinstance(x, dict) and "regions" in x for x in list(plain.values())[:3]):
         return "; it looks like a VIA project, which has to be exported as COCO"
-    return ""
+    if not isinstance(plain, dict):
+        return f"; it is {shown(plain)}"
+    return f'; its "{name}" is {shown(plain[name])}' if name in plain else f"; its keys are {shown(list(plain))}"

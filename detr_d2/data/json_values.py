@@ -11,6 +11,8 @@ import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 MAX_COORDINATE = 2**24  # pixels; float32, in which boxes are trained, holds whole numbers up to here
 MAX_PIXELS = 2**31 - 1  # of an image; masks are run lengths of 32 bits
 MAX_AREA = 1e15  # square pixels
@@ -37,7 +39,12 @@ class Refused(ValueError):
 
 def shown(value: Any) -> str:
     """A value for a message, as Python writes it, but never longer than a line."""
-    return _short.repr(value)[:200]
+    return re.sub(r"\s*\n\s*", " ", _short.repr(value))[:200]
+
+
+def plain_value(value: Any) -> Any:
+    """A scalar of numpy as one of Python; everything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def identifier(value: Any) -> Id:

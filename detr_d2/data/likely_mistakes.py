@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +14,8 @@ from .json_values import MOST_NAMED, listed
 
 _NEARLY_ALL = 0.99  # of the boxes
 _SOME = 0.05
+_FAR = 0.05  # of the longer side of the image
+_MOST_FILES = 3  # named in one message
 _ROUNDING = 1.0  # pixels that a right box may reach beyond its image
 
 logger = logging.getLogger(__name__)
@@ -59,6 +63,32 @@ def _warn_of_other_form(name: str, boxes: np.ndarray, sizes: np.ndarray) -> None
                 name, beyond, len(boxes), int(fits.sum()), form,
             )  # fmt: skip
             return
+    farthest = np.maximum(-first, first + second - sizes).max(axis=1)
+    far = int((farthest > _FAR * sizes.max(axis=1)).sum())
+    if far >= max(1, _SOME * len(boxes)):
+        logger.warning(
+            "%s: %d of %d boxes reach far beyond their image, by up to %.0f pixels; training clips them to it. The "
+            "images may have been resized after they were annotated, or the boxes are of another form than x, y, width "
+            "and height in pixels.",
+            name, far, len(boxes), farthest.max(),
+        )  # fmt: skip
+
+
+def warn_of_repeated_images(name: str, table: AnnotationTable) -> None:
+    """Logs a warning if a file lists images twice, which are two images then, each with a part of the annotations.
+
+    Args:
+        name: of the dataset, for messages.
+        table: of a COCO file.
+    """
+    counts = Counter(os.path.normpath(file_name) for file_name in table.file_names.tolist())
+    repeated = [file_name for file_name, count in counts.items() if count > 1]
+    if repeated:
+        logger.warning(
+            "%s: %d image files are listed more than once under several ids, such as %s: each entry is trained on and "
+            "measured with its own annotations only; give all annotations of a file the id of one entry.",
+            name, len(repeated), ", ".join(repeated[:_MOST_FILES]),
+        )  # fmt: skip
 
 
 def _inside(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:

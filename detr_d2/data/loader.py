@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 
 from .dataset_mapper import DetrDatasetMapper
 from .draws import NumberedDataset, NumberedSampler, seeded_numpy
+from .json_values import shown
 from .training_records import training_records
 
 Mapper = Callable[[dict[str, Any]], "dict[str, Any] | None"]
@@ -54,6 +55,7 @@ def build_detr_train_loader(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} processes: "
             "set it to a multiple of them"
         )
+    by_file_name = mapper is None
     mapper = mapper or DetrDatasetMapper(cfg, is_train=True)
     with seeded_numpy(seed):
         parts = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=training_records(cfg))
@@ -69,6 +71,8 @@ def build_detr_train_loader(
         landscape=_landscape(records) if parts["aspect_ratio_grouping"] else None,
     )
     if isinstance(records, list):
+        if by_file_name:
+            _require_file_names(records)
         records = DatasetFromList(records, copy=False)  # one serialised copy for all workers
     return build_detection_train_loader(
         NumberedDataset(records, mapper, seed=seed),
@@ -78,6 +82,15 @@ def build_detr_train_loader(
         aspect_ratio_grouping=False,  # the sampler has grouped already
         num_workers=parts["num_workers"],
     )
+
+
+def _require_file_names(records: Iterable[dict[str, Any]]) -> None:
+    for number, record in enumerate(records):
+        if "file_name" not in record:
+            raise ValueError(
+                f"image {number} of the training data (image_id {shown(record.get('image_id'))}) has no file_name, "
+                "which the mapper reads the image from: add it, or give a mapper of your own"
+            )
 
 
 def _landscape(records: Iterable[dict[str, Any]]) -> np.ndarray:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 _MOST_NAMED = 10  # files named in one message
 _MOST_EXPLAINED = 3
+_HOW = ", with "
 _MOST_LISTED = 50_000  # files that are looked through for similar names
 
 _Index = dict[str, list[str]]
@@ -25,7 +26,7 @@ def missing_message(name: str, what: str, missing: Sequence[str], root: str) -> 
         missing: their paths, at least one.
         root: folder that the names in the annotations are relative to; "" if there is none.
     """
-    listed = ", ".join(missing[:_MOST_NAMED])
+    listed = ", ".join(map(_shown, missing[:_MOST_NAMED]))
     index: _Index | None = None
     reasons: dict[str, str] = {}  # by kind, one of each
     for path in missing[:_MOST_NAMED]:
@@ -33,7 +34,7 @@ def missing_message(name: str, what: str, missing: Sequence[str], root: str) -> 
         if reason is None:
             index = _names_below(root or _existing_ancestor(path)) if index is None else index
             reason = _similar(path, root, index)
-        reasons.setdefault(re.sub(r"\S*[/\\]\S*", "", reason), reason)
+        reasons.setdefault(reason.rpartition(_HOW)[2] if _HOW in reason else re.sub(r"\S*[/\\]\S*", "", reason), reason)
     because = "; ".join(list(reasons.values())[:_MOST_EXPLAINED])
     return f"{name}: {len(missing)} {what} are missing ({because}), among them {listed}"
 
@@ -81,7 +82,7 @@ def _similar(path: str, root: str, index: _Index) -> str:
     if found:
         best = min(found, key=lambda x: (_differences(written, x, root), len(x)))
         how = " and ".join(_differences(written, best, root))
-        return f"{best} exists, but the annotations have {_shown(written)}, with {how}: correct the annotations"
+        return f"{best} exists, but the annotations have {_shown(written)}{_HOW}{how}: correct the annotations"
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         hint = " (an absolute path, perhaps of another machine)" if _is_absolute(written) else ""
@@ -95,8 +96,8 @@ def _is_absolute(name: str) -> bool:
 
 
 def _shown(name: str) -> str:
-    """Letters whose accents may be composed in two ways are spelled out: they look alike."""
-    return name if name.isascii() else ascii(name)
+    """What looks like something else is spelled out: accents composed in two ways, blanks around it, line ends."""
+    return name if name.isascii() and name.isprintable() and name == name.strip() else ascii(name)
 
 
 def _differences(written: str, path: str, root: str) -> list[str]:

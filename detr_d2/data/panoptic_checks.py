@@ -6,6 +6,9 @@ Reading the pixels of the 118,287 PNGs of COCO would take longer than most peopl
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -13,6 +16,8 @@ from .image_checks import check_images
 from .panoptic_file import read_segment_ids
 
 _SAMPLE = 16  # PNGs read per dataset
+
+logger = logging.getLogger(__name__)
 
 
 def check_panoptic_pngs(name: str, *, seconds: float | None = None) -> None:
@@ -35,7 +40,19 @@ def check_panoptic_pngs(name: str, *, seconds: float | None = None) -> None:
         seconds=seconds,
         pngs=True,
     )
-    for index in np.unique(np.linspace(0, len(records) - 1, min(_SAMPLE, len(records))).astype(int)).tolist():
-        record = records[index]
-        size = (record["height"], record["width"]) if "height" in record and "width" in record else None
-        read_segment_ids(record["pan_seg_file_name"], record["segments_info"], size)
+    sample = np.unique(np.linspace(0, len(records) - 1, min(_SAMPLE, len(records))).astype(int)).tolist()
+    unseen = {records[index]["pan_seg_file_name"]: _without_pixels(records[index]) for index in sample}
+    if any(unseen.values()):
+        path = next(path for path, ids in unseen.items() if ids)
+        logger.warning(
+            "%s: %d segments of the %d panoptic PNGs that were read have no pixel, such as segment %s of %s: they are "
+            "not trained on, and count as missed in the panoptic quality; correct segments_info, or the PNGs.",
+            name, sum(map(len, unseen.values())), len(unseen), unseen[path][0], path,
+        )  # fmt: skip
+
+
+def _without_pixels(record: dict[str, Any]) -> list[int]:
+    """Ids of the segments that the PNG does not show."""
+    size = (record["height"], record["width"]) if "height" in record and "width" in record else None
+    shown = np.unique(read_segment_ids(record["pan_seg_file_name"], record["segments_info"], size)).tolist()
+    return [segment["id"] for segment in record["segments_info"] if segment["id"] not in shown]

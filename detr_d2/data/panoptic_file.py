@@ -26,7 +26,7 @@ from .coco_entries import (
     require_keys,
 )
 from .images import read_image
-from .json_file import local_json, read_lists
+from .json_file import image_path, local_json, read_lists
 from .json_values import Id, Refused, read_all, shown
 
 _MOST_NAMED = 10  # ids or files named in one message
@@ -237,7 +237,7 @@ def panoptic_records(
     ids = {dataset_id: classes.category_id(row) for row, dataset_id in enumerate(classes.dataset_ids)}
     return [
         {
-            "file_name": os.path.join(image_root, file.images[image_id]["file_name"]),
+            "file_name": image_path(image_root, file.images[image_id]["file_name"]),
             "image_id": image_id,
             "height": file.images[image_id]["height"],
             "width": file.images[image_id]["width"],

@@ -15,7 +15,7 @@ from ..panoptic_classes import PanopticClasses
 from .annotation_table import read_coco_table
 from .coco_dataset import CocoDataset
 from .json_file import absolute
-from .json_values import Id
+from .json_values import Id, plain_id, shown
 from .panoptic_file import PanopticFile, panoptic_records, read_panoptic_file
 
 _CURE = "check the path given to --coco-panoptic"
@@ -37,8 +37,8 @@ class PanopticSpec:
         """Raises ValueError if the spec is not of the form NAME=panoptic.json:png_root:image_root[:instances.json]."""
         name, _, paths = spec.partition("=")
         parts = re.split(r":(?!//)", paths)
-        instances = parts.pop() if len(parts) == 4 and parts[-1].endswith(".json") else ""
-        if not name.strip() or len(parts) != 3 or not all(parts) or not parts[0].endswith(".json"):
+        instances = parts.pop() if len(parts) == 4 and parts[-1].lower().endswith(".json") else ""
+        if not name.strip() or len(parts) != 3 or not all(parts) or not parts[0].lower().endswith(".json"):
             raise ValueError(
                 f'--coco-panoptic {spec}: expected {_FORM}, such as "rooms=rooms/panoptic.json:rooms/panoptic:'
                 'rooms/images"; paths cannot hold colons'
@@ -116,10 +116,12 @@ def _check_instances(spec: PanopticSpec, file: PanopticFile) -> None:
             f"{spec.instances_json} has the classes {_first(things)}, but the things of {spec.panoptic_json} are "
             f"{_first(file.things)}: both files need the same ids and names"
         )
+    if not len(table.classes):
+        raise ValueError(f"{spec.instances_json} has no annotations: expected those of the things of the panoptic file")
 
 
 def _first(classes: dict[Id, str]) -> str:
-    listed = ", ".join(f"{class_id} {name}" for class_id, name in list(classes.items())[:5])
+    listed = ", ".join(f"{shown(class_id)} {name}" for class_id, name in list(classes.items())[:5])
     return listed + (f", ... ({len(classes)})" if len(classes) > 5 else "")
 
 
@@ -132,9 +134,9 @@ def _load(spec: PanopticSpec) -> list[dict[str, Any]]:
     if not spec.instances_json:
         return records
     instances = CocoDataset(spec.name, spec.instances_json, spec.image_root, _CURE)()
-    annotations = {(record["image_id"], record["file_name"]): record.get("annotations", []) for record in instances}
+    annotations = {(plain_id(x["image_id"]), x["file_name"]): x.get("annotations", []) for x in instances}
     for record in records:
-        key = record["image_id"], record["file_name"]
+        key = plain_id(record["image_id"]), record["file_name"]
         if key not in annotations:
             raise ValueError(
                 f"{spec.instances_json} has no image {key[0]} with the file {os.path.basename(key[1])}, which "

@@ -5,6 +5,7 @@ Other code of detectron2 reads the same dicts, so nothing is mended here: what i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from detectron2.structures import BoxMode
 
 from . import json_values
 from .annotation_table import AnnotationTable, objects_array
-from .json_values import MAX_COORDINATE, Refused, read_all, shown
+from .json_values import MAX_COORDINATE, Refused, plain_value, read_all, shown
 from .mask_faults import mask_fault, numbered_faults
 
 _MODES = {BoxMode.XYXY_ABS: 4, BoxMode.XYWH_ABS: 4, BoxMode.XYWHA_ABS: 5}  # and how many numbers a box has
@@ -44,7 +45,7 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
         class_names=objects_array(list(class_names)),
         class_ids=objects_array(list(range(len(class_names)))),
         class_parents=objects_array([""] * len(class_names)),
-        file_names=objects_array([str(record.get("file_name", "")) for record in records]),
+        file_names=objects_array(_file_names(name, records)),
         image_sizes=sizes,
         image_of=np.array([i for i, _ in pairs], dtype=np.int64),
         annotation_ids=np.zeros(0, dtype=np.int64),
@@ -79,6 +80,15 @@ def _pairs(name: str, records: Sequence[Any]) -> list[tuple[int, dict[str, Any]]
     return pairs
 
 
+def _file_names(name: str, records: Sequence[dict[str, Any]]) -> list[str]:
+    """ "" where the record has none."""
+    for i, record in enumerate(records):
+        given = record.get("file_name", "")
+        if not isinstance(given, str | os.PathLike):
+            raise ValueError(f"{name}: image {i} has file_name {shown(given)}, expected the path of a file as text")
+    return [os.fspath(record.get("file_name", "")) for record in records]
+
+
 def _called(record: dict[str, Any], index: int) -> str:
     return str(record.get("file_name", f"image {index}"))
 
@@ -96,7 +106,7 @@ def _not_text(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The reader for values that detectron2 reads as well, which takes no texts for numbers and no None for 0."""
 
     def strict(value: Any) -> Any:
-        value = value.item() if isinstance(value, np.generic) else value
+        value = plain_value(value)
         if value is None or isinstance(value, str):
             try:
                 read([])

@@ -6,8 +6,10 @@ numbers or texts of any kind, and nothing is calculated from them.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Hashable, Sequence
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
 from . import json_values
-from .json_values import Refused, shown
+from .json_values import Refused, plain_value, shown
 from .mask_faults import mask_area, mask_fault
 
 _T = TypeVar("_T")
@@ -72,18 +74,51 @@ def image_ids(name: str, records: Sequence[dict[str, Any]]) -> list[Hashable]:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a value can stand for one thing; NaN, which is not even itself, cannot."""
+    """Whether a value can stand for one thing: NaN, which is not even itself, cannot, nor what no copy equals."""
     try:
-        hash(value)
+        found = {value: True}.get(copy.copy(value), False)
     except TypeError:
         return False
-    return value is not None and bool(value == value)
+    return value is not None and found and bool(value == value)
+
+
+def registered_records(name: str) -> list[dict[str, Any]] | None:
+    """What the function of a registered dataset returns; None for a dataset of torch, which is not looked through.
+
+    Raises:
+        ValueError: it is something that detectron2 cannot train on, such as a generator; or a file or a package that
+            the function needs is missing.
+    """
+    try:
+        records: Any = DatasetCatalog.get(name)
+    except (ImportError, OSError) as error:
+        raise ValueError(f"dataset {name} cannot be loaded ({error}): {_cure(error)}") from error
+    if isinstance(records, list):
+        return records
+    if isinstance(records, tuple | np.ndarray):
+        return list(records)
+    if isinstance(records, Mapping | str | bytes) or not hasattr(records, "__getitem__"):
+        raise ValueError(
+            f"dataset {name}: its function returned an object of type {type(records).__name__}, expected a list of "
+            "dicts, one of each image: return list(...) of them"
+        )
+    return None
+
+
+def _cure(error: ImportError | OSError) -> str:
+    if isinstance(error, ImportError):
+        return f"pip install {error.name}" if error.name else "install what it needs"
+    folder = os.path.abspath(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+    return (
+        f"check the paths in its function; names of detectron2 are looked for in {folder}, which the environment "
+        "variable DETECTRON2_DATASETS changes"
+    )
 
 
 def check_records(name: str) -> None:
     """Raises ValueError if evaluation could not use the records of a registered dataset, before anything is run."""
-    records = DatasetCatalog.get(name)
-    if isinstance(records, list):
+    records = registered_records(name)
+    if records is not None:
         image_ids(name, records)
         classes = MetadataCatalog.get(name).get("thing_classes")
         for record in records:
@@ -92,7 +127,7 @@ def check_records(name: str) -> None:
 
 def json_id(image_id: Any) -> int | float | str:
     """An id as JSON can hold it: as it is if it is a number or a text, else its text."""
-    value = image_id.item() if isinstance(image_id, np.generic) else image_id
+    value = plain_value(image_id)
     return value if isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value)) else str(value)
 
 
@@ -158,7 +193,8 @@ def _box_xywh(annotation: dict[str, Any], where: str) -> tuple[float, float, flo
         x, y, width, height = numbers
     except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"{where} has bbox {shown(box)} in bbox_mode {mode!r}, expected four finite numbers"
+            f"{where} has bbox {shown(box)} in bbox_mode {mode!r}, expected four finite numbers in BoxMode.XYXY_ABS "
+            "or BoxMode.XYWH_ABS"
         ) from error
     return x, y, width, height
 
@@ -200,6 +236,6 @@ def _area(annotation: dict[str, Any], box: Sequence[float], segmentation: Any, w
 def _read(read: Callable[[Any], _T], value: Any, key: str, where: str) -> _T:
     """A value by one of the readers of `json_values`."""
     try:
-        return read(value.item() if isinstance(value, np.generic) else value)
+        return read(plain_value(value))
     except Refused as error:
         raise ValueError(f"{where} has {key} {shown(value)}, expected {error}") from None

@@ -19,6 +19,7 @@ from .json_file import absolute
 from .panoptic_registration import register_coco_panoptic
 from .panoptic_targets import segment_annotations
 from .record_table import table_of_dicts
+from .records import registered_records
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def category_ids(metadata: Metadata) -> list[int]:
 def _parse_spec(spec: str) -> tuple[str, str, str]:
     """Name, absolute path of the file, absolute path of the image folder; a folder's name may hold colons."""
     name, _, paths = spec.partition("=")
-    end = paths.rfind(".json:")
+    end = paths.lower().rfind(".json:")
     if not name.strip() or end < 0 or not paths[end + 6 :]:
         raise ValueError(
             f'--coco {spec}: expected NAME=annotations.json:image_root, such as "cells=data/train.json:data/images"'
@@ -167,8 +168,8 @@ def dataset_table(name: str, *, panoptic: bool = False) -> AnnotationTable | Non
         return dataset.table()
     loader, key = DatasetCatalog[name], (name, panoptic)
     if key not in _tables or _tables[key][0] is not loader:
-        records = DatasetCatalog.get(name)
-        if not isinstance(records, list):
+        records = registered_records(name)
+        if records is None:
             return None
         if panoptic and (classes := PanopticClasses.from_metadata(MetadataCatalog.get(name), name=name)) is not None:
             records = [segment_annotations(record, classes) for record in records]

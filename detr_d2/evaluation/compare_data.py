@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
-from ..data.records import image_ids, in_order_of_files, read_objects
-from ..data.registration import require_registered
+from ..data.records import image_ids, in_order_of_files, read_objects, registered_records
+from ..data.registration import dataset_table, require_registered
 from .compare_results import DatasetSummary
 
 
@@ -144,8 +144,11 @@ def load_ground_truth(name: str) -> GroundTruth:
             a record cannot be used.
     """
     require_registered([name])
-    records: Any = DatasetCatalog.get(name)
-    if not isinstance(records, list) or not records:
+    dataset_table(name)  # whose checks come first
+    records = registered_records(name)
+    if records is None:
+        raise ValueError(f"dataset {name} is no list of dicts, which a comparison needs")
+    if not records:
         raise ValueError(f"dataset {name} holds no images; a comparison needs some")
     if not MetadataCatalog.get(name).get("thing_classes"):
         raise ValueError(f"dataset {name} has no class names (thing_classes in its metadata); a comparison needs them")

@@ -97,6 +97,7 @@ BOXES = [[2, 1, 6, 4], [12, 5, 8, 5], [1, 2, 3, 4], [9, 3, 8, 6], [4, 4, 5, 5]] 
         (lambda x, y, w, h: [x, y, x + w, y + h], ["3 of 5 boxes reach beyond", "5 lie inside", "corners x1, y1, x2"]),
         (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], ["boxes reach beyond", "centre x, centre y, width, height"]),
         (lambda x, y, w, h: [x / 20, y / 10, w / 20, h / 10], ["5 of 5 boxes lie within the first pixel", "fractions"]),
+        (lambda x, y, w, h: [x, y, w + 9, h], ["2 of 5 boxes reach far beyond their image", "up to 9 pixels"]),
     ],
 )  # fmt: skip
 def test_boxes_of_another_form(
@@ -110,6 +111,15 @@ def test_boxes_of_another_form(
     entries = [make_annotation(n, 1, 1, change(*box)) for n, box in enumerate(BOXES)]
     messages = _warnings(cfg, write_coco(entries, name="boxes"), caplog)
     assert [all(word in message for word in words or ()) for message in messages] == ([] if words is None else [True])
+
+
+def test_an_image_listed_twice(
+    cfg: Any, write_coco: Write, make_annotation: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [{"id": n, "file_name": name, "width": 20, "height": 10} for n, name in enumerate(["0.png", "./0.png"])]
+    spec = write_coco([make_annotation(1, 0, 1, [1, 1, 4, 4])], images=images, name="split")
+    (message,) = _warnings(cfg, spec, caplog)
+    assert "split: 1 image files are listed more than once under several ids, such as 0.png" in message
 
 
 def test_a_placeholder_beside_its_class(

@@ -180,7 +180,7 @@ def test_classes_of_config_and_evaluation(cfg: Any, write_coco: Write, make_anno
 
 
 def test_nothing_to_learn_from(cfg: Any, write_coco: Write, make_annotation: Make) -> None:
-    with pytest.raises(ValueError, match="empty has no boxes at all"):
+    with pytest.raises(ValueError, match="empty has no boxes to train on: none of its 1 boxes, such as"):
         check_datasets(_train_on(cfg, write_coco([make_annotation(1, 1, 1, [0, 0, 0, 5])], name="empty")))
 
 

@@ -217,6 +217,7 @@ CAFE = unicodedata.normalize("NFC", "café.jpg")
         (_rename("a.jpg", "C:\\data\\A.jpg"), r"images/a\.jpg exists, .*with backslashes .* and other capitals and"),
         (_rename("a.jpg", "/home/me/x.jpg"), r"no folder /home/me \(an absolute path, perhaps of another machine\)"),
         (_rename("a.jpg", "x.jpg"), r"images holds a\.jpg: check the image folder"),
+        (_rename("a.jpg", "a.jpg\n"), r"a\.jpg exists, but .* 'a\.jpg\\n', with blanks around it"),
         (_link, r"a\.jpg is a link to store/7f3a, which does not exist"),
         (_folder, r"a\.jpg is a folder"),
     ],

@@ -184,6 +184,45 @@ def test_png_with_ids_that_are_not_listed(panoptic_cfg: Any, files: PanopticFile
         check_datasets(panoptic_cfg)
 
 
+def test_segments_without_pixels(panoptic_cfg: Any, files: PanopticFiles, caplog: pytest.LogCaptureFixture) -> None:
+    files.change(lambda c: c["annotations"][0]["segments_info"].append({"id": 8, "category_id": 3}))
+    register_datasets(panoptic_cfg)
+    check_datasets(panoptic_cfg)
+    assert "tiny: 1 segments of the 3 panoptic PNGs that were read have no pixel, such as segment 8 of" in caplog.text
+
+
+def test_pngs_of_16_bits(panoptic_cfg: Any, files: PanopticFiles) -> None:
+    Image.fromarray(np.full((20, 20), 5, dtype=np.uint16)).save(files.pngs / "009.png")
+    register_datasets(panoptic_cfg)
+    with pytest.raises(ValueError, match=r"panoptic PNG .*009\.png has 16 bits per channel, but expected are colours"):
+        check_datasets(panoptic_cfg)
+
+
+@pytest.mark.parametrize("annotations", [{}, {"annotations": []}])  # a test set, and one that nobody has annotated
+def test_instances_hold_objects(files: PanopticFiles, annotations: Any) -> None:
+    content = json.loads(files.instances.read_text())
+    del content["annotations"]
+    files.instances.write_text(json.dumps({**content, **annotations}))
+    with pytest.raises(ValueError, match=r"instances\.json has no annotations: expected those of the things"):
+        register_coco_panoptic(files.spec("empty"))
+
+
+def test_ids_of_instances_may_be_texts(files: PanopticFiles) -> None:
+    content = json.loads(files.instances.read_text())
+    for entry, key in ((content["images"], "id"), (content["annotations"], "image_id")):
+        for x in entry:
+            x[key] = str(x[key])
+    files.instances.write_text(json.dumps(content))
+    register_coco_panoptic(files.spec("texts"))
+    assert [len(record["annotations"]) for record in DatasetCatalog.get("texts")] == [3, 1, 0]
+    for x in content["categories"]:
+        x["id"] = str(x["id"])
+    content["annotations"] = []
+    files.instances.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"has the classes '3' cup, '20' dog, but the things of .* are 3 cup, 20 dog"):
+        register_coco_panoptic(files.spec("other texts"))
+
+
 def test_png_of_another_size(panoptic_cfg: Any, files: PanopticFiles) -> None:
     Image.new("RGB", (20, 21)).save(files.pngs / "009.png")
     register_datasets(panoptic_cfg)

@@ -93,6 +93,7 @@ def test_a_key_that_is_missing(files: PanopticFiles) -> None:
     del content["annotations"]
     files.panoptic.write_text(json.dumps(content))
     with pytest.raises(
-        ValueError, match=r'panoptic\.json has no list "annotations": a COCO panoptic file is an object'
+        ValueError,
+        match=r'panoptic\.json has no list "annotations"; its keys are .*: a COCO panoptic file is an object',
     ):
         read_panoptic_file(str(files.panoptic))

@@ -9,20 +9,30 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathHandler, PathManager
 from PIL import Image
 
-from detr_d2.data import check_datasets, register_coco, register_datasets, resolve_num_classes
+from detr_d2.data import (
+    DetrDatasetMapper,
+    build_detr_train_loader,
+    check_datasets,
+    register_coco,
+    register_datasets,
+    resolve_num_classes,
+)
 from detr_d2.data.coco_dataset import CocoDataset
 from detr_d2.data.registration import classes_of, dataset_table
 from detr_d2.data.training_records import training_records
 from detr_d2.engine.startup import resolve_classes
+from detr_d2.evaluation.compare_data import load_ground_truth
 
 Write = Callable[..., str]
 Make = Callable[..., dict[str, Any]]
@@ -138,6 +148,67 @@ def test_forms_that_detectron2_reads(cfg: Any, tmp_path: Path) -> None:
     assert table.boxes_xywh[[0, -1]].tolist() == [[2, 2, 8, 6], [2, 3, 8, 6]]
 
 
+def test_numpy_flags_are_drawn(tmp_path: Path) -> None:
+    name = _register(tmp_path, {"iscrowd": np.bool_(True)})
+    mapped = DetrDatasetMapper(augmentations=[], image_format="RGB")(DatasetCatalog.get(name)[0])
+    assert len(mapped["instances"]) == 120
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"image_id": torch.tensor(3)}, r"a\.png has image_id tensor\(3\), expected a number or a text of its own"),
+        ({"file_name": None}, "image 0 has file_name None, expected the path of a file as text"),
+        ({"annotations": {0: {}}}, r"a\.png has annotations \{0: \{\}\}, expected a list"),
+        ({"annotations": [(1, 2)]}, r"a\.png #0 is \(1, 2\), expected a dict"),
+    ],
+)
+def test_records_that_no_evaluator_reads(cfg: Any, tmp_path: Path, record: dict[str, Any], message: str) -> None:
+    cfg.DATASETS.TEST, cfg.MODEL.DETR.NUM_CLASSES = (_register(tmp_path, None, width=20, height=10, **record),), 1
+    with pytest.raises(ValueError, match="^dicts: .*" + message):
+        check_datasets(cfg)
+    with pytest.raises(ValueError, match="^dicts: .*" + message):
+        load_ground_truth("dicts")
+
+
+@pytest.mark.parametrize("kind", [iter, dict, lambda _: None])
+def test_functions_return_lists(cfg: Any, kind: Callable[..., Any]) -> None:
+    DatasetCatalog.register("stream", lambda: kind([]))
+    cfg.DATASETS.TRAIN, cfg.MODEL.DETR.NUM_CLASSES = ("stream",), 1
+    with pytest.raises(ValueError, match=r"dataset stream: its function returned .* of type .*, expected a list"):
+        check_datasets(cfg)
+
+
+def test_tuples_and_arrays_are_looked_through(cfg: Any, tmp_path: Path) -> None:
+    records = DatasetCatalog.get(_register(tmp_path, None))
+    for kind in (tuple, partial(np.array, dtype=object)):
+        DatasetCatalog.register(name := f"own {kind}", partial(kind, records))
+        cfg.DATASETS.TRAIN, cfg.MODEL.DETR.NUM_CLASSES = (name,), 1
+        assert [report.num_boxes for report in check_datasets(cfg)] == [120]
+
+
+def test_what_a_function_lacks_is_named(cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/data")
+    cfg.MODEL.DETR.NUM_CLASSES = 1
+    for name, error, cure in (
+        ("far", FileNotFoundError(2, "No such file", "gone.txt"), r"'gone\.txt'\): .* looked for in /data"),
+        ("lvis", ModuleNotFoundError("No module named 'lvis'", name="lvis"), "pip install lvis"),
+    ):
+        DatasetCatalog.register(name, Mock(side_effect=error))
+        cfg.DATASETS.TRAIN = (name,)
+        with pytest.raises(ValueError, match=f"dataset {name} cannot be loaded .*{cure}"):
+            check_datasets(cfg)
+
+
+def test_training_images_without_a_file_are_named(cfg: Any, tmp_path: Path) -> None:
+    records = DatasetCatalog.get(_register(tmp_path, None, width=20, height=10))
+    nameless = {key: value for key, value in records[0].items() if key != "file_name"}
+    DatasetCatalog.register("nameless", lambda: [records[0], nameless])
+    cfg.DATASETS.TRAIN = ("nameless",)
+    with pytest.raises(ValueError, match=r"image 1 of the training data \(image_id 'a'\) has no file_name"):
+        build_detr_train_loader(cfg, seed=0)
+
+
 def test_no_images_at_all(cfg: Any) -> None:
     DatasetCatalog.register("nothing", list)
     cfg.DATASETS.TEST = ("nothing",)
@@ -170,6 +241,9 @@ class _Bucket(PathHandler):
     def _get_local_path(self, path: str, **_: Any) -> str:
         return os.path.join(self.folder, path.removeprefix("bucket://"))
 
+    def _open(self, path: str, mode: str = "r", *_: Any, **__: Any) -> Any:
+        return open(self._get_local_path(path), mode)
+
 
 def test_annotation_files_may_be_uris(cfg: Any, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     json_file, image_root = _paths(spec)
@@ -181,6 +255,21 @@ def test_annotation_files_may_be_uris(cfg: Any, spec: str, monkeypatch: pytest.M
     assert len(DatasetCatalog.get("far")) == 2
     with pytest.raises(ValueError, match=r"annotation file bucket://gone\.json cannot be read \(No such file"):
         register_coco(f"gone=bucket://gone.json:{image_root}")
+
+
+def test_images_may_be_uris(cfg: Any, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    json_file, image_root = _paths(spec)
+    content = json.loads(Path(json_file).read_text())
+    for image in content["images"]:
+        image["file_name"] = "bucket://" + image["file_name"]
+    Path(json_file).write_text(json.dumps(content))
+    cfg.DATASETS.TRAIN, cfg.MODEL.DETR.NUM_CLASSES = (register_coco(spec),), 3
+    with pytest.raises(ValueError, match=r"image file bucket://.* no handler of bucket:// is registered"):
+        check_datasets(cfg)
+    monkeypatch.setattr(PathManager, "_path_handlers", dict(PathManager._path_handlers))
+    PathManager.register_handler(_Bucket(image_root))
+    assert check_datasets(cfg)[0].num_boxes == 2
+    assert [x["file_name"][:9] for x in training_records(cfg)] == ["bucket://"] * 2
 
 
 def test_home_folders_and_links(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

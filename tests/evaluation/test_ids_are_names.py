@@ -216,7 +216,7 @@ def test_area(more: dict[str, Any], expected: float) -> None:
         ({"iscrowd": 2}, "iscrowd 2, expected 0 or 1"),
         ({"iscrowd": "yes"}, "iscrowd 'yes', expected 0 or 1"),
         ({"iscrowd": [0]}, r"iscrowd \[0\]"),
-        ({"area": "large"}, "area 'large', expected a finite number"),
+        ({"area": "large"}, "area 'large', expected a number of square pixels"),
         ({"area": float("nan")}, "area nan"),
         ({"area": -1}, "area -1"),
         ({"area": [480]}, r"area \[480\]"),
