@@ -21,10 +21,10 @@ import numpy as np
 from ..files import write_file
 from .annotation_table import cache_file
 from .images import read_header, read_image, say_frames
+from .json_values import MOST_NAMED
 from .missing_files import missing_message
 
 _SAMPLE = 16  # images decoded per dataset
-_MOST_NAMED = 10  # files named in one message
 _LOOKED_AT = 256  # images whose headers are read where there are no annotations
 _AT_ONCE = 1024  # headers between two looks at the clock
 _PER_JOB = 32  # headers that one thread reads in a row
@@ -221,9 +221,9 @@ def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
 
 def _describe(name: str, look: _Look) -> str:
     faults = [look.faults[index] for index in sorted(look.faults)]
-    more = ", ..." if len(faults) > _MOST_NAMED else ""
+    more = ", ..." if len(faults) > MOST_NAMED else ""
     cure = ": correct the width and height in the annotations, or take the images that were annotated"
-    listed = "; ".join(faults[:_MOST_NAMED]) + more
+    listed = "; ".join(faults[:MOST_NAMED]) + more
     what = "PNGs" if look.pngs else "images"
     sized = any("its annotation says" in fault for fault in faults)
     return f"{name}: {len(faults)} of {len(look.paths)} {what} cannot be used: {listed}{cure if sized else ''}"

@@ -27,9 +27,8 @@ from .coco_entries import (
 )
 from .images import read_image
 from .json_file import image_path, local_json, read_lists
-from .json_values import Id, Refused, read_all, shown
+from .json_values import MOST_NAMED, Id, Refused, read_all, shown
 
-_MOST_NAMED = 10  # ids or files named in one message
 _LARGEST_ID = 2**24 - 1  # that the colours of a PNG can hold
 
 
@@ -168,7 +167,7 @@ def _segments(given: Any, class_ids: Sequence[Id], where: str) -> list[dict[str,
     classes = match_ids(class_ids, wanted).tolist()
     unknown = [i for i, index in enumerate(classes) if index < 0]
     if unknown:
-        listed = ", ".join(f"segment {ids[i]} has category_id {shown(wanted[i])}" for i in unknown[:_MOST_NAMED])
+        listed = ", ".join(f"segment {ids[i]} has category_id {shown(wanted[i])}" for i in unknown[:MOST_NAMED])
         raise ValueError(
             f"{where}: {listed}, an unknown class; the file's category ids are {shown(list(class_ids))}: add the class "
             'to "categories", or correct the segments'
@@ -224,7 +223,7 @@ def read_segment_ids(png_file: str, segments: Sequence[dict[str, Any]], size: tu
     if unknown:
         raise ValueError(
             f"panoptic PNG {png_file} has {len(unknown)} ids that its segments_info does not list, such as "
-            f"{unknown[:_MOST_NAMED]}: expected an RGB picture whose pixels are R + 256 G + 65536 B of a segment's id"
+            f"{unknown[:MOST_NAMED]}: expected an RGB picture whose pixels are R + 256 G + 65536 B of a segment's id"
         )
     return ids
 

@@ -187,7 +187,6 @@ def _settle_num_classes(cfg: CfgNode, content: Mapping[str, Any], categories: Ca
 
 def _check_fit(model: Mapping[str, Any], loaded: Mapping[str, Any], weights: str) -> None:
     """detectron2 only warns about weights it could not use; a trained model must have them all."""
-    loaded = {name.removeprefix("module."): value for name, value in loaded.items()}
     wanted = [name for name in model if not name.startswith(("pixel_mean", "pixel_std"))]
     missing = [name for name in wanted if name not in loaded and not name.endswith("num_batches_tracked")]
     if missing:
