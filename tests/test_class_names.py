@@ -112,8 +112,10 @@ def test_names_that_the_user_gives(model: Any) -> None:
     cfg, _, path = model
     given = class_names_option("Katze,Hund,Ampel")
     assert load_trained_model(cfg.clone(), path, given)[1].names == ("Katze", "Hund", "Ampel")
-    with pytest.raises(ValueError, match="has 'cat' in another place: give the names in the order of the model"):
+    with pytest.raises(ValueError, match="has 'dog' in another place: give the names in the order of the model"):
         load_trained_model(cfg.clone(), path, class_names_option("dog,cat,Ampel"))
+    with pytest.raises(ValueError, match="and has 'cat' in another place"):
+        load_trained_model(cfg.clone(), path, class_names_option("cat,cat,Ampel"))
 
 
 def test_ids_of_the_configs_data_are_found_by_name(model: Any, tmp_path: Path) -> None:

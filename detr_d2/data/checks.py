@@ -155,7 +155,6 @@ def check_evaluation_sets(cfg: CfgNode, *, trained_on: Sequence[str] = ()) -> No
     for name in cfg.DATASETS.TEST:
         boxes = MetadataCatalog.get(name).get("evaluator_type", "coco") in ("coco", "coco_panoptic_seg")
         if boxes and not is_coco_file(name):
-            dataset_table(name, panoptic=is_panoptic(cfg))  # what is no record at all is found there
             check_records(name)
 
 

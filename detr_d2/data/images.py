@@ -24,6 +24,8 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
+from .missing_files import broken_link
+
 _ORIENTATION = 274  # EXIF tag
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
 _TURNS = {
@@ -146,10 +148,8 @@ def reading(file_name: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if os.path.islink(file_name):
-            raise FileNotFoundError(
-                f"image file {os.fspath(file_name)} is a link to {os.readlink(file_name)}, which does not exist"
-            ) from error
+        if (fault := broken_link(file_name)) is not None:
+            raise FileNotFoundError(f"image file {fault}") from error
         scheme, is_uri, _ = os.fspath(file_name).partition("://")
         if is_uri:
             raise FileNotFoundError(

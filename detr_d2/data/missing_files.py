@@ -41,9 +41,12 @@ def missing_message(name: str, what: str, missing: Sequence[str], root: str) -> 
 
 
 def _broken(path: str) -> str | None:
-    if os.path.islink(path):
-        return f"{path} is a link to {os.readlink(path)}, which does not exist"
-    return f"{path} is a folder" if os.path.isdir(path) else None
+    return f"{path} is a folder" if os.path.isdir(path) else broken_link(path)
+
+
+def broken_link(path: str | os.PathLike[str]) -> str | None:
+    """Where a link leads to, as a sentence, if there is nothing; None for what is no link."""
+    return f"{path} is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else None
 
 
 def _existing_ancestor(path: str) -> str:

@@ -34,7 +34,7 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
     """
     if not records:
         raise ValueError(f"dataset {name} has no images: its function returned an empty list")
-    pairs = _pairs(name, records)
+    pairs = annotation_pairs(name, records)
     entries = [entry for _, entry in pairs]
     labels = _labels(records, pairs)
     sizes = _sizes(name, records)
@@ -62,8 +62,8 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
     )
 
 
-def _pairs(name: str, records: Sequence[Any]) -> list[tuple[int, dict[str, Any]]]:
-    """Each annotation with the index of its image."""
+def annotation_pairs(name: str, records: Sequence[Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Each annotation with the index of its image; raises ValueError where one is no dict or lacks a key."""
     pairs = []
     for i, record in enumerate(records):
         if not isinstance(record, dict):

@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 from . import json_values
 from .json_values import Refused, plain_value, shown
 from .mask_faults import compressed_rle, mask_area, mask_fault
-from .record_table import box_mode, box_numbers, class_index, to_xywh
+from .record_table import annotation_pairs, box_mode, box_numbers, class_index, to_xywh
 
 _T = TypeVar("_T")
 
@@ -120,6 +120,7 @@ def check_records(name: str) -> None:
     """Raises ValueError if evaluation could not use the records of a registered dataset, before anything is run."""
     records = registered_records(name)
     if records is not None:
+        annotation_pairs(name, records)
         image_ids(name, records)
         num_classes = len(MetadataCatalog.get(name).get("thing_classes") or ())
         for record in records:

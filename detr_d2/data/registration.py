@@ -72,12 +72,19 @@ def category_ids(metadata: Metadata) -> list[int]:
 
     Args:
         metadata: of a dataset with class names; where it holds no ids, they are the indices 0..K-1.
+
+    Raises ValueError if only some of the classes have an id.
     """
     names = metadata.get("thing_classes") or ()
     to_index = metadata.get("thing_dataset_id_to_contiguous_id")
     if not to_index:
         return list(range(len(names)))
     to_id = {index: category_id for category_id, index in to_index.items()}
+    if missing := [name for index, name in enumerate(names) if index not in to_id]:
+        raise ValueError(
+            f"thing_dataset_id_to_contiguous_id of dataset {metadata.name} has no id of class {missing[0]}: map an id "
+            "to each class, or leave it out"
+        )
     return [to_id[index] for index in range(len(names))]
 
 

@@ -58,6 +58,25 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
+def check_evaluators(cfg: CfgNode) -> None:
+    """Raises ValueError if one of `DATASETS.TEST` has no evaluator, or lacks what that needs.
+
+    Those of the type "coco", as most are, have one whatever they hold.
+    """
+    for name in cfg.DATASETS.TEST:
+        kind = MetadataCatalog.get(name).get("evaluator_type", "coco")
+        if kind == "coco":
+            continue
+        try:
+            build_evaluator(cfg, name)
+        except (AssertionError, AttributeError, ImportError, LookupError, OSError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"dataset {name} cannot be evaluated as its evaluator_type {kind!r} says ({reason}): give its metadata "
+                'what that evaluator reads, or the evaluator_type "coco"'
+            ) from error
+
+
 def _coco(cfg: CfgNode, name: str, folder: str) -> list[DatasetEvaluator]:
     return [build_coco_evaluator(name, folder, max_dets_per_image=_max_detections(cfg))]
 

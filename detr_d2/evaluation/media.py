@@ -15,6 +15,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from ..data.missing_files import broken_link
 from ..files import new_file_by_name
 
 _STILL = "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png ppm tif tiff webp"
@@ -59,15 +60,15 @@ def find_media(inputs: Sequence[str | os.PathLike[str]]) -> list[Media]:
         ValueError: a folder without any image or video, or the same path twice.
     """
     found: list[Media] = []
-    for path in map(Path, inputs):
+    for given in inputs:
+        path = Path(given)
         if path.is_dir():
             found += [Media(path=file, name=file.relative_to(path)) for file in _media_in(path)]
         elif path.exists():
             found.append(Media(path=path, name=Path(path.name)))
-        elif path.is_symlink():
-            raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which does not exist")
         else:
-            raise FileNotFoundError(f"{path} does not exist; give image files, video files or folders of them")
+            fault = f"{os.fspath(given)} does not exist; give image files, video files or folders of them"
+            raise FileNotFoundError(broken_link(path) or fault)
     seen: set[str] = set()
     for media in found:
         place = os.path.abspath(media.path)
@@ -126,7 +127,8 @@ class VideoReader:
         self.path = path
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
-            raise ValueError(f"{path} cannot be read as a video by OpenCV {cv2.__version__}")
+            reason = "" if path.stat().st_size else ": it is empty"
+            raise ValueError(f"{path} cannot be read as a video by OpenCV {cv2.__version__}{reason}")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if 0 < fps < 1000 else _USUAL_FPS  # false for NaN
         self.size = (  # (width, height), OpenCV's order

@@ -120,11 +120,12 @@ def _in_order_of_model(cfg: CfgNode, given: Categories, content: Mapping[str, An
     if given.by_position and len(given.names) != len(trained):
         return given
     if given.by_position:
-        moved = [i for i, j in enumerate(match_classes(trained, given.names).to_data) if j not in (-1, i)]
+        places = match_classes(given.names, trained).to_data
+        moved = [name for i, (name, j) in enumerate(zip(given.names, places, strict=True)) if j not in (-1, i)]
         if moved:
             raise ValueError(
                 f"--classes names the classes {listed(given.names)}, but {weights} was trained on {listed(trained)}, "
-                f"and has {trained[moved[0]]!r} in another place: give the names in the order of the model"
+                f"and has {moved[0]!r} in another place: give the names in the order of the model"
             )
         return given
     match = require_same_classes(

@@ -178,6 +178,8 @@ def _report_model(record: ModelComparison, output: Path) -> None:
         print(f"error: {record.label}: {record.failed}", file=sys.stderr)
         return
     print(f"{record.label}: AP {record.run.ap:.1f}, AP50 {record.run.ap50:.1f}; kept in {output / RESULTS}")
+    for note in record.notes:
+        print(f"note: {record.label}: {note}")
     if record.crashed_images:
         first = record.crashed_images[0]
         number = len(record.crashed_images)

@@ -12,7 +12,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from ..data import register_coco, register_datasets
-from ..data.registration import require_registered
+from ..data.records import registered_records
+from ..data.registration import dataset_table, require_registered
 from ..engine.startup import choose_device, import_user_modules, load_config
 from ..evaluation.prediction import Categories
 from ..evaluation.trained_model import load_trained_model
@@ -137,19 +138,19 @@ def prepare_outputs(folder: str, names: Sequence[str], *, overwrite: bool) -> li
     return paths
 
 
-def take_images(dataset: str, records: Sequence[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
-    """The first images of a dataset.
+def take_images(dataset: str, limit: int | None) -> list[dict[str, Any]]:
+    """The first images of a dataset, in detectron2's format.
 
     Args:
         dataset: its name.
-        records: in detectron2's format.
         limit: how many; None for all.
 
     Raises:
-        ValueError: it has none, or fewer than one is asked for.
+        ValueError: its records cannot be used, it has none, or fewer than one is asked for.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit is {limit}, expected 1 or more")
+    records = None if dataset_table(dataset) is None else registered_records(dataset)
     if not records:
-        raise ValueError(f"the dataset {dataset} holds no images")
-    return list(records[:limit])
+        raise ValueError(f"the dataset {dataset} holds no images, or is no list of dicts")
+    return records[:limit]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from ..data import DetrDatasetMapper
@@ -114,7 +113,7 @@ def _distinct(names: Sequence[str], folders: Sequence[str]) -> list[str]:
 def _draw_stability(args: argparse.Namespace, paths: Sequence[Path]) -> None:
     cfg = read_detr_config(args.config_file, args.opts, args.imports)
     dataset, given = find_dataset(cfg, args.dataset, args.coco)
-    records = take_images(dataset, DatasetCatalog.get(dataset), args.limit)
+    records = take_images(dataset, args.limit)
     mapper = DetrDatasetMapper(
         is_train=True,  # with ground truth
         augmentations=DetrDatasetMapper.from_config(cfg, is_train=False)["augmentations"],

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from ..data import read_image
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "proposals that differ from image to image; give a model without two stages"
         )
     dataset, given = find_dataset(cfg, args.dataset, args.coco)
-    records = take_images(dataset, DatasetCatalog.get(dataset), args.limit)
+    records = take_images(dataset, args.limit)
     model, categories = load_detr(cfg, args.weights or cfg.MODEL.WEIGHTS, given)
     predictor = ImagePredictor(cfg, model=model)
     predictions = collect_queries(model, _inputs(predictor, records))

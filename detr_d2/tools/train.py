@@ -24,6 +24,7 @@ from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
 from ..engine.class_metadata import class_metadata
 from ..engine.elastic import agents_of_run, continues_elastic_run
+from ..engine.evaluators import check_evaluators
 from ..engine.hooks import naming_images
 from ..engine.last_checkpoint import find_last_checkpoint
 from ..engine.launch import started_by_torchrun, world_size
@@ -146,6 +147,7 @@ def _run(cfg: CfgNode, args: argparse.Namespace, reports: list[DatasetReport] | 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `resume` the last checkpoint of `OUTPUT_DIR`, on `DATASETS.TEST`."""
+    check_evaluators(cfg)
     check_evaluation_sets(cfg)
     check_test_images(cfg)
     model = Trainer.build_model(cfg)
@@ -163,6 +165,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> None:
 
 def train(cfg: CfgNode, reports: Sequence[DatasetReport], *, resume: bool) -> None:
     """Trains to `SOLVER.MAX_ITER`, from the last checkpoint of `OUTPUT_DIR` with `resume`."""
+    check_evaluators(cfg)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     logger.info("This run:\n" + summarise_run(trainer.cfg, trainer.unwrapped_model, trainer.optimizer, reports))

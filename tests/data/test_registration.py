@@ -42,6 +42,9 @@ def test_category_ids_are_in_the_order_of_the_class_indices() -> None:
     metadata = Metadata(thing_classes=["a", "b", "c"], thing_dataset_id_to_contiguous_id={1: 2, 24: 0, 56: 1})
     assert category_ids(metadata) == [24, 56, 1]
     assert category_ids(Metadata()) == []
+    metadata = Metadata(name="mine", thing_classes=["a", "b"], thing_dataset_id_to_contiguous_id={7: 0})
+    with pytest.raises(ValueError, match="of dataset mine has no id of class b: map an id to each class"):
+        category_ids(metadata)
 
 
 def test_registering_twice_is_fine_but_other_data_is_not(cfg: Any, spec: str, write_coco: Callable[..., str]) -> None:

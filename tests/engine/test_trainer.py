@@ -20,6 +20,7 @@ from state_dicts import assert_same
 
 from detr_d2.engine import Trainer, build_evaluator
 from detr_d2.evaluation.coco_evaluator import RecordsEvaluator
+from detr_d2.tools import train as train_tool
 
 
 def train(
@@ -339,6 +340,20 @@ def test_evaluator_by_type(detr_cfg: Callable[..., CfgNode]):
     MetadataCatalog.get("odd_of_test").set(evaluator_type="odd")
     with pytest.raises(ValueError, match="evaluator_type 'odd', expected one of cityscapes_instance"):
         build_evaluator(cfg, "odd_of_test")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("odd", "has evaluator_type 'odd', expected one of"), ("pascal_voc", r"'pascal_voc' says \(.*'dirname' does not")],
+)
+def test_evaluators_are_known_before_the_first_step(detr_cfg: Callable[..., CfgNode], kind: str, reason: str):
+    cfg = detr_cfg("DATASETS.TEST", ("noise", f"{kind}_early"))
+    MetadataCatalog.get(f"{kind}_early").set(evaluator_type=kind)
+    with pytest.raises(ValueError, match=f"{kind}_early.* {reason}"):
+        train_tool.train(cfg, [], resume=False)
+    with pytest.raises(ValueError, match=f"{kind}_early.* {reason}"):
+        train_tool.evaluate(cfg, resume=False)
+    assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth"))
 
 
 def test_resume_with_another_number_of_processes_shares_the_images_out(

@@ -94,6 +94,9 @@ def test_broken_videos_are_named(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"nothing of a video")
     with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as a video"):
         list(VideoReader(tmp_path / "clip.mp4"))
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as a video .*: it is empty"):
+        list(VideoReader(tmp_path / "clip.mp4"))
 
 
 def write_avi(path: Path, frames: int = 40) -> list[int]:

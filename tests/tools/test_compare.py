@@ -55,7 +55,13 @@ def results(output: Path) -> Comparison:
     return load_comparison(output / "results.json")
 
 
-def test_three_families(models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_families(
+    models: Path,
+    tiny_coco: CocoFiles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr("detr_d2.evaluation.compare_cost.peak_memory_mb", lambda *_: 123.0)
     extra = ["--repeat", 2, "--batch-sizes", 1, 2, "--score-threshold", 0.3]
     assert run(models, tiny_coco, tmp_path, ["detr", "rcnn", "retina"], *extra) == 0
@@ -103,6 +109,7 @@ def test_three_families(models: Path, tiny_coco: CocoFiles, tmp_path: Path, monk
     assert "proposals" in [x.stage for x in rcnn.cost.latency]  # type: ignore[union-attr]
     assert any("does not know 1 of the classes: green" in note for note in retina.notes)
     assert any("1 classes that the data do not have" in note for note in retina.notes)
+    assert f"note: {retina.label}: it does not know 1 of the classes: green" in capsys.readouterr().out
     kept = [x.kept_per_image for x in rcnn.nms]
     assert kept[0] > kept[1] > 0  # none, then the strictest
     assert kept[1:] == sorted(kept[1:])

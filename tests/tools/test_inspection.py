@@ -10,12 +10,14 @@ import pytest
 import torch
 from coco_files import CocoFiles, make_tiny_coco
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from tiny_deformable import stir, tiny_deformable_cfg
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
+from detr_d2.tools.inspection import take_images
 
 NAMES = ["red", "green", "blue"]
 _SIZES = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 96]
@@ -268,6 +270,15 @@ def test_data_that_does_not_fit(
     empty.write_text(json.dumps(coco_of_two))
     assert queries(models, "detr", tmp_path, "--coco", f"empty={empty}:{coco.image_root}") == 2
     assert "empty" in capsys.readouterr().err
+
+
+def test_records_of_users_are_looked_through() -> None:
+    DatasetCatalog.register("stream_inside", lambda: iter([]))
+    with pytest.raises(ValueError, match=r"dataset stream_inside: its function returned .*, expected a list"):
+        take_images("stream_inside", None)
+    DatasetCatalog.register("boxless_inside", lambda: [{"file_name": "a.png", "annotations": [{"category_id": 0}]}])
+    with pytest.raises(ValueError, match=r'boxless_inside: annotation a\.png #0 has no "bbox"'):
+        take_images("boxless_inside", None)
 
 
 def test_results_are_kept_unless_told_otherwise(
