@@ -21,6 +21,7 @@ from .coco_entries import (
     labels_of,
     match_ids,
     read_classes,
+    read_flags,
     read_ids,
     read_images,
     require_keys,
@@ -160,8 +161,7 @@ def _segments(given: Any, class_ids: Sequence[Id], where: str) -> list[dict[str,
     labels = labels_of(entries, "segment")
     ids = read_all([x.id for x in entries], _segment_id, key="id", labels=labels, source=where)
     wanted = read_ids([x.category_id for x in entries], "category_id", labels, where)
-    crowd = [0 if x.iscrowd is UNSET else x.iscrowd for x in entries]
-    crowd = read_all(crowd, json_values.flag, key="iscrowd", labels=labels, source=where)
+    crowd = read_flags(entries, "iscrowd", labels, where).tolist()
     boxes = [None if x.bbox is UNSET else x.bbox for x in entries]
     boxes = read_all(boxes, _box_or_none, key="bbox", labels=labels, source=where)
     classes = match_ids(class_ids, wanted).tolist()

@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 
 from . import json_values
 from .annotation_table import AnnotationTable, objects_array
-from .json_values import MAX_COORDINATE, Refused, plain_value, read_all, shown
+from .json_values import MAX_COORDINATE, Refused, plain_value, read_all, refusal, shown
 from .mask_faults import mask_fault, numbered_faults
 
 _MODES = {BoxMode.XYXY_ABS: 4, BoxMode.XYWH_ABS: 4, BoxMode.XYWHA_ABS: 5}  # and how many numbers a box has
@@ -38,10 +38,6 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
     entries = [entry for _, entry in pairs]
     labels = _labels(records, pairs)
     sizes = _sizes(name, records)
-    read_class = partial(class_index, num_classes=len(class_names))
-    classes = read_all(
-        [entry["category_id"] for entry in entries], read_class, key="category_id", labels=labels, source=name
-    )
     crowd = [entry.get("iscrowd", 0) for entry in entries]
     crowd = read_all(crowd, _not_text(json_values.flag), key="iscrowd", labels=labels, source=name)
     faults = (mask_fault(entry.get("segmentation"), *sizes[i].tolist()) for i, entry in pairs)
@@ -54,7 +50,7 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
         image_of=np.array([i for i, _ in pairs], dtype=np.int64),
         annotation_ids=np.zeros(0, dtype=np.int64),
         boxes_xywh=_boxes_xywh(name, entries, labels),
-        classes=np.array(classes, dtype=np.int64),
+        classes=_classes(name, entries, labels, len(class_names)),
         crowd=np.array(crowd, dtype=bool),
         **numbered_faults(faults),
         orphans=np.zeros(1, dtype=np.int64),
@@ -112,10 +108,7 @@ def _not_text(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def strict(value: Any) -> Any:
         value = plain_value(value)
         if value is None or isinstance(value, str):
-            try:
-                read([])
-            except Refused as error:
-                raise Refused(f"{error}, but no text") from None
+            raise Refused(f"{refusal(read, [])}, but no text")
         return read(value)
 
     return strict
@@ -134,6 +127,17 @@ def _sizes(name: str, records: Sequence[dict[str, Any]]) -> np.ndarray:
             source=name,
         )
     return sizes
+
+
+def _classes(
+    name: str, entries: Sequence[dict[str, Any]], labels: Callable[[int], str], num_classes: int
+) -> np.ndarray:
+    """(A,) int."""
+    values = [entry["category_id"] for entry in entries]
+    for k, value in enumerate(values):
+        if expected := refusal(partial(class_index, num_classes=num_classes), value):
+            raise ValueError(f"{name}: {labels(k)} has category_id {shown(value)}: expected {expected}")
+    return np.array(values, dtype=np.int64)
 
 
 def class_index(value: Any, num_classes: int) -> int:

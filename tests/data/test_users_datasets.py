@@ -110,7 +110,7 @@ def _register(tmp_path: Path, annotation: dict[str, Any] | None, **record: Any) 
         ({"bbox": [1, 2, 1e30, 4]}, "#120 has bbox"),
         ({"bbox_mode": BoxMode.XYXY_REL}, "#120 has bbox_mode <BoxMode.XYXY_REL: 2>; expected BoxMode.XYXY_ABS or"),
         ({"bbox_mode": 7}, "#120 has bbox_mode 7"),
-        ({"category_id": True}, "#120 has category_id True; expected a whole number from 0 to 0"),
+        ({"category_id": True}, "#120 has category_id True: expected a whole number from 0 to 0"),
         ({"category_id": 0.0}, "#120 has category_id 0.0"),
     ],
 )
