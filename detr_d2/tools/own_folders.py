@@ -116,7 +116,8 @@ def fitting_folder(
 
     Args:
         folders: the one that was asked for, and one beside it.
-        record: of what is to be made; `read` gives that of a folder, or None, or raises ValueError for what is not ours.
+        record: of what is to be made.
+        read: gives that of a folder, or None; raises ValueError if somebody else's things are there.
         title: what is made, for the line that says that a folder stays as it is.
     """
     for folder in folders:
