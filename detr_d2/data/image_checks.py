@@ -20,7 +20,7 @@ import numpy as np
 
 from ..files import write_file
 from .annotation_table import cache_file
-from .images import read_header, read_image, say_frames
+from .images import IMAGE_FILE, another_size, read_header, read_image, say_frames
 from .json_values import MOST_NAMED
 from .missing_files import missing_message
 
@@ -74,12 +74,8 @@ class _Look:
             self.damaged[index] = str(error)
             return
         if width and height and (header.width, header.height) != (width, height):
-            self.faults[index] = (
-                f"panoptic PNG {path} is {header.width}x{header.height} pixels, but its image is {width}x{height}"
-                if self.pngs
-                else f"image file {path} is {header.width}x{header.height} pixels (after EXIF rotation), but its "
-                f"annotation says {width}x{height}"
-            )
+            found = header.width, header.height
+            self.faults[index] = another_size(path, found, (width, height), "panoptic PNG" if self.pngs else IMAGE_FILE)
         elif self.pngs and header.deep:
             self.faults[index] = (
                 f"panoptic PNG {path} has 16 bits per channel, but expected are colours of 8 bits, R + 256 G + 65536 B "
@@ -211,7 +207,7 @@ def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
             if seconds is not None and time.monotonic() - started > seconds:
                 logger.info(
                     "%s: after %.0f s the sizes of %d of %d images are compared with the annotations. The others are "
-                    "when they are drawn; the next start goes on with them.",
+                    "compared when they are drawn; the next start goes on with them.",
                     name, seconds, len(look.seen), len(look.paths),
                 )  # fmt: skip
                 return

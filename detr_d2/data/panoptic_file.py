@@ -26,7 +26,7 @@ from .coco_entries import (
     read_images,
     require_keys,
 )
-from .images import read_image
+from .images import another_size, read_image
 from .json_file import image_path, local_json, read_lists
 from .json_values import MOST_NAMED, Id, Refused, read_all, shown
 
@@ -216,9 +216,7 @@ def read_segment_ids(png_file: str, segments: Sequence[dict[str, Any]], size: tu
         ) from error
     ids = channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
     if size is not None and ids.shape != tuple(size):
-        raise ValueError(
-            f"panoptic PNG {png_file} is {ids.shape[1]}x{ids.shape[0]} pixels, but its image is {size[1]}x{size[0]}"
-        )
+        raise ValueError(another_size(png_file, (ids.shape[1], ids.shape[0]), (size[1], size[0]), "panoptic PNG"))
     unknown = sorted(set(np.unique(ids).tolist()) - {segment["id"] for segment in segments} - {0})
     if unknown:
         raise ValueError(
