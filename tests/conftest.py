@@ -5,10 +5,13 @@ Each run has a seed of its own, which stands in its header; DETR_D2_TEST_SEED se
 
 from __future__ import annotations
 
+import functools
+import http.server
 import logging
 import os
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,23 @@ def pytest_report_header() -> str:
 def tiny_coco(tmp_path: Path) -> CocoFiles:
     """A fresh copy of the tiny dataset, not registered."""
     return make_tiny_coco(tmp_path / "tiny_coco")
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of a server of the files in `tmp_path / "web"`; by "localhost" it is another host."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "web").mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture(autouse=True)

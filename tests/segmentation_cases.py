@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -31,6 +32,17 @@ def segmentation_input(height: int, width: int, count: int, **extra: Any) -> dic
         x["image"][int(instances.gt_classes[k]), y0:y1, x0:x1] = 255
     instances.gt_boxes, instances.gt_masks = Boxes(boxes), BitMasks(masks)
     return x
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed run lengths of 0 and 1, by turns, column by column."""
+    lengths, value = [0], 0
+    for pixel in mask.T.ravel():
+        if pixel != value:
+            lengths.append(0)
+            value = pixel
+        lengths[-1] += 1
+    return lengths
 
 
 @MASK_HEAD_REGISTRY.register()

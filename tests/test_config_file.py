@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
-import http.server
 import io
 import pickle
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +26,6 @@ RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 def code(victim: Path) -> str:
     """A value that makes a folder when detectron2 reads it."""
     return f"!!python/object/apply:os.mkdir ['{victim}']"
-
-
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of a server of the files in `tmp_path / "web"`."""
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "web").mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(tmp_path / "web"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 class Memory(PathHandler):

@@ -51,14 +51,10 @@ class LoadReport:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.reinitialised.items():
             reasons.setdefault(reason, []).append(name)
-        lines += [f"  re-initialised, {reason}: {_some(names)}" for reason, names in reasons.items()]
-        lines += [f"  missing: {_some(self.missing)}"] if self.missing else []
-        lines += [f"  unexpected: {_some(self.unexpected)}"] if self.unexpected else []
+        lines += [f"  re-initialised, {reason}: {listed(names, 4)}" for reason, names in reasons.items()]
+        lines += [f"  missing: {listed(self.missing, 4)}"] if self.missing else []
+        lines += [f"  unexpected: {listed(self.unexpected, 4)}"] if self.unexpected else []
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
-
-
-def _some(names: Sequence[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def check_class_head_mode(mode: str) -> None:

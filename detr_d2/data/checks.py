@@ -33,8 +33,6 @@ from .registration import (
     resolve_num_classes,
 )
 
-_MOST_NAMED = 10  # annotations named in one message
-
 logger = logging.getLogger(__name__)
 
 

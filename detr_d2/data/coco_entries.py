@@ -151,6 +151,18 @@ def read_ids(values: list[Any], key: str, labels: Callable[[int], str], source: 
     return read_all(values, json_values.identifier, key=key, labels=labels, source=source)
 
 
+def read_flags(entries: Sequence[Any], key: str, labels: Callable[[int], str], source: str) -> np.ndarray:
+    """(A,) int, 0 where there is none."""
+    values = column(entries, key)
+    if values.count(UNSET) == len(values):
+        return np.zeros(len(values), dtype=np.int64)
+    if UNSET in values:
+        values = [0 if value is UNSET else value for value in values]
+    if not (set(map(type, values)) <= {int} and set(values) <= {0, 1}):
+        values = read_all(values, json_values.flag, key=key, labels=labels, source=source)
+    return np.array(values, dtype=np.int64)
+
+
 def match_ids(known: Sequence[Id], wanted: Sequence[Id]) -> np.ndarray:
     """(len(wanted),) int, index among `known`, -1 for none; a number and its text are one id unless both are known."""
     exact = {value: index for index, value in enumerate(known)}

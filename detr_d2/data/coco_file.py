@@ -25,6 +25,7 @@ from .coco_entries import (
     labels_of,
     match_ids,
     read_classes,
+    read_flags,
     read_ids,
     read_images,
     require_distinct,
@@ -163,7 +164,7 @@ def _read_objects(entries: Sequence[Any], classes: CocoClasses, images: CocoImag
         entries, image_of = [entries[i] for i in kept.tolist()], image_of[kept]
         ids = [ids[i] for i in kept.tolist()] if ids else []
     labels = labels_of(entries, "annotation")
-    _require_no_ignore(_flags(column(entries, "ignore"), "ignore", labels, source), labels, source)
+    _require_no_ignore(read_flags(entries, "ignore", labels, source), labels, source)
     boxes = _boxes(column(entries, "bbox"), labels, source)
     masks, faults = _masks(entries, images.sizes[image_of])
     return CocoObjects(
@@ -171,7 +172,7 @@ def _read_objects(entries: Sequence[Any], classes: CocoClasses, images: CocoImag
         image_of=image_of,
         classes=_class_indices(column(entries, "category_id"), classes, labels, source),
         boxes_xywh=boxes,
-        crowd=_flags(column(entries, "iscrowd"), "iscrowd", labels, source),
+        crowd=read_flags(entries, "iscrowd", labels, source),
         areas=_areas(column(entries, "area"), boxes, masks, labels, source),
         segmentations=masks,
         faults=faults,
@@ -226,17 +227,6 @@ def _class_indices(values: list[Any], classes: CocoClasses, labels: Labels, sour
             f'category ids are {shown(classes.ids)}: add the class to "categories", or correct the annotations'
         )
     return found
-
-
-def _flags(values: list[Any], key: str, labels: Labels, source: str) -> np.ndarray:
-    """(A,) int, 0 where there is none."""
-    if values.count(UNSET) == len(values):
-        return np.zeros(len(values), dtype=np.int64)
-    if UNSET in values:
-        values = [0 if value is UNSET else value for value in values]
-    if not (set(map(type, values)) <= {int} and set(values) <= {0, 1}):
-        values = read_all(values, json_values.flag, key=key, labels=labels, source=source)
-    return np.array(values, dtype=np.int64)
 
 
 def _require_no_ignore(ignored: np.ndarray, labels: Labels, source: str) -> None:

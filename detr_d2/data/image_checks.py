@@ -20,11 +20,11 @@ import numpy as np
 
 from ..files import write_file
 from .annotation_table import cache_file
-from .images import read_header, read_image, say_frames
+from .images import IMAGE_FILE, another_size, read_header, read_image, say_frames
+from .json_values import MOST_NAMED
 from .missing_files import missing_message
 
 _SAMPLE = 16  # images decoded per dataset
-_MOST_NAMED = 10  # files named in one message
 _LOOKED_AT = 256  # images whose headers are read where there are no annotations
 _AT_ONCE = 1024  # headers between two looks at the clock
 _PER_JOB = 32  # headers that one thread reads in a row
@@ -74,12 +74,8 @@ class _Look:
             self.damaged[index] = str(error)
             return
         if width and height and (header.width, header.height) != (width, height):
-            self.faults[index] = (
-                f"panoptic PNG {path} is {header.width}x{header.height} pixels, but its image is {width}x{height}"
-                if self.pngs
-                else f"image file {path} is {header.width}x{header.height} pixels (after EXIF rotation), but its "
-                f"annotation says {width}x{height}"
-            )
+            found = header.width, header.height
+            self.faults[index] = another_size(path, found, (width, height), "panoptic PNG" if self.pngs else IMAGE_FILE)
         elif self.pngs and header.deep:
             self.faults[index] = (
                 f"panoptic PNG {path} has 16 bits per channel, but expected are colours of 8 bits, R + 256 G + 65536 B "
@@ -211,7 +207,7 @@ def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
             if seconds is not None and time.monotonic() - started > seconds:
                 logger.info(
                     "%s: after %.0f s the sizes of %d of %d images are compared with the annotations. The others are "
-                    "when they are drawn; the next start goes on with them.",
+                    "compared when they are drawn; the next start goes on with them.",
                     name, seconds, len(look.seen), len(look.paths),
                 )  # fmt: skip
                 return
@@ -221,9 +217,9 @@ def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
 
 def _describe(name: str, look: _Look) -> str:
     faults = [look.faults[index] for index in sorted(look.faults)]
-    more = ", ..." if len(faults) > _MOST_NAMED else ""
+    more = ", ..." if len(faults) > MOST_NAMED else ""
     cure = ": correct the width and height in the annotations, or take the images that were annotated"
-    listed = "; ".join(faults[:_MOST_NAMED]) + more
+    listed = "; ".join(faults[:MOST_NAMED]) + more
     what = "PNGs" if look.pngs else "images"
     sized = any("its annotation says" in fault for fault in faults)
     return f"{name}: {len(faults)} of {len(look.paths)} {what} cannot be used: {listed}{cure if sized else ''}"

@@ -24,6 +24,8 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
+from .missing_files import broken_link
+
 _ORIENTATION = 274  # EXIF tag
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
 _TURNS = {
@@ -140,16 +142,32 @@ def read_header(file_name: str | os.PathLike[str]) -> ImageHeader:
         return ImageHeader(width, height, _num_frames(image), deep)
 
 
+IMAGE_FILE = "image file"
+
+
+def another_size(
+    path: str | os.PathLike[str], found: tuple[int, int], wanted: tuple[int, int], what: str = IMAGE_FILE
+) -> str:
+    """The sentence about a file whose width and height are not those annotated or, of labels, not those of its image.
+
+    Args:
+        path: of the file.
+        found, wanted: width and height in pixels.
+        what: kind of file.
+    """
+    of_image = what == IMAGE_FILE
+    rotated, wants = (" (after EXIF rotation)", "annotation says") if of_image else ("", "image is")
+    return f"{what} {path} is {found[0]}x{found[1]} pixels{rotated}, but its {wants} {wanted[0]}x{wanted[1]}"
+
+
 @contextmanager
 def reading(file_name: str | os.PathLike[str]) -> Iterator[None]:
     """Inside, what a decoder says of a bad image becomes a ValueError that names the file; a missing file stays one."""
     try:
         yield
     except FileNotFoundError as error:
-        if os.path.islink(file_name):
-            raise FileNotFoundError(
-                f"image file {os.fspath(file_name)} is a link to {os.readlink(file_name)}, which does not exist"
-            ) from error
+        if (fault := broken_link(file_name)) is not None:
+            raise FileNotFoundError(f"image file {fault}") from error
         scheme, is_uri, _ = os.fspath(file_name).partition("://")
         if is_uri:
             raise FileNotFoundError(

@@ -167,24 +167,22 @@ def read_all(
     try:
         return [read(value) for value in values]
     except Refused:
-        bad = [(i, value) for i, value in enumerate(values) if _refuses(read, value)]
-    try:
-        read(bad[0][1])
-    except Refused as error:
-        expected = str(error)
+        bad = [(i, value) for i, value in enumerate(values) if refusal(read, value)]
     named = [f"{labels(i)} has {key} {shown(value)}" for i, value in bad[:_MOST_SHOWN]]
     what = problem or f'{"value" if len(bad) == 1 else "values"} of "{key}" cannot be used'
     raise ValueError(
-        f"{source}: {len(bad)} {what}: {listed(named, len(bad))}; expected {expected}: correct or remove them"
+        f"{source}: {len(bad)} {what}: {listed(named, len(bad))}; expected {refusal(read, bad[0][1])}: correct or "
+        "remove them"
     )
 
 
-def _refuses(read: Callable[[Any], Any], value: Any) -> bool:
+def refusal(read: Callable[[Any], Any], value: Any) -> str:
+    """What a reader expected in place of a value; "" if it reads it."""
     try:
         read(value)
-    except Refused:
-        return True
-    return False
+    except Refused as error:
+        return str(error)
+    return ""
 
 
 def listed(names: Sequence[str], count: int) -> str:

@@ -106,14 +106,12 @@ def _decoded(raw: msgspec.Raw) -> Any:
 
 def _numbers(value: Any) -> list[list[float]] | None:
     """Rings of numbers, which may be written as texts; None if it is something else."""
-    try:
-        return [[number(x, most=1e300) for x in ring] for ring in value if isinstance(ring, list) or _stop()]
-    except (Refused, TypeError):
+    if not isinstance(value, list) or not all(isinstance(ring, list) for ring in value):
         return None
-
-
-def _stop() -> bool:
-    raise Refused("a list of rings")
+    try:
+        return [[number(x, most=1e300) for x in ring] for ring in value]
+    except Refused:
+        return None
 
 
 def mask_fault(segmentation: Any, width: int, height: int) -> str:

@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-_MOST_NAMED = 10  # files named in one message
+from .json_values import MOST_NAMED
+
 _MOST_EXPLAINED = 3
 _HOW = ", with "
 _MOST_LISTED = 50_000  # files that are looked through for similar names
@@ -26,10 +27,10 @@ def missing_message(name: str, what: str, missing: Sequence[str], root: str) -> 
         missing: their paths, at least one.
         root: folder that the names in the annotations are relative to; "" if there is none.
     """
-    listed = ", ".join(map(_shown, missing[:_MOST_NAMED]))
+    listed = ", ".join(map(_shown, missing[:MOST_NAMED]))
     index: _Index | None = None
     reasons: dict[str, str] = {}  # by kind, one of each
-    for path in missing[:_MOST_NAMED]:
+    for path in missing[:MOST_NAMED]:
         reason = _broken(path)
         if reason is None:
             index = _names_below(root or _existing_ancestor(path)) if index is None else index
@@ -40,9 +41,12 @@ def missing_message(name: str, what: str, missing: Sequence[str], root: str) -> 
 
 
 def _broken(path: str) -> str | None:
-    if os.path.islink(path):
-        return f"{path} is a link to {os.readlink(path)}, which does not exist"
-    return f"{path} is a folder" if os.path.isdir(path) else None
+    return f"{path} is a folder" if os.path.isdir(path) else broken_link(path)
+
+
+def broken_link(path: str | os.PathLike[str]) -> str | None:
+    """Where a link leads to, as a sentence, if there is nothing; None for what is no link."""
+    return f"{path} is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else None
 
 
 def _existing_ancestor(path: str) -> str:

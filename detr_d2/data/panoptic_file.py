@@ -21,15 +21,15 @@ from .coco_entries import (
     labels_of,
     match_ids,
     read_classes,
+    read_flags,
     read_ids,
     read_images,
     require_keys,
 )
-from .images import read_image
+from .images import another_size, read_image
 from .json_file import image_path, local_json, read_lists
-from .json_values import Id, Refused, read_all, shown
+from .json_values import MOST_NAMED, Id, Refused, read_all, shown
 
-_MOST_NAMED = 10  # ids or files named in one message
 _LARGEST_ID = 2**24 - 1  # that the colours of a PNG can hold
 
 
@@ -161,14 +161,13 @@ def _segments(given: Any, class_ids: Sequence[Id], where: str) -> list[dict[str,
     labels = labels_of(entries, "segment")
     ids = read_all([x.id for x in entries], _segment_id, key="id", labels=labels, source=where)
     wanted = read_ids([x.category_id for x in entries], "category_id", labels, where)
-    crowd = [0 if x.iscrowd is UNSET else x.iscrowd for x in entries]
-    crowd = read_all(crowd, json_values.flag, key="iscrowd", labels=labels, source=where)
+    crowd = read_flags(entries, "iscrowd", labels, where).tolist()
     boxes = [None if x.bbox is UNSET else x.bbox for x in entries]
     boxes = read_all(boxes, _box_or_none, key="bbox", labels=labels, source=where)
     classes = match_ids(class_ids, wanted).tolist()
     unknown = [i for i, index in enumerate(classes) if index < 0]
     if unknown:
-        listed = ", ".join(f"segment {ids[i]} has category_id {shown(wanted[i])}" for i in unknown[:_MOST_NAMED])
+        listed = ", ".join(f"segment {ids[i]} has category_id {shown(wanted[i])}" for i in unknown[:MOST_NAMED])
         raise ValueError(
             f"{where}: {listed}, an unknown class; the file's category ids are {shown(list(class_ids))}: add the class "
             'to "categories", or correct the segments'
@@ -217,14 +216,12 @@ def read_segment_ids(png_file: str, segments: Sequence[dict[str, Any]], size: tu
         ) from error
     ids = channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
     if size is not None and ids.shape != tuple(size):
-        raise ValueError(
-            f"panoptic PNG {png_file} is {ids.shape[1]}x{ids.shape[0]} pixels, but its image is {size[1]}x{size[0]}"
-        )
+        raise ValueError(another_size(png_file, (ids.shape[1], ids.shape[0]), (size[1], size[0]), "panoptic PNG"))
     unknown = sorted(set(np.unique(ids).tolist()) - {segment["id"] for segment in segments} - {0})
     if unknown:
         raise ValueError(
             f"panoptic PNG {png_file} has {len(unknown)} ids that its segments_info does not list, such as "
-            f"{unknown[:_MOST_NAMED]}: expected an RGB picture whose pixels are R + 256 G + 65536 B of a segment's id"
+            f"{unknown[:MOST_NAMED]}: expected an RGB picture whose pixels are R + 256 G + 65536 B of a segment's id"
         )
     return ids
 

@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.colormap import colormap
 
+from ..class_names import listed
 from ..panoptic_classes import PanopticClasses
 from .annotation_table import read_coco_table
 from .coco_dataset import CocoDataset
@@ -121,8 +122,7 @@ def _check_instances(spec: PanopticSpec, file: PanopticFile) -> None:
 
 
 def _first(classes: dict[Id, str]) -> str:
-    listed = ", ".join(f"{shown(class_id)} {name}" for class_id, name in list(classes.items())[:5])
-    return listed + (f", ... ({len(classes)})" if len(classes) > 5 else "")
+    return listed([f"{shown(class_id)} {name}" for class_id, name in classes.items()])
 
 
 def _load(spec: PanopticSpec) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ..panoptic_classes import PanopticClasses
-from .images import read_labels
+from .images import another_size, read_labels
 from .json_values import flag
 from .panoptic_file import read_segment_ids
 
@@ -96,10 +96,7 @@ def _of_panoptic_png(record: dict[str, Any], size: tuple[int, int], classes: Pan
 def _of_sem_seg(file_name: str, size: tuple[int, int], classes: PanopticClasses) -> list[dict[str, Any]]:
     labels = read_labels(file_name)
     if labels.shape != tuple(size):
-        raise ValueError(
-            f"semantic PNG {file_name} is {labels.shape[1]}x{labels.shape[0]} pixels, but its image is "
-            f"{size[1]}x{size[0]}"
-        )
+        raise ValueError(another_size(file_name, labels.shape[::-1], (size[1], size[0]), "semantic PNG"))
     present = [label for label in np.unique(labels).tolist() if label not in (0, _SEM_SEG_IGNORED)]
     try:
         rows = [classes.row(label, is_thing=False) for label in present]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from detectron2.structures import BoxMode
 
 from . import json_values
 from .annotation_table import AnnotationTable, objects_array
-from .json_values import MAX_COORDINATE, Refused, plain_value, read_all, shown
+from .json_values import MAX_COORDINATE, Refused, plain_value, read_all, refusal, shown
 from .mask_faults import mask_fault, numbered_faults
 
 _MODES = {BoxMode.XYXY_ABS: 4, BoxMode.XYWH_ABS: 4, BoxMode.XYWHA_ABS: 5}  # and how many numbers a box has
@@ -37,7 +38,6 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
     entries = [entry for _, entry in pairs]
     labels = _labels(records, pairs)
     sizes = _sizes(name, records)
-    _require_classes(name, entries, labels, len(class_names))
     crowd = [entry.get("iscrowd", 0) for entry in entries]
     crowd = read_all(crowd, _not_text(json_values.flag), key="iscrowd", labels=labels, source=name)
     faults = (mask_fault(entry.get("segmentation"), *sizes[i].tolist()) for i, entry in pairs)
@@ -50,7 +50,7 @@ def table_of_dicts(name: str, records: Sequence[dict[str, Any]], class_names: Se
         image_of=np.array([i for i, _ in pairs], dtype=np.int64),
         annotation_ids=np.zeros(0, dtype=np.int64),
         boxes_xywh=_boxes_xywh(name, entries, labels),
-        classes=np.array([int(entry["category_id"]) for entry in entries], dtype=np.int64),
+        classes=_classes(name, entries, labels, len(class_names)),
         crowd=np.array(crowd, dtype=bool),
         **numbered_faults(faults),
         orphans=np.zeros(1, dtype=np.int64),
@@ -108,10 +108,7 @@ def _not_text(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def strict(value: Any) -> Any:
         value = plain_value(value)
         if value is None or isinstance(value, str):
-            try:
-                read([])
-            except Refused as error:
-                raise Refused(f"{error}, but no text") from None
+            raise Refused(f"{refusal(read, [])}, but no text")
         return read(value)
 
     return strict
@@ -132,40 +129,47 @@ def _sizes(name: str, records: Sequence[dict[str, Any]]) -> np.ndarray:
     return sizes
 
 
-def _require_classes(
+def _classes(
     name: str, entries: Sequence[dict[str, Any]], labels: Callable[[int], str], num_classes: int
-) -> None:
-    for k, entry in enumerate(entries):
-        value = entry["category_id"]
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value < 2**31
-        if not whole or (num_classes and value >= num_classes):
-            raise ValueError(
-                f"{name}: {labels(k)} has category_id {shown(value)}: expected a whole number from 0 to "
-                f"{num_classes - 1 if num_classes else 'the number of classes - 1'}"
-            )
+) -> np.ndarray:
+    """(A,) int."""
+    values = [entry["category_id"] for entry in entries]
+    for k, value in enumerate(values):
+        if expected := refusal(partial(class_index, num_classes=num_classes), value):
+            raise ValueError(f"{name}: {labels(k)} has category_id {shown(value)}: expected {expected}")
+    return np.array(values, dtype=np.int64)
+
+
+def class_index(value: Any, num_classes: int) -> int:
+    """A contiguous class index; with `num_classes` 0, whose number is unknown, any. Raises `Refused` for all else."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value < 2**31
+    if not whole or (num_classes and value >= num_classes):
+        raise Refused(f"a whole number from 0 to {num_classes - 1 if num_classes else 'the number of classes - 1'}")
+    return int(value)
 
 
 def _boxes_xywh(name: str, entries: Sequence[dict[str, Any]], labels: Callable[[int], str]) -> np.ndarray:
     """(A, 4) float64."""
-    read_all([entry["bbox_mode"] for entry in entries], _mode, key="bbox_mode", labels=labels, source=name)
+    modes = [entry["bbox_mode"] for entry in entries]
     by_mode: dict[BoxMode, list[int]] = {}
-    for k, entry in enumerate(entries):
-        by_mode.setdefault(BoxMode(entry["bbox_mode"]), []).append(k)
+    for k, mode in enumerate(read_all(modes, box_mode, key="bbox_mode", labels=labels, source=name)):
+        by_mode.setdefault(mode, []).append(k)
     found = np.zeros((len(entries), 4))
     for mode, which in by_mode.items():
         boxes = read_all(
             [entries[k]["bbox"] for k in which],
-            _numbers(_MODES[mode]),
+            box_numbers(mode),
             key="bbox",
             labels=lambda i, which=which: labels(which[i]),  # type: ignore[misc]
             source=name,
             problem=f"boxes are not {_MODES[mode]} finite numbers",
         )
-        found[which] = _to_xywh(np.array(boxes, dtype=np.float64), mode)
+        found[which] = to_xywh(np.array(boxes, dtype=np.float64), mode)
     return found
 
 
-def _to_xywh(boxes: np.ndarray, mode: BoxMode) -> np.ndarray:
+def to_xywh(boxes: np.ndarray, mode: BoxMode) -> np.ndarray:
+    """(A, 4) x, y, width, height from (A, 4 or 5) numbers; of a rotated box, the box around it."""
     if mode == BoxMode.XYWH_ABS:
         return boxes
     if mode == BoxMode.XYWHA_ABS:
@@ -173,14 +177,16 @@ def _to_xywh(boxes: np.ndarray, mode: BoxMode) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def _mode(value: Any) -> BoxMode:
+def box_mode(value: Any) -> BoxMode:
+    """A mode in pixels; raises `Refused` for others."""
     if isinstance(value, int) and not isinstance(value, bool) and value in {int(mode) for mode in _MODES}:
         return BoxMode(value)
     raise Refused("BoxMode.XYXY_ABS or BoxMode.XYWH_ABS")
 
 
-def _numbers(count: int) -> Callable[[Any], list[float]]:
-    number = _not_text(json_values.number)
+def box_numbers(mode: BoxMode) -> Callable[[Any], list[float]]:
+    """The reader of boxes of a mode; it raises `Refused` for all else."""
+    count, number = _MODES[mode], _not_text(json_values.number)
 
     def read(box: Any) -> list[float]:
         values = box.tolist() if isinstance(box, np.ndarray) else box

@@ -11,17 +11,17 @@ import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
 from . import json_values
 from .json_values import Refused, plain_value, shown
-from .mask_faults import mask_area, mask_fault
-from .record_table import annotation_pairs
+from .mask_faults import compressed_rle, mask_area, mask_fault
+from .record_table import annotation_pairs, box_mode, box_numbers, class_index, to_xywh
 
 _T = TypeVar("_T")
 
@@ -35,7 +35,7 @@ class RecordedObject:
         class_index: contiguous.
         crowd: a region, no object.
         area: square pixels: as annotated, else of the mask, else of the box.
-        segmentation: polygons of three points or more, or run lengths of pycocotools; None without a usable mask.
+        segmentation: polygons of three points or more, or compressed run lengths; None without a usable mask.
         mask_fault: why there is none, as the predicate of a sentence; "" if there is one.
         keypoints: x, y, visibility of each, in pixel indices as COCO has them; None without.
     """
@@ -122,9 +122,9 @@ def check_records(name: str) -> None:
     if records is not None:
         annotation_pairs(name, records)
         image_ids(name, records)
-        classes = MetadataCatalog.get(name).get("thing_classes")
+        num_classes = len(MetadataCatalog.get(name).get("thing_classes") or ())
         for record in records:
-            read_objects(name, record, len(classes) if classes else None)
+            read_objects(name, record, num_classes)
 
 
 def json_id(image_id: Any) -> int | float | str:
@@ -138,13 +138,13 @@ def in_order_of_files(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     return sorted(records, key=lambda record: str(record.get("file_name", "")))
 
 
-def read_objects(name: str, record: dict[str, Any], num_classes: int | None) -> list[RecordedObject]:
+def read_objects(name: str, record: dict[str, Any], num_classes: int) -> list[RecordedObject]:
     """The objects of one image.
 
     Args:
         name: of the dataset, for messages.
         record: in detectron2's format; without "annotations" there are no objects.
-        num_classes: None where it is unknown.
+        num_classes: 0 where it is unknown.
 
     Raises:
         ValueError: an annotation cannot be used; names it, the value and what was expected.
@@ -158,7 +158,9 @@ def read_objects(name: str, record: dict[str, Any], num_classes: int | None) -> 
         found.append(
             RecordedObject(
                 box_xywh=box,
-                class_index=_class_index(annotation, num_classes, where),
+                class_index=_read(
+                    partial(class_index, num_classes=num_classes), annotation.get("category_id"), "category_id", where
+                ),
                 crowd=bool(_read(json_values.flag, annotation.get("iscrowd"), "iscrowd", where)),
                 area=_area(annotation, box, segmentation, where),
                 segmentation=segmentation,
@@ -177,35 +179,21 @@ def mask_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
         size: height and width of the image.
     """
     if isinstance(segmentation, dict):
-        packed = not isinstance(segmentation["counts"], list)
-        return dict(segmentation if packed else coco_mask.frPyObjects(segmentation, *segmentation["size"]))
+        return segmentation
     return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
 
 
 def _box_xywh(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:
     box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
     try:
-        numbers = [float(value) for value in box]  # type: ignore[union-attr]
-        if not all(map(math.isfinite, numbers)) or any(isinstance(x, str) for x in box):  # type: ignore[union-attr]
-            raise ValueError
-        if mode != BoxMode.XYWH_ABS:
-            numbers = BoxMode.convert(numbers, BoxMode(mode), BoxMode.XYWH_ABS)
-        x, y, width, height = numbers
-    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        known = box_mode(mode)
+        x, y, width, height = to_xywh(np.array([box_numbers(known)(box)], dtype=np.float64), known)[0].tolist()
+    except Refused as error:
         raise ValueError(
             f"{where} has bbox {shown(box)} in bbox_mode {mode!r}, expected four finite numbers in BoxMode.XYXY_ABS "
             "or BoxMode.XYWH_ABS"
         ) from error
     return x, y, width, height
-
-
-def _class_index(annotation: dict[str, Any], num_classes: int | None, where: str) -> int:
-    index: Any = annotation.get("category_id")
-    whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
-    if whole and index >= 0 and (num_classes is None or index < num_classes):
-        return int(index)
-    last = "the number of classes - 1" if num_classes is None else num_classes - 1
-    raise ValueError(f"{where} has category_id {shown(index)}, expected a whole number from 0 to {last}")
 
 
 def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any, str]:
@@ -215,15 +203,12 @@ def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any
     if fault:
         return None, fault
     if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        runs = counts if isinstance(counts, str | bytes) else [int(x) for x in counts]
-        return {"size": [int(x) for x in segmentation["size"]], "counts": runs}, ""
+        return compressed_rle(segmentation), ""
     if isinstance(segmentation, np.ndarray):
         return dict(coco_mask.encode(np.asfortranarray(segmentation != 0, dtype=np.uint8))), ""
     if 0 in size:
         return None, "has polygons, and its image no height and width"
-    rings = [np.asarray(ring, dtype=np.float64).tolist() for ring in segmentation]
-    return [ring for ring in rings if len(ring) >= 6 and len(ring) % 2 == 0], ""
+    return [np.asarray(ring, dtype=np.float64).tolist() for ring in segmentation], ""
 
 
 def _keypoints(annotation: dict[str, Any], where: str) -> list[float] | None:

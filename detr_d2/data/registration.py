@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from ..class_names import checked_names
+from ..class_names import checked_names, listed
 from ..panoptic_classes import PanopticClasses
 from .annotation_table import AnnotationTable, read_coco_table
 from .coco_dataset import CocoDataset, coco_dataset
@@ -225,8 +225,9 @@ def resolve_num_classes(cfg: CfgNode) -> CfgNode:
     for name, classes in found.items():
         if classes != found[first]:
             raise ValueError(
-                f"datasets {first} and {name} have different classes, {_summary(found[first])} and "
-                f"{_summary(classes)}: datasets that are used together need the same classes in the same order"
+                f"datasets {first} and {name} have different classes, {listed(found[first] or ['unknown'])} and "
+                f"{listed(classes or ['unknown'])}: datasets that are used together need the same classes in the same "
+                "order"
             )
     classes = found[first]
     key = _CLASS_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
@@ -245,7 +246,7 @@ def resolve_num_classes(cfg: CfgNode) -> CfgNode:
         cfg.freeze()
     if key is not None and _get(cfg, key) != len(classes):
         raise ValueError(
-            f"dataset {first} has {len(classes)} classes ({_summary(classes)}), but {key} is {_get(cfg, key)}: "
+            f"dataset {first} has {len(classes)} classes ({listed(classes)}), but {key} is {_get(cfg, key)}: "
             f"set {key} to {len(classes)}, or to 0 to take it from the data"
         )
     return cfg
@@ -277,12 +278,6 @@ def _resolve_things(cfg: CfgNode, names: Sequence[str]) -> None:
             f"MODEL.DETR.PANOPTIC.NUM_THINGS is {keys.NUM_THINGS} and LAYOUT {keys.LAYOUT!r}: set NUM_THINGS to 0 to "
             "take both from the data"
         )
-
-
-def _summary(classes: list[str] | None) -> str:
-    if classes is None:
-        return "unknown"
-    return ", ".join(classes[:5]) + (f", ... ({len(classes)})" if len(classes) > 5 else "")
 
 
 def _get(cfg: CfgNode, key: str) -> Any:

@@ -49,8 +49,8 @@ def find_last_checkpoint(checkpointer: Checkpointer) -> tuple[str, dict[str, Any
     if comm.is_main_process():
         try:
             path, content = _decide(checkpointer)
-        except (ValueError, OSError) as error:
-            problem = str(error)
+        except Exception as error:  # whatever it is, the other processes must not wait for ever
+            problem = str(error) or repr(error)
     path, problem = comm.all_gather((path, problem))[0]
     if problem:
         raise ValueError(problem)

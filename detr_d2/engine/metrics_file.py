@@ -34,5 +34,7 @@ class MetricsFile(JSONWriter):
 
 def with_whole_lines(writers: Sequence[EventWriter], folder: str) -> list[EventWriter]:
     """The same writers, with a `MetricsFile` in a folder in place of detectron2's for that file."""
-    path = os.path.join(folder, "metrics.json")
-    return [MetricsFile(path) if isinstance(x, JSONWriter) else x for x in writers]
+    theirs = [x for x in writers if isinstance(x, JSONWriter)]
+    for writer in theirs:
+        writer.close()
+    return [MetricsFile(os.path.join(folder, "metrics.json")) if x in theirs else x for x in writers]

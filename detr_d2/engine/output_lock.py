@@ -26,8 +26,8 @@ def hold_output_dir(folder: str, *, run: str = "", same_run: Collection[str] = (
         if folder and comm.is_main_process():
             try:
                 stack.enter_context(hold_folder(folder, run=run, same_run=same_run))
-            except (ValueError, OSError) as error:
-                problem = str(error)
+            except Exception as error:  # whatever it is, the other processes must not wait for ever
+                problem = str(error) or repr(error)
         problem = comm.all_gather(problem)[0]
         if problem:
             raise ValueError(problem)

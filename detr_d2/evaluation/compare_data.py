@@ -178,7 +178,7 @@ def ground_truth_of(name: str, records: Sequence[dict[str, Any]]) -> GroundTruth
     """
     records = in_order_of_files(records)
     class_names = MetadataCatalog.get(name).get("thing_classes") or ()
-    objects = [read_objects(name, record, len(class_names) or None) for record in records]
+    objects = [read_objects(name, record, len(class_names)) for record in records]
     flat = [x for image in objects for x in image]
     return GroundTruth(
         name=name,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..data.images import another_size
 from .benchmark import machine_info
 from .bootstrap import METRICS, difference, image_draws
 from .collect import collect
@@ -259,10 +260,8 @@ def require_sizes(images: Sequence[Candidates], truth: GroundTruth) -> None:
     """Boxes of an image of another size than annotated meet no object; images behind a URI are not looked at before."""
     for name, (height, width), found in zip(truth.file_names, truth.sizes.tolist(), images, strict=True):
         if height and width and found.image_size not in ((height, width), (1, 1)):  # of images that failed
-            raise ValueError(
-                f"image file {name} is {found.image_size[1]}x{found.image_size[0]} pixels (after EXIF rotation), but "
-                f"its annotation says {width}x{height}: correct the width and height in the annotations"
-            )
+            fault = another_size(name, found.image_size[::-1], (width, height))
+            raise ValueError(f"{fault}: correct the width and height in the annotations")
 
 
 def _is_complete(measured: Measured) -> bool:

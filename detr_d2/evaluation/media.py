@@ -15,6 +15,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from ..data.missing_files import broken_link
 from ..files import new_file_by_name
 
 _STILL = "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png ppm tif tiff webp"
@@ -65,12 +66,9 @@ def find_media(inputs: Sequence[str | os.PathLike[str]]) -> list[Media]:
             found += [Media(path=file, name=file.relative_to(path)) for file in _media_in(path)]
         elif path.exists():
             found.append(Media(path=path, name=Path(path.name)))
-        elif path.is_symlink():
-            raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which does not exist")
         else:
-            raise FileNotFoundError(
-                f"{os.fspath(given)} does not exist; give image files, video files or folders of them"
-            )
+            fault = f"{os.fspath(given)} does not exist; give image files, video files or folders of them"
+            raise FileNotFoundError(broken_link(path) or fault)
     seen: set[str] = set()
     for media in found:
         place = os.path.abspath(media.path)

@@ -164,8 +164,8 @@ def _settle_num_classes(cfg: CfgNode, content: Mapping[str, Any], categories: Ca
     trained = len(content["class_names"]) if content.get("class_names") else None
     if trained is not None and categories is not None and len(categories.names) != trained:
         raise ValueError(
-            f"{weights} was trained on {trained} classes ({', '.join(content['class_names'])}), but "
-            f"{len(categories.names)} are named ({', '.join(categories.names)}); name as many, or none"
+            f"{weights} was trained on {trained} classes ({listed(content['class_names'])}), but "
+            f"{len(categories.names)} are named ({listed(categories.names)}); name as many, or none"
         )
     if trained is not None and cfg.MODEL.META_ARCHITECTURE == "DETR" and get_num_classes(cfg) not in (0, trained):
         raise ValueError(
@@ -182,13 +182,12 @@ def _settle_num_classes(cfg: CfgNode, content: Mapping[str, Any], categories: Ca
     if categories is not None and get_num_classes(cfg) != len(categories.names):
         raise ValueError(
             f"the config has {get_num_classes(cfg)} classes, but {len(categories.names)} are named "
-            f"({', '.join(categories.names[:10])}); set NUM_CLASSES, or name the classes with --classes"
+            f"({listed(categories.names)}); set NUM_CLASSES, or name the classes with --classes"
         )
 
 
 def _check_fit(model: Mapping[str, Any], loaded: Mapping[str, Any], weights: str) -> None:
     """detectron2 only warns about weights it could not use; a trained model must have them all."""
-    loaded = {name.removeprefix("module."): value for name, value in loaded.items()}
     wanted = [name for name in model if not name.startswith(("pixel_mean", "pixel_std"))]
     missing = [name for name in wanted if name not in loaded and not name.endswith("num_batches_tracked")]
     if missing:

@@ -86,5 +86,5 @@ def sync_tree(folder: str) -> None:
 
 
 def _sync_file(path: str) -> None:
-    with open(path, "rb") as file:
+    with open(path, "rb" if os.name == "posix" else "r+b") as file:  # Windows does so for writers only
         os.fsync(file.fileno())

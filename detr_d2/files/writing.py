@@ -208,10 +208,10 @@ def _new_file(path: StrPath, suffix: str, safe: str) -> Iterator[tuple[str, IO[b
     except BaseException as error:
         failure = failure_of(error, temporary, raw)
         if raw is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
             with suppress(OSError, ValueError):
                 file.close()
+            with suppress(OSError):
+                os.unlink(temporary)  # which Windows only does to closed files
         if failure is None:
             raise
         raise WriteError(sentence(path, failure, before is not None, safe)) from error

@@ -151,7 +151,7 @@ def _checksums(sources: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 # A factor for each number of a row, all different, so that a sum of products sees numbers that change places.
-_FACTORS = torch.rand(2**15, generator=torch.Generator().manual_seed(0)) + 0.5
+_FACTORS = torch.rand(2**15, generator=torch.Generator().manual_seed(0), device="cpu") + 0.5
 
 
 def _factors(count: int, dtype: torch.dtype) -> Tensor:

@@ -44,13 +44,17 @@ class OutputNames:
         return folder
 
     def _starts_nothing(self, key: str) -> bool:
-        frames = re.compile(re.escape(key) + r"-\d{6,}\.png")
-        return key not in self._series and not any(frames.fullmatch(x) for x in self._files | self._folders)
+        return key not in self._series and not any(is_frame(x, key) for x in self._files | self._folders)
 
 
 def frame_name(series: Path, number: int) -> Path:
     """Of the picture of a frame."""
     return series.with_name(f"{series.name}-{number:06d}.png")
+
+
+def is_frame(name: str, series: str) -> bool:
+    """Whether `frame_name` may give a name in a series."""
+    return re.fullmatch(re.escape(series) + r"-\d{6,}\.png", name) is not None
 
 
 def with_ending(name: Path, suffix: str, known: Iterable[str]) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -97,20 +97,47 @@ def settle_output(
     record = {**OURS, "version": detr_d2.__version__, "command": command, "settings": dict(settings)}
     record = json.loads(json.dumps(record))
     beside = output.with_name(f"{output.name}-{_named_after(settings, defaults)}")
-    for folder in (output, beside):
-        found = read_record(folder / COMMAND_RECORD)
-        if found is None:
-            _require_ours(folder)
+    folder = fitting_folder((output, beside), record, _command_record, fresh=fresh)
+    found = read_record(folder / COMMAND_RECORD)
+    if found is None or differences(found, record):
+        write_json(folder / COMMAND_RECORD, record)
+    return folder
+
+
+def fitting_folder(
+    folders: tuple[Path, Path],
+    record: Mapping[str, Any],
+    read: Callable[[Path], Mapping[str, Any] | None],
+    *,
+    fresh: bool,
+    title: str = "",
+) -> Path:
+    """The first of two folders that is free or was made with the same settings; with `fresh` simply the first.
+
+    Args:
+        folders: the one that was asked for, and one beside it.
+        record: of what is to be made.
+        read: gives that of a folder, or None; raises ValueError if somebody else's things are there.
+        title: what is made, for the line that says that a folder stays as it is.
+    """
+    for folder in folders:
+        found = read(folder)
         changed = {} if found is None else differences(found, record)
         if not changed or fresh:
             if found is not None and found.get("version") != record["version"]:
                 print(f"note: {folder} was begun by version {found.get('version')}, this is {record['version']}")
-            if found is None or changed:
-                write_json(folder / COMMAND_RECORD, record)
             return folder
-        if folder == output:
-            print(f"{folder} was made with other settings ({listed(changed)}) and stays as it is: this is for {beside}")
-    raise ValueError(f"{folder} was made with other settings, too ({listed(changed)}); choose another --output")
+        if folder == folders[0]:
+            what = f"{title}: {folder}" if title else str(folder)
+            print(f"{what} has other settings ({listed(changed)}) and stays as it is: this is for {folders[1]}")
+    raise ValueError(f"{folder} has other settings, too ({listed(changed)}); choose another --output")
+
+
+def _command_record(folder: Path) -> dict[str, Any] | None:
+    found = read_record(folder / COMMAND_RECORD)
+    if found is None:
+        _require_ours(folder)
+    return found
 
 
 def _require_ours(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.media import IMAGE_SUFFIXES, Media, video_suffix
-from .output_names import OutputNames, with_ending
+from .output_names import OutputNames, is_frame, with_ending
 from .outputs import claim_files
 
 PREDICTIONS, IMAGES, PANOPTIC = "predictions.json", "images.json", "panoptic.json"
@@ -78,8 +77,7 @@ def _picture(item: Media) -> Path:
 
 def _written_frames(series: Path) -> list[Path]:
     """Maps of an earlier run; how many frames a video has shows when it is read only."""
-    frames = re.compile(re.escape(series.name) + r"-\d{6,}\.png")
-    return [x for x in series.parent.iterdir() if frames.fullmatch(x.name)] if series.parent.is_dir() else []
+    return [x for x in series.parent.iterdir() if is_frame(x.name, series.name)] if series.parent.is_dir() else []
 
 
 def match_images(media: Sequence[Media], known: Mapping[Path, Any]) -> dict[Path, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import detr_d2
 
 from ..engine.startup import load_config
-from .own_folders import OURS, differences, digest, is_empty, listed, read_training
+from .own_folders import OURS, digest, fitting_folder, is_empty, read_training
 
 RECORD = "job.json"
 _FILES = re.compile(
@@ -84,21 +84,16 @@ def place(job: TrainingJob, *, fresh: bool = False) -> TrainingJob:
     Raises:
         ValueError: the folder holds something else.
     """
-    fingerprint = job.fingerprint()
-    folder = Path(job.output_dir)
-    for place in (folder, folder.with_name(f"{folder.name}-{digest(fingerprint)}")):
-        found = read_training(place / RECORD)
-        if found is None and not is_empty(place):
-            raise ValueError(f"{place} is not empty and was not made by this command; choose another --output")
-        changed = {} if found is None else differences(found, fingerprint)
-        if not changed or fresh:
-            if found is not None and found.get("version") != fingerprint["version"]:
-                print(f"note: {place} was begun by version {found.get('version')}, this is {fingerprint['version']}")
-            return replace(job, output_dir=str(place))
-        last = changed
-        if place == folder:
-            print(f"{job.title}: {folder} has other settings ({listed(changed)}) and stays as it is", flush=True)
-    raise ValueError(f"{place} has other settings, too ({listed(last)}); choose another --output")
+    fingerprint, folder = job.fingerprint(), Path(job.output_dir)
+    folders = (folder, folder.with_name(f"{folder.name}-{digest(fingerprint)}"))
+    return replace(job, output_dir=str(fitting_folder(folders, fingerprint, _record, fresh=fresh, title=job.title)))
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    found = read_training(folder / RECORD)
+    if found is None and not is_empty(folder):
+        raise ValueError(f"{folder} is not empty and was not made by this command; choose another --output")
+    return found
 
 
 def forget(job: TrainingJob) -> None:

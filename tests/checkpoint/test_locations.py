@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
@@ -77,24 +74,8 @@ def test_a_file_put_into_the_cache_is_found(tmp_path: Path, monkeypatch: pytest.
     assert local_file(url) == str(path)
 
 
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of a server of the files in `tmp_path / "web"`; by "localhost" it is another host."""
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "web" / "sub").mkdir(parents=True)
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(tmp_path / "web"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def test_one_name_on_two_hosts_and_with_two_queries_is_several_files(tmp_path: Path, web: str) -> None:
+    (tmp_path / "web" / "sub").mkdir()
     kept = {}
     for url in (
         f"{web}/sub/a.pth",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from panoptic_files import PanopticFiles, make_tiny_panoptic
 from PIL import Image
 
 from detr_d2.config import get_cfg
@@ -23,17 +23,11 @@ CATEGORIES = [{"id": 56, "name": "square"}, {"id": 1, "name": "disc"}, {"id": 24
 
 
 @pytest.fixture(autouse=True)
-def clean_catalogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every test has a cache folder of its own and leaves no dataset behind."""
+def _clean_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a cache folder of its own."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     annotation_table._read_cached.cache_clear()
     forget_coco_file()
-    before = set(DatasetCatalog)
-    yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        if name in MetadataCatalog.list():
-            MetadataCatalog.remove(name)
 
 
 @pytest.fixture
@@ -47,6 +41,11 @@ def cfg() -> Any:
     cfg.DATASETS.TRAIN = ()
     cfg.DATASETS.TEST = ()
     return cfg
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> PanopticFiles:
+    return make_tiny_panoptic(tmp_path / "tiny")
 
 
 def annotation(id: int, image_id: int, category_id: int, bbox: list[Any], **more: Any) -> dict[str, Any]:

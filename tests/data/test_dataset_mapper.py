@@ -15,6 +15,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
+from segmentation_cases import run_lengths
 
 from detr_d2.data import DetrDatasetMapper
 from detr_d2.data.draws import seeded_draw
@@ -242,7 +243,7 @@ def test_polygons_rle_and_bitmaps_give_the_same_bitmap(tmp_path: Path) -> None:
     forms = [
         [[10, 20, 30, 20, 30, 50, 10, 50]],
         pycocotools.mask.encode(np.asfortranarray(square)),
-        {"size": [60, 90], "counts": _uncompressed(square)},
+        {"size": [60, 90], "counts": run_lengths(square)},
         square.astype(bool),
     ]
     flipped = square[:, ::-1].astype(bool)
@@ -251,17 +252,6 @@ def test_polygons_rle_and_bitmaps_give_the_same_bitmap(tmp_path: Path) -> None:
         instances = mapper(_plain_record(tmp_path, 90, 60, [_box(10, 20, 30, 50, segmentation=form)]))["instances"]
         np.testing.assert_array_equal(instances.gt_masks.tensor[0].numpy(), flipped)
         assert instances.gt_boxes.tensor.tolist() == [[60, 20, 80, 50]]
-
-
-def _uncompressed(mask: np.ndarray) -> list[int]:
-    """COCO's run lengths: column by column, beginning with zeros."""
-    counts, value = [0], 0
-    for pixel in mask.T.ravel():
-        if pixel != value:
-            counts.append(0)
-            value = pixel
-        counts[-1] += 1
-    return counts
 
 
 def test_polygon_format_keeps_polygons_and_takes_rle_as_bitmap(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.utils.visualizer import Visualizer
-from panoptic_files import PanopticFiles, make_tiny_panoptic
+from panoptic_files import PanopticFiles
 from PIL import Image
 
 from detr_d2.data import (
@@ -28,11 +28,6 @@ from detr_d2.data.synthetic import make_shapes
 from detr_d2.panoptic_classes import PanopticClasses
 
 CLASSES = PanopticClasses(num_things=2, num_stuff=2, layout="separated")
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> PanopticFiles:
-    return make_tiny_panoptic(tmp_path / "tiny")
 
 
 @pytest.fixture

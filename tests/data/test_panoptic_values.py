@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from detectron2.data import DatasetCatalog
-from panoptic_files import PanopticFiles, make_tiny_panoptic
+from panoptic_files import PanopticFiles
 
 from detr_d2.data import register_coco_panoptic
 from detr_d2.data.panoptic_file import read_panoptic_file
 
 Edit = Callable[[dict[str, Any]], Any]
 Entries = Callable[[dict[str, Any]], list[dict[str, Any]]]
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> PanopticFiles:
-    return make_tiny_panoptic(tmp_path / "tiny")
 
 
 def _segments(content: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, Instances
 from pycocotools import mask as coco_mask
+from segmentation_cases import run_lengths
 
 from detr_d2.data import register_coco
 from detr_d2.evaluation.boundary import boundary, boundary_rle, boundary_width, encode, mask_iou
@@ -187,7 +188,7 @@ def registered(tmp_path: Path, segmentation: Any, name: str) -> GroundTruth:
 
 def test_polygons_and_run_lengths_of_a_file_become_masks(tmp_path: Path) -> None:
     mask = block(5, 5, 4, 4)
-    plain = {"size": list(SIZE), "counts": _uncompressed(mask)}
+    plain = {"size": list(SIZE), "counts": run_lengths(mask)}
     packed = {"size": list(SIZE), "counts": counts(mask)}
     for number, form in enumerate((plain, packed, [[5, 5, 9, 5, 9, 9, 5, 9]])):
         truth = load_mask_truth(registered(tmp_path, form, f"masks_{number}"))
@@ -195,17 +196,6 @@ def test_polygons_and_run_lengths_of_a_file_become_masks(tmp_path: Path) -> None
         assert np.array_equal(coco_mask.decode(truth.masks[0]), block(0, 0, 20, 10))
         assert np.array_equal(coco_mask.decode(truth.masks[1]), mask)
         assert truth.areas.tolist() == [5, 16]  # as annotated, and counted
-
-
-def _uncompressed(mask: np.ndarray) -> list[int]:
-    """Lengths of the runs of 0 and 1, by turns, column by column."""
-    lengths, value = [0], 0
-    for pixel in mask.T.flatten().tolist():
-        if pixel != value:
-            lengths.append(0)
-            value = pixel
-        lengths[-1] += 1
-    return lengths
 
 
 def test_data_with_boxes_alone_have_no_masks(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,11 @@ from detr_d2.panoptic_classes import PanopticClasses
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PanopticFiles]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PanopticFiles:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     files = make_tiny_panoptic(tmp_path / "tiny")
     register_coco_panoptic(files.spec("tiny_panoptic"))
-    yield files
-    DatasetCatalog.remove("tiny_panoptic")
-    MetadataCatalog.remove("tiny_panoptic")
+    return files
 
 
 def row_map(*runs: tuple[int, int]) -> np.ndarray:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from panoptic_files import PanopticFiles, make_tiny_panoptic
 from PIL import Image
@@ -25,13 +23,9 @@ from detr_d2.engine.class_metadata import class_metadata
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PanopticFiles]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PanopticFiles:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
-    before = set(DatasetCatalog)
-    yield make_tiny_panoptic(tmp_path / "tiny")
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return make_tiny_panoptic(tmp_path / "tiny")
 
 
 def test_panoptic_maps_are_drawn_and_written(files: PanopticFiles, tmp_path: Path) -> None:
