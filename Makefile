@@ -28,8 +28,8 @@ quickstart-real: $(READY) ## train Deformable DETR and Faster R-CNN on real imag
 quickstart-segmentation: $(READY) ## train masks and panoptic segmentation on the models of a finished quickstart (28 minutes on one core)
 	@$(RUN) -m detr_d2 quickstart-segmentation $(ARGS)
 
-test: $(READY_DEV) ## run the tests
-	@$(RUN) -m pytest $(ARGS)
+test: $(READY_DEV) ## run the tests: all of them in two processes, those of ARGS in one, which shows what they print
+	@$(RUN) -m pytest $(or $(ARGS),-n 2 --dist loadscope)
 
 test-slow: $(READY_DEV) ## run the tests that take minutes
 	@$(RUN) -m pytest -m slow $(ARGS)

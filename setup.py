@@ -43,6 +43,7 @@ EXTRAS = {
         "onnxruntime>=1.17",
         "onnxscript>=0.1",
         "pytest>=7.4",
+        "pytest-xdist>=3.5",
         "ruff>=0.6",
         "selenium>=4.11",
         "timm>=1.0",

@@ -37,7 +37,7 @@ def test_names_and_ids_must_fit() -> None:
 
 def test_classes_option() -> None:
     assert class_names_option(None) is None
-    assert class_names_option("dog, big cat") == Categories(("dog", "big cat"), (0, 1))
+    assert class_names_option("dog, big cat") == Categories(("dog", "big cat"), (0, 1), by_position=True)
     with pytest.raises(ValueError, match="none of them empty"):
         class_names_option("dog,")
 
