@@ -12,6 +12,7 @@ import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.error import URLError
 from urllib.parse import urljoin
 
 import detectron2
@@ -106,14 +107,20 @@ def load_config_file(path: str) -> dict[str, Any]:
 def _with_bases(path: str, above: list[str], count: Iterator[int]) -> dict[str, Any]:
     if next(count, None) is None:
         raise ConfigFileError(f"{[*above, path][0]} has more than {_MOST_FILES} files as its {_BASE}.")
-    if path in above:
+    if _plain(path) in map(_plain, above):
         raise ConfigFileError(f"{path} is its own {_BASE}: name another file, or leave {_BASE} out.")
     try:
         values = _read(path)
     except FileNotFoundError as error:
         if above:
-            raise FileNotFoundError(f"{path}, the {_BASE} of {above[-1]}, does not exist.") from error
+            raise FileNotFoundError(
+                f"{path}, the {_BASE} of {above[-1]}, does not exist: give its path, which begins at the folder of "
+                f"{above[-1]}."
+            ) from error
         raise
+    except IsADirectoryError as error:
+        of = f", the {_BASE} of {above[-1]}," if above else ""
+        raise ConfigFileError(f"{path}{of} is a folder, expected a config file in YAML.") from error
     bases = values.pop(_BASE, [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
@@ -130,6 +137,11 @@ def _resolved(base: str, path: str) -> str:
     if os.path.isabs(base) or "://" in base:
         return base
     return urljoin(path, base) if is_url(path) else os.path.join(os.path.dirname(path), base)
+
+
+def _plain(path: str) -> str:
+    """The same for every way to write a path."""
+    return path if "://" in path else os.path.realpath(path)
 
 
 def _merge(values: Mapping[str, Any], into: dict[str, Any], path: str) -> None:
@@ -150,8 +162,11 @@ def _read(path: str) -> dict[str, Any]:
         path, name = _downloaded(path), path
     else:
         name = path
-    with PathManager.open(path, "rb") as file:
-        content = file.read()
+    try:
+        with PathManager.open(path, "rb") as file:
+            content = file.read()
+    except URLError as error:  # of a handler that downloads
+        raise ConfigFileError(f"{name} could not be downloaded ({error.reason}).") from error
     loader_class = _ZooLoader if _is_of_zoo(path) else _Loader
     try:
         loader = loader_class(content)
@@ -197,7 +212,7 @@ def _check(node: yaml.Node | None, loader: type[_Loader], name: str) -> None:
         if id(node) not in sizes:
             _check_tag(node, loader, where)
             sizes[id(node)] = 0
-            sizes[id(node)] = 1 + sum(map(size, _children(node, where)))
+            sizes[id(node)] = 1 + sum(map(size, _children(node, loader, name)))
         return sizes[id(node)]
 
     if node is not None and size(node) > _MOST_VALUES:
@@ -206,20 +221,37 @@ def _check(node: yaml.Node | None, loader: type[_Loader], name: str) -> None:
 
 def _check_tag(node: yaml.Node, loader: type[_Loader], where: str) -> None:
     if node.tag not in loader.yaml_constructors and node.tag != _MERGE:
+        cure = "code runs from the files that --import names"
+        if node.tag == _EVAL:  # copied from the zoo
+            cure = f"write the values out, or name the file in {_ZOO} as {_BASE}"
         raise ConfigFileError(
             f"{where}: the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is refused, since config files are data; "
-            "code runs from the files that --import names."
+            f"{cure}."
         )
 
 
-def _children(node: yaml.Node, where: str) -> list[yaml.Node]:
+def _children(node: yaml.Node, loader: type[_Loader], name: str) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
-        wrong = next((key for key, _ in node.value if key.tag not in (_TEXT, _MERGE)), None)
-        if wrong is not None:
-            found = f"{wrong.value!r:.100}" if isinstance(wrong, yaml.ScalarNode) else "made of several values"
-            raise ConfigFileError(f"{where}: a key is {found}, expected text; put it into quotes.")
+        _check_keys([key for key, _ in node.value], loader, name)
         return [child for pair in node.value for child in pair]
     return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _check_keys(keys: list[yaml.Node], loader: type[_Loader], name: str) -> None:
+    lines: dict[str, int] = {}
+    for key in keys:
+        line = key.start_mark.line + 1
+        where = f"{name}, line {line}"
+        _check_tag(key, loader, where)
+        if key.tag not in (_TEXT, _MERGE):
+            found = f"{key.value!r:.100}" if isinstance(key, yaml.ScalarNode) else "made of several values"
+            raise ConfigFileError(f"{where}: a key is {found}, expected text; put it into quotes.")
+        if key.value in lines and key.tag != _MERGE:
+            raise ConfigFileError(
+                f"{where}: {key.value} is there already, in line {lines[key.value]}, and only the last would count; "
+                "put all of it under one."
+            )
+        lines[key.value] = line
 
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

@@ -80,13 +80,25 @@ def _model(content: Mapping[str, Any], key: str, path: str) -> dict[str, Any]:
         name = wrong[0] if wrong else next(name for name in weights if not isinstance(name, str))
         raise ValueError(
             f"{path} holds no weights: expected names and tensors, got {name!r}: {_describe(weights[name])}; the "
-            f"keys are {', '.join(map(repr, list(weights)[:5]))}. Save {{'model': state_dict}}."
+            f"keys are {', '.join(map(repr, list(weights)[:5]))}. {_cure(weights)}"
         )
     names: dict[str, str] = {}
     for name in weights:
         if (first := names.setdefault(_unwrapped(name), name)) != name:
             raise ValueError(f"{path} holds a tensor twice, as {first!r} and as {name!r}: save one model's state dict.")
     return {plain: _in_native_order(weights[name]) for plain, name in names.items()}
+
+
+def _cure(content: Mapping[Any, Any]) -> str:
+    """What to do with a file that is not of the expected form, such as one of Lightning or timm."""
+    within = [key for key, value in content.items() if isinstance(value, Mapping) and _are_tensors(value)]
+    if not within:
+        return "Save {'model': state_dict}."
+    return f"Weights are under {' and '.join(map(repr, within))}: save {{'model': those}}, by the names of the model."
+
+
+def _are_tensors(values: Mapping[Any, Any]) -> bool:
+    return bool(values) and all(isinstance(x, Tensor | np.ndarray) for x in values.values())
 
 
 def _unwrapped(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 from collections.abc import Callable
@@ -16,6 +17,15 @@ _ZIP = b"PK\x03\x04"
 _NO_CHECKPOINTS = {
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: run `git lfs pull`",
     b"<": "it is a web page, not the file itself: download it again from the link to the raw file",
+    b"{": "it is JSON, not weights: give the file with the weights that belongs to it",
+    b"\x1f\x8b": "it is compressed by gzip: unpack it first",
+    b"BZh": "it is compressed by bzip2: unpack it first",
+    b"\xfd7zXZ": "it is compressed by xz: unpack it first",
+    b"\x28\xb5\x2f\xfd": "it is compressed by zstd: unpack it first",
+    b"\x89PNG": "it is a picture",
+    b"\xff\xd8\xff": "it is a picture",
+    b"\x89HDF": "it is of HDF5: save the weights by torch.save or safetensors",
+    b"\x93NUMPY": "it is a single array of numpy: save the weights by torch.save or safetensors",
 }
 
 
@@ -64,8 +74,10 @@ def _reader(path: str) -> Callable[[str], Any]:
         return read_zip
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return _read_safetensors
+    if not head.strip(b"\0 \t\r\n"):
+        raise DamagedError("it is empty" if not head else "it begins with nothing but zeros or spaces")
     for start, what in _NO_CHECKPOINTS.items():
-        if head.lstrip().startswith(start):
+        if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(start):
             raise DamagedError(what)
     return read_legacy if MAGIC_NUMBER.to_bytes(10, "little") in head else _read_arrays
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import pickle
 import zipfile
 from dataclasses import dataclass
 from typing import IO, Any
@@ -123,7 +124,7 @@ def _check_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any
     if not isinstance(storage, _Storage):
         raise DamagedError("it has a tensor without a storage")
     count = storage.count
-    if len(rest) > 2 and rest[2] in _DTYPES:  # of tensors whose storage is one of bytes
+    if len(rest) > 2 and isinstance(rest[2], Name) and rest[2] in _DTYPES:  # of tensors whose storage is one of bytes
         count //= getattr(torch, rest[2].name).itemsize
     if len(shape) != len(stride):
         raise DamagedError(f"it has a tensor of {len(shape)} sizes and {len(stride)} strides")
@@ -150,13 +151,17 @@ def read_zip(path: str) -> Any:
     """
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         size = os.fstat(file.fileno()).st_size
-        _check_records(archive.infolist(), size)
+        if not archive.infolist():
+            raise DamagedError("it is an empty zip archive")
         folder = archive.infolist()[0].filename.partition("/")[0]
         records = {x.filename.removeprefix(f"{folder}/"): x for x in archive.infolist()}
         if "constants.pkl" in records:
             raise NotDataError("it is a program of TorchScript")
         if "data.pkl" not in records:
-            raise DamagedError("it is a zip archive without tensors")
+            raise DamagedError("it is a zip archive, but none of torch.save: if the weights are in it, unpack it first")
+        _check_records(archive.infolist(), size)
+        if has_no_check_sums(archive):
+            del records["data.pkl"].CRC  # else zipfile takes 0 for one
         checker = _Checker(io.BytesIO(archive.read(records["data.pkl"])), size)
         checker.load()
         for key, storage in checker.storages.items():
@@ -167,9 +172,12 @@ def read_zip(path: str) -> Any:
         return _load(file, size)
 
 
+def has_no_check_sums(archive: zipfile.ZipFile) -> bool:
+    """Whether torch was told not to write any, by `torch.serialization.set_crc32_options`."""
+    return all(record.CRC == 0 for record in archive.infolist())
+
+
 def _check_records(records: list[zipfile.ZipInfo], size: int) -> None:
-    if not records:
-        raise DamagedError("it is an empty zip archive")
     if len({record.filename for record in records}) != len(records):
         raise DamagedError("it has two records of one name")
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
@@ -213,5 +221,10 @@ def _load(file: IO[bytes], size: int) -> Any:
     """What is in a checked file of a size in bytes; given its path, torch would go by the suffix."""
     file.seek(0)
     with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # of an operation that it does not know
+            raise DamagedError(
+                "torch.load does not read pickles of its protocol as data: save it without pickle_protocol"
+            ) from error
     return plain(content, lambda value: plain_tensor(value, size))

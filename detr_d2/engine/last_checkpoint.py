@@ -18,11 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
 from ..checkpoint.contents import read_model_file
+from ..checkpoint.torch_file import has_no_check_sums
 from ..files import set_aside, shorten
 from .main_process import in_main_process
 
@@ -146,10 +146,9 @@ def _damaged_record(path: str) -> str | None:
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
-        damaged = [info.filename for info in archive.infolist() if not _is_whole(archive, info)]
-        # A program may have told torch to write no check sums: then none of them is right.
-        told_not_to = len(damaged) == len(archive.infolist()) and not torch.serialization.get_crc32_options()
-    return damaged[0] if damaged and not told_not_to else None
+        if has_no_check_sums(archive):
+            return None
+        return next((info.filename for info in archive.infolist() if not _is_whole(archive, info)), None)
 
 
 def _is_whole(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:

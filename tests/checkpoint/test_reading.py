@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import bz2
 import collections
 import errno
+import gzip
+import io
 import json
+import lzma
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +203,56 @@ def test_what_a_refused_file_asks_for_is_said(tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(files[label])
         with pytest.raises(ValueError, match=f"^The checkpoint {re.escape(str(tmp_path / 'a'))} .*{re.escape(words)}"):
             read_checkpoint(str(tmp_path / "a"))
+
+
+def _zip(names: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, content in names.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (bytes(4096), "it begins with nothing but zeros"),
+        (gzip.compress(b"weights"), "compressed by gzip: unpack it first"),
+        (bz2.compress(b"weights"), "compressed by bzip2: unpack it first"),
+        (lzma.compress(b"weights"), "compressed by xz: unpack it first"),
+        (b'\n{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "it is JSON, not weights"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html>", "it is a web page"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "it is a picture"),
+        (_zip({"model.pth": b"PK"}), "if the weights are in it, unpack it first"),
+        (_zip({"net/constants.pkl": b"", "net/data.pkl": b""}, zipfile.ZIP_DEFLATED), "a program of TorchScript"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_is_no_file_of_weights_is_called_by_its_kind(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        read_checkpoint(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_protocols_that_torch_does_not_read_are_said(is_zip: bool, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "a", pickle_protocol=4, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(ValueError, match="save it without pickle_protocol"):
+        read_checkpoint(str(tmp_path / "a"))
+
+
+def test_where_weights_are_in_a_file_of_another_form_is_said(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "hyper_parameters": {}, "state_dict": {"model.a": torch.ones(1)}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt holds no weights: .* Weights are under 'state_dict': save"):
+        read_model_file(str(tmp_path / "a.ckpt"))
+
+
+def test_tensors_with_a_note_of_torch_are_read(tmp_path: Path) -> None:
+    value = torch.tensor([1 + 2j]).conj()
+    torch.save({"a": value}, tmp_path / "a.pth")
+    assert torch.equal(read_checkpoint(str(tmp_path / "a.pth"))["a"], value)
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(5_000, marks=pytest.mark.slow)])
