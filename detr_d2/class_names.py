@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
@@ -21,6 +22,20 @@ def plain_name(name: str) -> str:
     """A name as it is compared: capitals, underscores, hyphens and the two names of COCO's stuff make no difference."""
     name = STUFF_NAMES.get(name, name)
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def checked_names(names: Any, dataset: str) -> list[str] | None:
+    """The `thing_classes` of a dataset's metadata; None where there are none.
+
+    Raises:
+        ValueError: they are no list of texts.
+    """
+    if names is None or (isinstance(names, list | tuple) and names and all(isinstance(x, str) for x in names)):
+        return names  # type: ignore[return-value]  # a tuple of them stays the object that it is
+    raise ValueError(
+        f"thing_classes in the metadata of dataset {dataset} is {names!r:.200}, expected a list of the classes' names, "
+        "in the order of their indices"
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import operator
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.error import URLError
@@ -89,6 +90,20 @@ class CfgNode(Detectron2CfgNode):
             if isinstance(default, Detectron2CfgNode) and not isinstance(values.get(name, {}), dict):
                 raise ConfigFileError(f"{filename}: {name} is {values[name]!r:.100}, expected keys of its own.")
         return values
+
+
+def readable_mismatch(text: str) -> str:
+    """What yacs says of a value of another type as key, value and what was expected; any other text as it is."""
+    found = re.fullmatch(
+        r"Type mismatch \(<class '(\w+)'> vs\. <class '\w+'>\) with values \((.*) vs\. (.*)\) for config key: (\S+)",
+        text,
+        flags=re.DOTALL,
+    )
+    if found is None:
+        return text
+    kind, default, given, key = found.groups()
+    example = {"tuple": "(NAME,), with the comma", "list": "[A, B]"}.get(kind, default[:100])
+    return f"{key} is {given[:100]!r}, expected a value of type {kind}, such as {example}"
 
 
 def load_config_file(path: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from .json_file import local_json
 from .json_values import Id
 from .mask_faults import numbered_faults
 
-_VERSION = 3  # raised whenever the same file would give another table
+_VERSION = 4  # raised whenever the same file would give another table
 
 logger = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ def read_segmentation(raw: Any, width: int, height: int) -> tuple[Any, str]:
         width, height: of the image.
 
     Returns:
-        Polygons without those of one or two points, which have no area, or an RLE with compressed counts; None if it
+        Polygons without those of two points or fewer, which have no area, or an RLE with compressed counts; None if it
         cannot be used. And the fault, as that of `mask_fault`.
     """
     if isinstance(raw, msgspec.Raw):
@@ -92,7 +92,7 @@ def read_segmentation(raw: Any, width: int, height: int) -> tuple[Any, str]:
         return (None, fault) if fault else (compressed_rle(raw), "")
     if not rings:
         return None, MISSING
-    rings = [ring for ring in rings if len(ring) not in (2, 4)] or rings
+    rings = [ring for ring in rings if len(ring) not in (0, 2, 4)] or rings
     fault = _rings_fault(rings, width, height)
     return (None, fault) if fault else (rings, "")
 
@@ -181,7 +181,9 @@ def _outline(values: Sequence[float]) -> float:
 def _rle_fault(rle: dict[str, Any], width: int, height: int) -> str:
     size, counts = rle.get("size"), rle.get("counts")
     try:
-        rows, columns = (side(value.item() if isinstance(value, np.generic) else value) for value in size or ())
+        rows, columns = (
+            side(value.item() if isinstance(value, np.generic) else value) for value in (() if size is None else size)
+        )
     except (TypeError, ValueError):
         return 'has an RLE without "size" [height, width] and "counts"'
     if counts is None:
@@ -196,7 +198,7 @@ def _rle_fault(rle: dict[str, Any], width: int, height: int) -> str:
     total = int(runs.sum())
     if total != rows * columns:
         return f"has an RLE whose counts sum to {total} instead of {rows} x {columns} pixels"
-    return ""
+    return "" if runs[1::2].any() else "has an RLE that marks no pixel"
 
 
 def run_lengths(counts: Any) -> np.ndarray | None:

@@ -155,7 +155,6 @@ def read_objects(name: str, record: dict[str, Any], num_classes: int) -> list[Re
         where = f"{name}: annotation {number} of {record.get('file_name', record.get('image_id'))}"
         box = _box_xywh(annotation, where)
         segmentation, fault = _usable_mask(annotation, size)
-        keypoints = annotation.get("keypoints")
         found.append(
             RecordedObject(
                 box_xywh=box,
@@ -166,8 +165,7 @@ def read_objects(name: str, record: dict[str, Any], num_classes: int) -> list[Re
                 area=_area(annotation, box, segmentation, where),
                 segmentation=segmentation,
                 mask_fault=fault,
-                # detectron2's loader takes pixel indices to the centres of pixels.
-                keypoints=[x - 0.5 * (i % 3 != 2) for i, x in enumerate(keypoints)] if keypoints is not None else None,
+                keypoints=_keypoints(annotation, where),
             )
         )
     return found
@@ -211,6 +209,16 @@ def _usable_mask(annotation: dict[str, Any], size: tuple[int, int]) -> tuple[Any
     if 0 in size:
         return None, "has polygons, and its image no height and width"
     return [np.asarray(ring, dtype=np.float64).tolist() for ring in segmentation], ""
+
+
+def _keypoints(annotation: dict[str, Any], where: str) -> list[float] | None:
+    """Pixel indices, which detectron2's loader has taken to the centres of pixels."""
+    given: Any = annotation.get("keypoints")
+    if given is None:
+        return None
+    values = np.asarray(given).reshape(-1).tolist() if isinstance(given, list | tuple | np.ndarray) else given
+    read = _read(json_values.keypoints, values, "keypoints", where)
+    return None if read is None else [x - 0.5 * (i % 3 != 2) for i, x in enumerate(read)]
 
 
 def _area(annotation: dict[str, Any], box: Sequence[float], segmentation: Any, where: str) -> float:

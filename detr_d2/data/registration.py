@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from ..class_names import listed
+from ..class_names import checked_names, listed
 from ..panoptic_classes import PanopticClasses
 from .annotation_table import AnnotationTable, read_coco_table
 from .coco_dataset import CocoDataset, coco_dataset
@@ -194,12 +194,11 @@ def classes_of(name: str, *, panoptic: bool = False, load: bool = True) -> list[
         load: load the dataset if only then they are known.
     """
     metadata = MetadataCatalog.get(name)
-    classes = PanopticClasses.from_metadata(metadata, name=name) if panoptic else None
-    if classes is not None:
+    if panoptic and (classes := PanopticClasses.from_metadata(metadata, name=name)) is not None:
         return list(classes.names) or [f"class {row}" for row in range(len(classes))]
     if metadata.get("thing_classes") is None and load:
         dataset_table(name)
-    return metadata.get("thing_classes")
+    return checked_names(metadata.get("thing_classes"), name)
 
 
 def resolve_num_classes(cfg: CfgNode) -> CfgNode:

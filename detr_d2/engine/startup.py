@@ -25,7 +25,7 @@ from detectron2.utils.logger import setup_logger
 
 from .. import model_zoo
 from ..config import get_cfg
-from ..config_file import ConfigFileError
+from ..config_file import ConfigFileError, readable_mismatch
 from ..data import register_coco, register_coco_panoptic, register_datasets, resolve_num_classes
 from ..data.registration import classes_of
 from ..files import check_writable, write_text
@@ -181,6 +181,7 @@ def find_config_file(name: str) -> str:
 def _text(error: Exception, cfg: CfgNode) -> str:
     """What the error says, and for a key that does not exist those that look like it."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = readable_mismatch(text)
     if "CfgNode'>" in text:  # which is followed by all of its values
         text = re.sub(r" with values \(.*\) for", " for", text, flags=re.DOTALL)
     unknown = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", text)

@@ -36,6 +36,8 @@ SQUARE = [[0, 0, 5, 0, 5, 5, 0, 5]]
         ([[0, 0, 5, 0, 5, 5, 0]], "has no polygon of three points"),
         ({"size": [10, 20], "counts": "T3T3"}, ""),
         ({"size": [10, 20], "counts": [100, 100]}, ""),
+        ({"size": np.array([10, 20]), "counts": np.array([100, 100])}, ""),
+        ({"size": [10, 20], "counts": [200]}, "has an RLE that marks no pixel"),
         ({"size": [10, 20], "counts": [100, 99]}, "counts sum to 199 instead of 10 x 20"),
         ({"size": [20, 10], "counts": "abc"}, "RLE of height 20 and width 10 in an image of height 10 and width 20"),
         ({"counts": "abc"}, 'without "size"'),
@@ -47,6 +49,12 @@ def test_faults(segmentation: Any, fault: str) -> None:
     found = mask_fault(segmentation, 20, 10)
     assert fault in found
     assert bool(found) == bool(fault)
+
+
+def test_rings_without_an_area_are_left_out() -> None:
+    rings = [[float(x) for x in SQUARE[0]], [], [1.0, 1.0], [1.0, 1.0, 2.0, 2.0]]
+    assert read_segmentation(rings, 20, 10) == (rings[:1], "")
+    assert read_polygons([rings], np.array([[20, 10]])) == ([rings[:1]], [""])
 
 
 def test_numbers_of_faults() -> None:
@@ -125,7 +133,7 @@ def test_run_lengths_are_those_of_pycocotools() -> None:
         runs = run_lengths(rle["counts"])
         assert runs is not None
         assert pycocotools.mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width) == rle
-        assert mask_fault(rle, width, height) == ""
+        assert mask_fault(rle, width, height) == ("" if mask.any() else "has an RLE that marks no pixel")
         assert mask_area(rle) == mask.sum()
         assert compressed_rle({"size": [height, width], "counts": runs.tolist()}) == rle
 

@@ -37,6 +37,7 @@ from detr_d2.evaluation.compare_data import load_ground_truth
 Write = Callable[..., str]
 Make = Callable[..., dict[str, Any]]
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
+GOOD = {"bbox": [2, 2, 10, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "segmentation": SQUARE}
 
 
 def _paths(spec: str) -> tuple[str, str]:
@@ -91,8 +92,7 @@ def test_what_functions_return_is_never_read_again(cfg: Any, write_coco: Write, 
 
 def _register(tmp_path: Path, annotation: dict[str, Any] | None, **record: Any) -> str:
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
-    good = {"bbox": [2, 2, 10, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "segmentation": SQUARE}
-    annotations = [good] * 120 + ([] if annotation is None else [{**good, **annotation}])
+    annotations = [GOOD] * 120 + ([] if annotation is None else [{**GOOD, **annotation}])
     records = [{"file_name": str(tmp_path / "a.png"), "image_id": "a", "annotations": annotations, **record}]
     DatasetCatalog.register("dicts", lambda: records)
     MetadataCatalog.get("dicts").thing_classes = ["a"]
@@ -159,6 +159,7 @@ def test_numpy_flags_are_drawn(tmp_path: Path) -> None:
     [
         ({"image_id": torch.tensor(3)}, r"a\.png has image_id tensor\(3\), expected a number or a text of its own"),
         ({"file_name": None}, "image 0 has file_name None, expected the path of a file as text"),
+        ({"annotations": [{**GOOD, "keypoints": "x"}]}, r"a\.png has keypoints 'x', expected numbers x, y, visibility"),
         ({"annotations": {0: {}}}, r"a\.png has annotations \{0: \{\}\}, expected a list"),
         ({"annotations": [(1, 2)]}, r"a\.png #0 is \(1, 2\), expected a dict"),
     ],
@@ -176,6 +177,15 @@ def test_functions_return_lists(cfg: Any, kind: Callable[..., Any]) -> None:
     DatasetCatalog.register("stream", lambda: kind([]))
     cfg.DATASETS.TRAIN, cfg.MODEL.DETR.NUM_CLASSES = ("stream",), 1
     with pytest.raises(ValueError, match=r"dataset stream: its function returned .* of type .*, expected a list"):
+        check_datasets(cfg)
+
+
+@pytest.mark.parametrize("names", [{0: "a"}, {"a"}, [1], np.array(["a"]), "a", []])
+def test_class_names_are_a_list_of_texts(cfg: Any, tmp_path: Path, names: Any) -> None:
+    cfg.DATASETS.TRAIN, cfg.MODEL.DETR.NUM_CLASSES = (_register(tmp_path, None),), 1
+    MetadataCatalog.pop("dicts")
+    MetadataCatalog.get("dicts").thing_classes = names
+    with pytest.raises(ValueError, match=r"thing_classes in the metadata of dataset dicts is .*, expected a list"):
         check_datasets(cfg)
 
 

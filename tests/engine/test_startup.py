@@ -96,7 +96,14 @@ def test_coco_of_the_command_line_replaces_the_config():
     [
         (["SOLVER.BASE_LR"], "are not pairs of KEY VALUE"),
         (["SOLVER.BASE_LRR", "1"], r"key: SOLVER\.BASE_LRR; similar keys: SOLVER\.BASE_LR(,|$)"),
-        (["SOLVER.MAX_ITER", "many"], "do not fit the config"),
+        (
+            ["SOLVER.MAX_ITER", "many"],
+            r"do not fit the config: SOLVER\.MAX_ITER is 'many', expected a value of type int, such as \d",
+        ),
+        (
+            ["DATASETS.TRAIN", "('a')"],
+            r"DATASETS\.TRAIN is 'a', expected a value of type tuple, such as \(NAME,\), with the comma",
+        ),
         (
             ["SOLVER.IMS_PER_BATCH", "3", "--num-gpus=2"],
             "SOLVER.IMS_PER_BATCH is 3, expected a multiple of the 2 processes",
