@@ -127,7 +127,7 @@ def _place_steps(optimizer: Optimizer, group: dict[str, Any]) -> None:
 
 
 def log_resume(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> None:
-    """Says what is not as before; for the arguments see `describe_changes`."""
+    """Says what has changed; for the arguments see `describe_changes`."""
     changes = describe_changes(saved, cfg, iteration, optimizer)
     if changes:
         logger.info(changes)

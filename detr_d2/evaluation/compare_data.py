@@ -167,7 +167,7 @@ def load_ground_truth(name: str) -> GroundTruth:
 
 
 def ground_truth_of(name: str, records: Sequence[dict[str, Any]]) -> GroundTruth:
-    """The ground truth that records hold, whoever has made them; images in the order of their file names.
+    """The ground truth in records, whoever made them; images in the order of their file names.
 
     Args:
         name: of the dataset, whose metadata name its classes; where they do not, there are no `class_names`.
