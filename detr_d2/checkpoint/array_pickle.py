@@ -45,7 +45,7 @@ class _Dtype:
         self.value = np.dtype(code)
 
     def build(self, state: Any) -> None:
-        """Takes the byte order; a structure, a shape or a flag is none of a plain number's."""
+        """Takes the byte order; a plain number has no structure, shape or flags."""
         order, *rest = state[1:]
         if _text(order) not in _ORDERS or any(x is not None and (type(x) is not int or x not in (0, -1)) for x in rest):
             raise NotDataError("it has an array of a type that is no plain number")

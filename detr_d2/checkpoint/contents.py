@@ -14,7 +14,7 @@ from .safe_read import read_checkpoint
 # What torch.compile, FSDP and activation checkpointing name the module that they wrap, whichever part of a model it is.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
-# What files of this package tell beside the weights -> what it is, its types, and whether it is a list of such.
+# What files of this package say besides the weights -> what it is, its types, and whether it is a list of them.
 _FACTS: dict[str, tuple[str, tuple[type, ...], bool]] = {
     "class_names": ("a list of names", (str,), True),
     "category_ids": ("a list of numbers or names", (int, float, str), True),
@@ -48,7 +48,7 @@ def read_model_file(path: str) -> dict[str, Any]:
 
 
 def _check_facts(content: Mapping[str, Any], path: str) -> None:
-    """Whether what files of this package tell beside the weights is of the kind that it should be."""
+    """Checks that what files of this package say besides the weights is of the right kind."""
     for key, (expected, types, is_list) in _FACTS.items():
         value = content.get(key)
         items = value if is_list and isinstance(value, list | tuple) else [value]

@@ -91,7 +91,7 @@ class PickleReader:
         raise NotDataError(f"it refers by a {type(key).__name__} to what is not in it")
 
     def take(self, size: int) -> None:
-        """Counts memory that a value takes beside the file's own bytes, of which a file can have as many as it is long.
+        """Counts memory that a value takes besides the file's own bytes; all of it together may be as much as those.
 
         Raises:
             DamagedError: there would be more.

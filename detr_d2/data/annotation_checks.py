@@ -15,7 +15,7 @@ from .likely_mistakes import warn_of_mistakes, warn_of_repeated_images
 from .mask_faults import MISSING
 from .registration import is_coco_file
 
-_MOST_WITHOUT_MASK = 0.01  # of the objects; more of them are no slips of a tool
+_MOST_WITHOUT_MASK = 0.01  # of the objects; more than that is no slip of a tool
 
 logger = logging.getLogger(__name__)
 

@@ -144,7 +144,7 @@ def _one_process(cached: Path) -> Iterator[None]:
 
 
 def _load(cached: Path) -> AnnotationTable | None:
-    """None where there is none, or not all of it."""
+    """None if there is no table, or only a part of it."""
     try:
         with np.load(cached, allow_pickle=False) as arrays:
             return AnnotationTable(**{field.name: _stored(arrays, field.name) for field in fields(AnnotationTable)})

@@ -70,7 +70,7 @@ class CocoDataset:
 
 
 def coco_dataset(name: str) -> CocoDataset | None:
-    """The COCO file that is registered under a name, from now on read as `CocoDataset` does; None if it is none.
+    """The COCO file registered under a name, read by `CocoDataset` from now on; None if it is something else.
 
     What users' own functions return is left alone, also where they call detectron2's `load_coco_json`.
     """

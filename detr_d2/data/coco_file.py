@@ -1,6 +1,6 @@
-"""A COCO instances file as columns: every value is read as wide as JSON allows, then narrowed, or refused by name.
+"""A COCO instances file as columns: every value is read as widely as JSON allows, then narrowed, or refused by name.
 
-Checks, training, evaluation and comparison all see what is read here, so that none of them is stricter or laxer.
+Checks, training, evaluation and comparison all see what is read here, so that none is stricter than another.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _boxes(values: list[Any], labels: Labels, source: str) -> np.ndarray:
 
 
 def _plain_numbers(values: list[Any]) -> np.ndarray | None:
-    """As an array; None if some are no numbers, or too large for one."""
+    """As an array; None if some are not numbers, or are too large for one."""
     if not set(map(type, values)) <= {int, float}:
         return None
     try:

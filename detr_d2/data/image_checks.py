@@ -62,7 +62,7 @@ class _Look:
     damaged: dict[int, str] = field(default_factory=dict)
 
     def header(self, index: int) -> None:
-        """Looks at a file, unless it is as an earlier start has found it."""
+        """Looks at a file, unless it has not changed since an earlier start."""
         path, (width, height) = self.paths[index], self.sizes[index].tolist()
         try:
             digest = _digest(path, width, height)
@@ -119,7 +119,7 @@ def check_images(
         root: folder that the annotations' file names are relative to, "" if there is none.
         seconds: for headers; what is left over then is not looked at, and a line says so. None: all the time it takes.
         pngs: they are panoptic PNGs, and the sizes are those of their images.
-        refuse_damaged: if not, images that cannot be read are left to who meets them.
+        refuse_damaged: if not, images that cannot be read are left to whoever reads them next.
 
     Raises:
         ValueError: if files are missing (and why), an image cannot be read, or has another size than annotated.
@@ -149,7 +149,7 @@ def check_images(
 
 
 def tell_of_images(name: str, paths: Sequence[str]) -> None:
-    """Says of images without annotations what is likely to be a mistake; those that cannot be read come up later.
+    """Warns of likely mistakes in images without annotations; those that cannot be read come up later.
 
     Args:
         name: what they are, for messages.
@@ -243,7 +243,7 @@ def _save(memory: os.PathLike[str], name: str, look: _Look) -> None:
 
 
 def _tell(name: str, look: _Look) -> None:
-    """What is read otherwise than its owner may think."""
+    """Warns of what is read differently from what its owner may expect."""
     several = [(index, seen[0]) for index, (_, seen) in look.seen.items() if seen[0] > 1]
     if several:
         index, frames = min(several)

@@ -1,4 +1,4 @@
-"""From any JSON value to the one that is meant: what can be read is read, everything else is refused with a reason.
+"""From any JSON value to what is meant by it: what can be read is read, everything else is refused with a reason.
 
 The readers take one value and return what it stands for, or raise `Refused`, whose text says what was expected.
 """

@@ -112,7 +112,7 @@ def _warn_of_empty_classes(name: str, table: AnnotationTable, valid: np.ndarray)
         if twins and not crowds[k]:
             logger.warning(
                 "%s: class %s (id %s) has no boxes, while %s (id %s) has %d and %s; exports of Roboflow hold such a "
-                'parent. It takes a row of the class head; remove it from "categories" if it is none of your classes.',
+                'parent. It takes a row of the class head; remove it from "categories" unless it is a class of yours.',
                 name, names[k], table.class_ids[k], names[twins[0]], table.class_ids[twins[0]], counts[twins[0]],
                 "the same name" if names[twins[0]] == names[k] else "names it as its supercategory",
             )  # fmt: skip

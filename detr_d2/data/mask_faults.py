@@ -49,7 +49,7 @@ def read_polygons(values: Sequence[Any], sizes: np.ndarray) -> tuple[list[Any], 
 
 
 def _suspects(values: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
-    """Indices of those that are no polygons, or may have a fault."""
+    """Indices of those that are not polygons, or may have a fault."""
     suspect = np.array([type(value) is not list or not value for value in values], dtype=bool)
     polygons = [value for value in values if type(value) is list and value]
     owners = np.repeat(np.flatnonzero(~suspect), np.array(list(map(len, polygons)), dtype=np.int64))

@@ -45,7 +45,7 @@ def _broken(path: str) -> str | None:
 
 
 def broken_link(path: str | os.PathLike[str]) -> str | None:
-    """Where a link leads to, as a sentence, if there is nothing; None for what is no link."""
+    """A sentence about a link that leads nowhere; None for anything but a link."""
     return f"{path} is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else None
 
 

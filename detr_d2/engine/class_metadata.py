@@ -1,4 +1,4 @@
-"""What a checkpoint says of the classes beside its tensors."""
+"""What a checkpoint says about the classes, besides its tensors."""
 
 from __future__ import annotations
 

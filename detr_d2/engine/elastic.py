@@ -12,6 +12,7 @@ import os
 from detectron2.utils import comm
 
 from ..files import Process, write_json
+from .main_process import in_main_process
 
 RECORD = "elastic_run.json"
 
@@ -50,12 +51,14 @@ def continues_elastic_run(output_dir: str) -> bool:
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     everybody = comm.all_gather((agent, restarted))
     agents = sorted({agent for agent, _ in everybody})
-    answer = None
-    if comm.is_main_process():
+
+    def compare() -> bool:
         path = os.path.join(output_dir, RECORD)
-        answer = any(restarted for _, restarted in everybody) or bool(set(agents) & set(_read(path)))
+        known = bool(set(agents) & set(_read(path)))
         write_json(path, agents)
-    return bool(comm.all_gather(answer)[0])
+        return known
+
+    return in_main_process(compare) or any(restarted for _, restarted in everybody)
 
 
 def _read(path: str) -> list[str]:

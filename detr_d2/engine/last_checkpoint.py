@@ -24,6 +24,7 @@ from ..checkpoint import Checkpointer
 from ..checkpoint.contents import read_model_file
 from ..checkpoint.torch_file import has_no_check_sums
 from ..files import set_aside, shorten
+from .main_process import in_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +46,19 @@ def find_last_checkpoint(checkpointer: Checkpointer) -> tuple[str, dict[str, Any
     Raises:
         ValueError: there are checkpoints, but none can be read, or not by all processes; nothing is changed then.
     """
-    path, content, problem = "", None, ""
-    if comm.is_main_process():
+    content: dict[str, Any] | None = None
+
+    def decide() -> str:
+        nonlocal content
         try:
             path, content = _decide(checkpointer)
-        except Exception as error:  # whatever it is, the other processes must not wait for ever
-            problem = str(error) or repr(error)
-    path, problem = comm.all_gather((path, problem))[0]
-    if problem:
-        raise ValueError(problem)
+        except OSError as error:
+            raise ValueError(str(error)) from error
+        return path
+
+    path = in_main_process(decide)
     if path and content is None:
-        with suppress(ValueError, OSError):
+        with suppress(Exception):  # whatever it is, the other processes must not wait for ever
             content = _twice(lambda: _read(path))
     reads = comm.all_gather(not path or content is not None)
     if not all(reads):

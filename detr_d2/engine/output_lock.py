@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
-from detectron2.utils import comm
-
 from ..files import hold_folder
+from .main_process import in_main_process
 
 
 @contextmanager
@@ -20,15 +19,9 @@ def hold_output_dir(folder: str, *, run: str = "", same_run: Collection[str] = (
 
     Raises:
         ValueError: another run writes into it; in all processes.
+        OSError: it cannot be written to; in other processes than the main one this is a ValueError as well.
     """
-    problem = ""
     with ExitStack() as stack:
-        if folder and comm.is_main_process():
-            try:
-                stack.enter_context(hold_folder(folder, run=run, same_run=same_run))
-            except Exception as error:  # whatever it is, the other processes must not wait for ever
-                problem = str(error) or repr(error)
-        problem = comm.all_gather(problem)[0]
-        if problem:
-            raise ValueError(problem)
+        if folder:
+            in_main_process(lambda: stack.enter_context(hold_folder(folder, run=run, same_run=same_run)))
         yield

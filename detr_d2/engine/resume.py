@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .random_state import bytes_to_tensor, get_random_state, set_random_state, tensor_to_bytes
+
+logger = logging.getLogger(__name__)
 
 Groups = list[dict[str, Any]]
 
@@ -121,6 +124,15 @@ def _place_steps(optimizer: Optimizer, group: dict[str, Any]) -> None:
         step = optimizer.state.get(parameter, {}).get("step")
         if isinstance(step, torch.Tensor):
             optimizer.state[parameter]["step"] = step.to(parameter.device if on_device else "cpu")
+
+
+def log_resume(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> None:
+    """Says what has changed; for the arguments see `describe_changes`."""
+    changes = describe_changes(saved, cfg, iteration, optimizer)
+    if changes:
+        logger.info(changes)
+    if iteration >= cfg.SOLVER.MAX_ITER:
+        logger.info(f"Nothing is left to train: iteration {iteration} of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}.")
 
 
 def describe_changes(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> str | None:

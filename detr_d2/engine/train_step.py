@@ -23,7 +23,7 @@ MicroBatch = list[dict[str, Any]]
 MAX_SKIPPED_STEPS = 50  # in a row: a gradient scaler that has halved its scale 50 times will not recover
 MAX_NAMED_FILES = 8
 
-_NORM, _LARGEST = "the norm of the gradients", "the largest gradient"  # beside the names of losses
+_NORM, _LARGEST = "the norm of the gradients", "the largest gradient"  # besides the names of losses
 
 
 class TrainStep(SimpleTrainer):

@@ -40,8 +40,8 @@ from .resume import (
     apply_config,
     check_same_optimizer,
     collect_process_states,
-    describe_changes,
     hyperparameters,
+    log_resume,
     process_state,
     restore_before_loader,
     restore_random_state,
@@ -178,27 +178,27 @@ class Trainer(DefaultTrainer):
         A checkpoint that cannot be read is set aside, and the run goes back to the one before it.
 
         Raises:
-            ValueError: if the checkpoint belongs to another optimizer or other parameters, or not all processes see it.
+            ValueError: if the checkpoint belongs to another optimizer or other parameters, not all processes see it, or
+                another run writes into the folder.
         """
-        path, content = find_last_checkpoint(self.checkpointer) if resume else ("", None)
-        if not path:
-            if self.checkpointer.has_checkpoint():
-                logger.warning(
-                    f"{self.cfg.OUTPUT_DIR} holds checkpoints of an earlier run, which this one overwrites; "
-                    "--resume would continue it."
-                )
-            super().resume_or_load(resume=False)
-            return
+        with hold_output_dir(self.cfg.OUTPUT_DIR):  # where files are renamed and cut off
+            path, content = find_last_checkpoint(self.checkpointer) if resume else ("", None)
+            if path:
+                return self._resume(path, content)
+        if self.checkpointer.has_checkpoint():
+            logger.warning(
+                f"{self.cfg.OUTPUT_DIR} holds checkpoints of an earlier run, which this one overwrites; "
+                "--resume would continue it."
+            )
+        return super().resume_or_load(resume=False)
+
+    def _resume(self, path: str, content: dict[str, Any] | None) -> None:
         fresh = hyperparameters(self.optimizer)
         self.checkpointer.load(path, content=content)
         self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
         forget_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
         apply_config(self.optimizer, self.scheduler, fresh, self.start_iter)
-        changes = describe_changes(self._loaded.get("solver"), self.cfg, self.start_iter, self.optimizer)
-        if changes:
-            logger.info(changes)
-        if self.start_iter >= self.max_iter:
-            logger.info(f"Nothing is left to train: iteration {self.start_iter} of SOLVER.MAX_ITER {self.max_iter}.")
+        log_resume(self._loaded.get("solver"), self.cfg, self.start_iter, self.optimizer)
 
     def before_train(self) -> None:
         """Runs the hooks; a resumed run then goes to the images and random numbers that come next."""

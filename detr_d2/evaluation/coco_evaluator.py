@@ -7,7 +7,7 @@ evaluator of detectron2. Differs from detectron2's in
   alike. No annotation file is read a second time, and none that an earlier run has left is ever used;
 * images, annotations and classes are numbered anew before they are evaluated, so that no id changes a figure. Saved
   predictions have the ids of the data;
-* objects without a usable mask are left out of the figures of masks, and said.
+* objects without a usable mask are left out of the figures of masks, and a line says so.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,22 +69,10 @@ class GroundTruth:
     def first(self, count: int) -> GroundTruth:
         """The first images only."""
         count = min(count, len(self))
-        objects = slice(0, int(self.offsets[count]))
-        return GroundTruth(
-            name=self.name,
-            class_names=self.class_names,
-            image_ids=self.image_ids[:count],
-            file_names=self.file_names[:count],
-            sizes=self.sizes[:count],
-            offsets=self.offsets[: count + 1],
-            boxes_xywh=self.boxes_xywh[objects],
-            classes=self.classes[objects],
-            crowd=self.crowd[objects],
-            areas=self.areas[objects],
-            segmentations=self.segmentations[objects],
-            mask_faults=self.mask_faults[objects],
-            keypoints=self.keypoints[objects],
-        )
+        of_objects = ("boxes_xywh", "classes", "crowd", "areas", "segmentations", "mask_faults", "keypoints")
+        parts = {name: getattr(self, name)[:count] for name in ("image_ids", "file_names", "sizes")}
+        parts |= {name: getattr(self, name)[: int(self.offsets[count])] for name in of_objects}
+        return replace(self, offsets=self.offsets[: count + 1], **parts)
 
 
 @dataclass(frozen=True)
@@ -167,7 +155,7 @@ def load_ground_truth(name: str) -> GroundTruth:
 
 
 def ground_truth_of(name: str, records: Sequence[dict[str, Any]]) -> GroundTruth:
-    """The ground truth that records hold, whoever has made them; images in the order of their file names.
+    """The ground truth in records, whoever made them; images in the order of their file names.
 
     Args:
         name: of the dataset, whose metadata name its classes; where they do not, there are no `class_names`.

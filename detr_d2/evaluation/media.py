@@ -201,7 +201,7 @@ class VideoWriter:
             self._stack = stack.pop_all()
 
     def write(self, frame_bgr: np.ndarray) -> None:
-        """Append one (H, W, 3) uint8 frame; one of another size is resized, as OpenCV would drop it in silence."""
+        """Append one (H, W, 3) uint8 frame; one of another size is resized, as OpenCV would silently drop it."""
         if frame_bgr.shape[1::-1] != self._size:
             frame_bgr = cv2.resize(frame_bgr, self._size)
         self._writer.write(np.ascontiguousarray(frame_bgr))

@@ -49,7 +49,7 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        """From the content of the file; None if that is none."""
+        """From the content of the file; None if it names no owner."""
         try:
             values = json.loads(text)
             return cls(**{**values, "process": Process(**values["process"])})
@@ -58,7 +58,7 @@ class Owner:
 
     @classmethod
     def read(cls, path: str) -> Owner | None:
-        """From the file; None if it is there no more, or is being made."""
+        """From the file; None if it is gone, or still being made."""
         try:
             with open(path, encoding="utf-8") as file:
                 owner = cls.parse(file.read())

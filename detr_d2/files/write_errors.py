@@ -38,7 +38,7 @@ class _StepFailed(Exception):
 
 @contextmanager
 def own_step() -> Iterator[None]:
-    """Around what is done for a file beside running the caller's code; an OSError in it is one of that file."""
+    """Around what is done for a file besides running the caller's code; an OSError in it is about that file."""
     try:
         yield
     except OSError as error:

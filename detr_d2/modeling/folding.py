@@ -207,7 +207,7 @@ def _can_be_read(sources: tuple[Tensor, ...]) -> bool:
 
 
 def _settings(convolution: Any, sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    """What the result depends on beside the numbers in the sources, and how those can be compared."""
+    """What the result depends on besides the numbers in the sources, and how those can be compared."""
     geometry = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
     return (*geometry, getattr(convolution.norm, "eps", None), _can_be_read(sources), *(x.dtype for x in sources))
 

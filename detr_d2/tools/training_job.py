@@ -75,7 +75,7 @@ class TrainingJob:
 
 
 def place(job: TrainingJob, *, fresh: bool = False) -> TrainingJob:
-    """The job in the folder that is its own: the one that it names, or beside it, if a job of other settings has that.
+    """The job in a folder of its own: the one that it names, or one beside it if a job of other settings has that.
 
     Args:
         job: what to train; its folder is changed in no way.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from other_processes import another_process, hold_for_ever
 from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
@@ -211,6 +212,18 @@ def test_best_ap_average_and_metrics_go_back_with_the_checkpoint(
     kept = [x["WeightAverage"]["kept"] for x in hooks]
     assert [k for k, x in kept[0].items() if not torch.equal(x, kept[1][k])] == []
     assert [json.loads(x)["iteration"] for x in (out / "metrics.json").read_text().splitlines()] == lines
+
+
+def test_nothing_of_a_run_that_goes_on_is_touched(folder: Path, detr_cfg: Callable[..., CfgNode]) -> None:
+    cfg = detr_cfg("OUTPUT_DIR", str(folder))
+    trainer = Trainer(cfg)
+    (folder / "metrics.json").write_text('{"iteration": 70}\n')
+    cut(folder / "model_0000029.pth")
+    with another_process(lambda: hold_for_ever(folder)):
+        before = {x.name: x.read_bytes() for x in folder.iterdir()}
+        with pytest.raises(ValueError, match="is written to by process"):
+            trainer.resume_or_load(resume=True)
+        assert {x.name: x.read_bytes() for x in folder.iterdir()} == before
 
 
 def test_metrics_of_an_earlier_run_stay(tmp_path: Path) -> None:
