@@ -42,6 +42,7 @@ from .resume import (
     collect_process_states,
     describe_changes,
     hyperparameters,
+    next_iteration,
     process_state,
     restore_before_loader,
     restore_random_state,
@@ -191,11 +192,10 @@ class Trainer(DefaultTrainer):
             return
         fresh = hyperparameters(self.optimizer)
         self.checkpointer.load(path, content=content)
-        self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
+        self.start_iter = next_iteration(self.iter, self.max_iter, path)
         forget_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
         apply_config(self.optimizer, self.scheduler, fresh, self.start_iter)
-        changes = describe_changes(self._loaded.get("solver"), self.cfg, self.start_iter, self.optimizer)
-        if changes:
+        if changes := describe_changes(self._loaded.get("solver"), self.cfg, self.start_iter, self.optimizer):
             logger.info(changes)
         if self.start_iter >= self.max_iter:
             logger.info(f"Nothing is left to train: iteration {self.start_iter} of SOLVER.MAX_ITER {self.max_iter}.")
