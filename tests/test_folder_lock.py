@@ -14,6 +14,7 @@ from other_processes import another_process, hold_for_ever
 from detr_d2.files import folder_lock
 from detr_d2.files.folder_lock import NAME, FolderInUse, Owner, hold_folder
 from detr_d2.files.processes import Process
+from detr_d2.files.write_errors import WriteError
 
 
 def test_a_living_process_is_named(tmp_path: Path) -> None:
@@ -144,6 +145,41 @@ def test_a_file_that_a_power_failure_has_emptied(tmp_path: Path) -> None:
     os.utime(tmp_path / NAME, (0, 0))
     with hold_folder(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "garbage",
+        "[]",
+        "[" * 100_000,
+        '{"process": null}',
+        '{"process": {"host": "h", "system": "x", "pid": "1", "start": 0}, "boot": "b"}',
+        '{"process": {"host": "h", "system": "x", "pid": 99999999999999, "start": 0}, "boot": "b"}',
+        '{"process": {"host": "h", "system": "x", "pid": 1, "start": 0}, "boot": "b", "since": "now"}',
+    ],
+    ids=lambda x: x[:30],
+)
+@pytest.mark.parametrize("year", [2001, 2099])
+def test_a_file_that_says_nothing_does_not_stand_in_the_way(content: str, year: int, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text(content)
+    time_of_it = time.mktime((year, 1, 1, 0, 0, 0, 0, 0, 0))
+    os.utime(tmp_path / NAME, (time_of_it, time_of_it))
+    with hold_folder(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a" / NAME).mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / NAME).symlink_to("nowhere")
+    for name in "ab":
+        with (
+            pytest.raises(WriteError, match=rf"{NAME} is a folder or a link, .* delete it"),
+            hold_folder(tmp_path / name),
+        ):
+            pass
 
 
 def test_of_many_that_find_a_dead_owner_one_gets_the_folder(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def local_file(weights: str, *, force: bool = False) -> str:
         return download(weights, force=force) if is_url(weights) else str(PathManager.get_local_path(weights, force))
     except OSError as error:
         raise ValueError(_offline(weights, error)) from error
+    except (KeyError, RuntimeError, AssertionError) as error:  # of detectron2's handlers, such as that of catalog://
+        raise ValueError(f"{weights} is no name of weights that detectron2 knows: check MODEL.WEIGHTS.") from error
 
 
 def _existing(path: str) -> str:

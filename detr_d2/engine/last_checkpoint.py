@@ -138,7 +138,18 @@ def _read(path: str) -> dict[str, Any]:
     record = _damaged_record(path)
     if record is not None:
         raise ValueError(f"{path} is damaged: the check sum of {record} in it is wrong.")
+    _check_training_state(content, path)
     return content
+
+
+def _check_training_state(content: dict[str, Any], path: str) -> None:
+    """Whether what a run continues from is of its type; other files hold weights alone."""
+    state = content.get("trainer", {"iteration": 0})
+    iterations = [state.get("iteration") if isinstance(state, dict) else None, content.get("iteration", 0)]
+    if not all(type(x) is int and x >= 0 for x in iterations):
+        raise ValueError(
+            f"{path} is damaged: it says {iterations[0]!r:.50} and {iterations[1]!r:.50} of its iteration."
+        )
 
 
 def _damaged_record(path: str) -> str | None:

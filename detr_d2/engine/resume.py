@@ -88,6 +88,20 @@ def check_same_optimizer(saved: dict[str, str] | None, cfg: CfgNode) -> None:
         )
 
 
+def next_iteration(finished: int, max_iter: int, path: str) -> int:
+    """The iteration after the one that a checkpoint was written in.
+
+    Raises:
+        ValueError: the run was to end before it.
+    """
+    if finished >= max_iter:
+        raise ValueError(
+            f"{path} has been trained for {finished + 1} iterations, more than SOLVER.MAX_ITER {max_iter}: raise "
+            "SOLVER.MAX_ITER, or evaluate it with --eval-only and MODEL.WEIGHTS."
+        )
+    return finished + 1
+
+
 def hyperparameters(optimizer: Optimizer) -> Groups:
     """Everything but the parameters, group by group."""
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.data import DatasetCatalog
@@ -29,6 +28,7 @@ from ..config_file import ConfigFileError, readable_mismatch
 from ..data import register_coco, register_coco_panoptic, register_datasets, resolve_num_classes
 from ..data.registration import classes_of
 from ..files import check_writable, write_text
+from .device import choose_device
 from .launch import available_cpus, local_world_size, world_size
 from .setting_checks import check_settings
 
@@ -218,13 +218,6 @@ def check_output_dir(path: str) -> None:
         check_writable(path, "OUTPUT_DIR {folder} cannot be written to ({reason}); set it to a folder that can.")
     except OSError as error:
         raise ValueError(str(error)) from error
-
-
-def choose_device(cfg: CfgNode) -> None:
-    """Falls back to the CPU, with one line saying so, where the config wants a GPU and there is none."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.info(f"No GPU is usable here, so MODEL.DEVICE is cpu instead of {cfg.MODEL.DEVICE}.")
-        cfg.MODEL.DEVICE = "cpu"
 
 
 def warn_of_augmented_tests(cfg: CfgNode) -> None:

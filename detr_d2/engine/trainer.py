@@ -42,6 +42,7 @@ from .resume import (
     collect_process_states,
     hyperparameters,
     log_resume,
+    next_iteration,
     process_state,
     restore_before_loader,
     restore_random_state,
@@ -195,7 +196,7 @@ class Trainer(DefaultTrainer):
     def _resume(self, path: str, content: dict[str, Any] | None) -> None:
         fresh = hyperparameters(self.optimizer)
         self.checkpointer.load(path, content=content)
-        self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
+        self.start_iter = next_iteration(self.iter, self.max_iter, path)
         forget_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
         apply_config(self.optimizer, self.scheduler, fresh, self.start_iter)
         log_resume(self._loaded.get("solver"), self.cfg, self.start_iter, self.optimizer)

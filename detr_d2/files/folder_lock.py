@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import stat
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -52,9 +53,17 @@ class Owner:
         """From the content of the file; None if it names no owner."""
         try:
             values = json.loads(text)
-            return cls(**{**values, "process": Process(**values["process"])})
-        except (ValueError, TypeError, KeyError):
+            owner = cls(**{**values, "process": Process(**values["process"])})
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
+        return owner if owner.is_possible() else None
+
+    def is_possible(self) -> bool:
+        """Whether all is of its type; the file is one that anybody may have written."""
+        process = self.process
+        texts = (process.host, process.system, self.command, self.run, self.boot, self.machine)
+        numbers = type(process.pid) is int and type(process.start) is int and type(self.since) in (int, float)
+        return numbers and all(type(x) is str for x in texts) and 0 < process.pid < 1 << 31
 
     @classmethod
     def read(cls, path: str) -> Owner | None:
@@ -65,7 +74,7 @@ class Owner:
                 age = time.time() - os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
-        if owner is None and age < _SECONDS_TO_MAKE:
+        if owner is None and abs(age) < _SECONDS_TO_MAKE:  # clocks of two hosts differ
             return None
         return owner or _NOBODY
 
@@ -130,6 +139,7 @@ def _acquire(path: str, folder: str | os.PathLike[str], run: str, same_run: Coll
         try:
             return _make(path, own)
         except FileExistsError:
+            _check_is_file(path)
             owner = Owner.read(path)
         except OSError as error:
             raise WriteError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from error
@@ -143,6 +153,13 @@ def _acquire(path: str, folder: str | os.PathLike[str], run: str, same_run: Coll
             _take_away(path, owner)
             continue
         raise FolderInUse(_sentence(folder, path, owner))
+
+
+def _check_is_file(path: str) -> None:
+    """Raises WriteError for what no process of this package has made."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise WriteError(f"{path} is a folder or a link, expected the file that says who writes there; delete it.")
 
 
 def _make(path: str, own: Owner) -> int:

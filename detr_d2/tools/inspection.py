@@ -14,7 +14,8 @@ from detectron2.utils.logger import setup_logger
 from ..data import register_coco, register_datasets
 from ..data.records import registered_records
 from ..data.registration import dataset_table, require_registered
-from ..engine.startup import choose_device, import_user_modules, load_config
+from ..engine.device import choose_device
+from ..engine.startup import import_user_modules, load_config
 from ..evaluation.prediction import Categories
 from ..evaluation.trained_model import load_trained_model
 from ..modeling import DETR

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from ..data import read_image, tell_of_images
 from ..data.images import naming_image
 from ..data.registration import is_panoptic
-from ..engine.startup import choose_device, import_user_modules, load_config
+from ..engine.device import choose_device
+from ..engine.startup import import_user_modules, load_config
 from ..evaluation.detector_keys import set_score_threshold
 from ..evaluation.media import Media, VideoReader, VideoWriter, find_media
 from ..evaluation.prediction import Categories, ImagePredictor, coco_results, panoptic_result

@@ -187,3 +187,9 @@ def test_a_model_that_is_not_in_the_cache_is_named_offline(hub_cache: Path, name
 def test_a_name_of_the_hub_has_two_parts(hub_cache: Path) -> None:  # noqa: ARG001
     with pytest.raises(ValueError, match="hf://detr names no model, expected for example hf://facebook/detr-resnet-50"):
         local_file("hf://detr")
+
+
+@pytest.mark.parametrize("name", ["catalog://ImageNetPretrained/nothing", "catalog://nothing"])
+def test_a_name_that_detectron2_does_not_know_is_said(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is no name of weights that detectron2 knows"):
+        local_file(name)

@@ -62,7 +62,22 @@ def flip_a_weight(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut, empty, zeros, flip_a_weight])
+def forget_the_iteration(path: Path) -> None:
+    before = path.stat()
+    torch.save({**torch.load(path, weights_only=True), "trainer": {"iteration": None}}, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace_the_training_state(path: Path) -> None:
+    before = path.stat()
+    torch.save({**torch.load(path, weights_only=True), "trainer": [3]}, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+DAMAGES = (cut, empty, zeros, flip_a_weight, forget_the_iteration, replace_the_training_state)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
     folder: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:

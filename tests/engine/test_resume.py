@@ -11,7 +11,7 @@ from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ConstantParamScheduler
 from torch import nn
 
-from detr_d2.engine.resume import apply_config, hyperparameters
+from detr_d2.engine.resume import apply_config, hyperparameters, next_iteration
 
 
 def adamw(device: str = "cpu", **variant: Any) -> torch.optim.AdamW:
@@ -62,3 +62,9 @@ def test_counts_of_steps_lie_where_the_implementation_reads_them(flag: str, plac
     lr = schedule(optimizer, "ours")
     apply_config(optimizer, lr, [{**hyperparameters(optimizer)[0], flag: True}], 2)
     assert optimizer.state[parameter]["step"].device.type == place
+
+
+def test_a_run_that_was_to_end_earlier_is_said() -> None:
+    assert next_iteration(9, 10, "a.pth") == 10  # nothing is left to train
+    with pytest.raises(ValueError, match=r"^a\.pth has been trained for 11 iterations, more than SOLVER.MAX_ITER 10"):
+        next_iteration(10, 10, "a.pth")

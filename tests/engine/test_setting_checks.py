@@ -45,6 +45,28 @@ WRONG: list[tuple[str, Any, str]] = [
     ("MODEL.DETR.TRANSFORMER.NUM_DECODER_LAYERS", 0, "1 or more"),
     ("MODEL.DETR.FREEZE", [0], "names of modules"),
     ("MODEL.DETR.IN_FEATURES", [[]], "names of feature maps"),
+    ("SOLVER.BASE_LR", -1e-4, "0 or more"),
+    ("SOLVER.WEIGHT_DECAY_BIAS", [1.0], "0 or more, or None"),
+    ("SOLVER.WEIGHT_DECAY_BIAS", "a", "0 or more, or None"),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.0, "more than 0"),
+    ("TEST.DETECTIONS_PER_IMAGE", 0, "1 or more"),
+    ("DATASETS.COCO", [1], "texts such as"),
+    ("DATASETS.COCO_PANOPTIC", [[]], "texts such as"),
+    ("INPUT.FORMAT", "rgb", "a name such as .*RGB"),
+    ("MODEL.DEVICE", "gpu", "a device of torch"),
+    ("MODEL.DEVICE", "", "a device of torch"),
+    ("MODEL.PIXEL_MEAN", [1.0, 2.0], "a number each for every channel"),
+    ("MODEL.PIXEL_MEAN", [], "a number each for every channel"),
+    ("MODEL.RESNETS.NORM", "Frozen", "a name such as FrozenBN"),
+    ("MODEL.RESNETS.OUT_FEATURES", ["res9"], "names out of"),
+    ("MODEL.RESNETS.OUT_FEATURES", [], "names out of"),
+    ("MODEL.DETR.CLASS_WEIGHTS", ["a"], "numbers above 0"),
+    ("MODEL.DETR.CLASS_WEIGHTS", [0, 0], "numbers above 0"),
+    ("MODEL.DETR.SCORE_THRESH_TEST", 1.5, "less than 1"),
+    ("MODEL.DETR.POSITION_ENCODING.TEMPERATURE", 0.0, "more than 0"),
+    ("MODEL.DETR.TRANSFORMER.DROPOUT", 1.5, "0 to 1"),
+    ("MODEL.DETR.CRITERION.LOSS_L1", -5.0, "0 or more"),
+    ("MODEL.DETR.MATCHER.COST_CLASS", -1.0, "0 or more"),
     ("MODEL.META_ARCHITECTURE", "DETTR", "a name such as DETR"),
     ("MODEL.BACKBONE.NAME", "build_resnet", "a name such as .*build_resnet_backbone"),
 ]
@@ -95,6 +117,10 @@ def test_names_and_sizes_are_checked_where_they_count() -> None:
     with pytest.raises(ValueError, match=r"INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range', which needs two sizes"):
         load_config("", ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", "(1, 2, 3)"])
     load_config("", ["INPUT.CROP.TYPE", "x"])
+    load_config("", ["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "x"])
+    with pytest.raises(ValueError, match=r"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is 'x', expected a name such as .*norm"):
+        load_config("", ["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "x", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"])
+    load_config("", ["MODEL.PIXEL_STD", "[57.0]"])  # for all channels
     with pytest.raises(ValueError, match=r"INPUT.CROP.TYPE is 'x', expected a name such as .*relative"):
         load_config("", ["INPUT.CROP.TYPE", "x", "INPUT.CROP.ENABLED", "True"])
 

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 
 from detr_d2.config import get_cfg
 from detr_d2.engine import setup, startup
+from detr_d2.engine.device import choose_device
 from detr_d2.engine.summary import suspicious_settings
 from detr_d2.tools.train import build_parser
 
@@ -61,12 +62,12 @@ def test_falls_back_to_the_cpu_and_says_so(
     prepare: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(logging.getLogger("detr_d2.engine.startup"), "propagate", True)
-    logging.getLogger("detr_d2.engine.startup").addHandler(caplog.handler)
+    monkeypatch.setattr(logging.getLogger("detr_d2.engine.device"), "propagate", True)
+    logging.getLogger("detr_d2.engine.device").addHandler(caplog.handler)
     try:
         assert prepare().MODEL.DEVICE == "cpu"
     finally:
-        logging.getLogger("detr_d2.engine.startup").removeHandler(caplog.handler)
+        logging.getLogger("detr_d2.engine.device").removeHandler(caplog.handler)
     assert "MODEL.DEVICE is cpu instead of cuda" in caplog.text
 
 
@@ -213,3 +214,17 @@ def test_shipped_configs_are_not_suspicious():
 def test_options_behind_the_overrides_are_called_so():
     with pytest.raises(ValueError, match=r"--eval-only stands behind the overrides .*: options come first"):
         startup.load_config("detr_r50.yaml", ["MODEL.WEIGHTS", "x", "--eval-only"])
+
+
+def test_a_device_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cuda:7"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE is cuda:7, .* no GPU of that number\): set it to cpu"):
+        choose_device(cfg)
+    cfg.MODEL.DEVICE = "maia"
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE is maia, which cannot be used here \(.+\): set it to cpu"):
+        choose_device(cfg)
+    for cfg.MODEL.DEVICE in ("cpu", "cuda", "cuda:1"):
+        choose_device(cfg)
