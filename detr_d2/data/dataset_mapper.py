@@ -24,7 +24,8 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMa
 
 from ..panoptic_classes import PanopticClasses
 from .appearance import RandomTranspose, color_jitter
-from .images import naming_image, read_image, read_labels, read_pillow
+from .image_errors import naming_image
+from .images import read_image, read_labels, read_pillow
 from .json_values import flag, plain_value
 from .mask_faults import compressed_rle, mask_fault
 from .panoptic_targets import panoptic_annotations

@@ -20,7 +20,8 @@ import numpy as np
 
 from ..files import write_file
 from .annotation_table import cache_file
-from .images import IMAGE_FILE, another_size, read_header, read_image, say_frames
+from .image_errors import IMAGE_FILE, another_size
+from .images import read_header, read_image, say_frames
 from .json_values import MOST_NAMED
 from .missing_files import missing_message
 

@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import PIL
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import get_worker_info
 
-from .missing_files import broken_link
+from .image_errors import reading
 
 _ORIENTATION = 274  # EXIF tag
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
@@ -41,7 +38,6 @@ _LYING = (5, 6, 7, 8)  # orientations that exchange width and height
 _SCALED_LABELS = {"L;2": 85, "L;4": 17}  # Pillow spreads grey of few bits over 0 to 255
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTED_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
-_LFS_POINTER = b"version https://git-lfs.github.com"
 
 logger = logging.getLogger(__name__)
 
@@ -140,82 +136,6 @@ def read_header(file_name: str | os.PathLike[str]) -> ImageHeader:
         if orientation in _LYING:
             width, height = height, width
         return ImageHeader(width, height, _num_frames(image), deep)
-
-
-IMAGE_FILE = "image file"
-
-
-def another_size(
-    path: str | os.PathLike[str], found: tuple[int, int], wanted: tuple[int, int], what: str = IMAGE_FILE
-) -> str:
-    """The sentence about a file whose width and height are not those annotated or, of labels, not those of its image.
-
-    Args:
-        path: of the file.
-        found, wanted: width and height in pixels.
-        what: kind of file.
-    """
-    of_image = what == IMAGE_FILE
-    rotated, wants = (" (after EXIF rotation)", "annotation says") if of_image else ("", "image is")
-    return f"{what} {path} is {found[0]}x{found[1]} pixels{rotated}, but its {wants} {wanted[0]}x{wanted[1]}"
-
-
-@contextmanager
-def reading(file_name: str | os.PathLike[str]) -> Iterator[None]:
-    """Inside, what a decoder says of a bad image becomes a ValueError that names the file; a missing file stays one."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if (fault := broken_link(file_name)) is not None:
-            raise FileNotFoundError(f"image file {fault}") from error
-        scheme, is_uri, _ = os.fspath(file_name).partition("://")
-        if is_uri:
-            raise FileNotFoundError(
-                f"image file {os.fspath(file_name)} does not exist, or no handler of {scheme}:// is registered with "
-                "detectron2's PathManager: register one in a module given to --import, or download the images"
-            ) from error
-        raise
-    except Exception as error:  # decoders meet damaged files with whatever went wrong in them, a KeyError for example
-        raise ValueError(
-            f"image file {os.fspath(file_name)} cannot be read ({_reason(file_name, error)}): replace it or leave it "
-            "out"
-        ) from error
-
-
-@contextmanager
-def naming_image(record: dict[str, Any]) -> Iterator[None]:
-    """Inside, errors that do not name the image of the record get its name in front.
-
-    Raises:
-        OSError, ValueError: as they were, or as ValueErrors with the name.
-        RuntimeError: for all others.
-    """
-    name = str(record.get("file_name", "(image without file_name)"))
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if name in str(error):
-            raise
-        raise ValueError(f"{name}: {error}") from error
-    except Exception as error:
-        raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
-
-
-def _reason(file_name: str | os.PathLike[str], error: Exception) -> str:
-    """Why a file is no image, as far as that can be seen."""
-    start = None
-    if os.path.isfile(file_name):
-        with open(file_name, "rb") as file:
-            start = file.read(len(_LFS_POINTER))
-    if start == b"":
-        return "it is empty"
-    if start == _LFS_POINTER:
-        return "it is a pointer of Git LFS, whose content `git lfs pull` fetches"
-    if os.path.isdir(file_name):
-        return "it is a folder"
-    if isinstance(error, UnidentifiedImageError):
-        return f"it is of no kind that Pillow {PIL.__version__} knows, or damaged"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _decode(file_name: str | os.PathLike[str]) -> Image.Image:

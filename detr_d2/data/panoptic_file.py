@@ -26,7 +26,8 @@ from .coco_entries import (
     read_images,
     require_keys,
 )
-from .images import another_size, read_image
+from .image_errors import another_size
+from .images import read_image
 from .json_file import image_path, local_json, read_lists
 from .json_values import MOST_NAMED, Id, Refused, read_all, shown
 

@@ -18,7 +18,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ..panoptic_classes import PanopticClasses
-from .images import another_size, read_labels
+from .image_errors import another_size
+from .images import read_labels
 from .json_values import flag
 from .panoptic_file import read_segment_ids
 

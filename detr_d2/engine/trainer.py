@@ -179,8 +179,7 @@ class Trainer(DefaultTrainer):
         A checkpoint that cannot be read is set aside, and the run goes back to the one before it.
 
         Raises:
-            ValueError: if the checkpoint belongs to another optimizer or other parameters, not all processes see it, or
-                another run writes into the folder.
+            ValueError: the checkpoint is of another optimizer, not all processes see it, or another run writes there.
         """
         with hold_output_dir(self.cfg.OUTPUT_DIR):  # where files are renamed and cut off
             path, content = find_last_checkpoint(self.checkpointer) if resume else ("", None)

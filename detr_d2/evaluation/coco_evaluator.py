@@ -5,8 +5,7 @@ evaluator of detectron2. Differs from detectron2's in
 
 * the ground truth: it comes from the dataset's records, as training reads them, for COCO files and users' own functions
   alike. No annotation file is read a second time, and none that an earlier run has left is ever used;
-* images, annotations and classes are numbered anew before they are evaluated, so that no id changes a figure. Saved
-  predictions have the ids of the data;
+* images, annotations and classes are numbered anew, so that no id changes a figure; saved predictions have the data's;
 * objects without a usable mask are left out of the figures of masks, and a line says so.
 """
 

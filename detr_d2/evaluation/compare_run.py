@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.images import another_size
+from ..data.image_errors import another_size
 from .benchmark import machine_info
 from .bootstrap import METRICS, difference, image_draws
 from .collect import collect

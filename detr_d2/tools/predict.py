@@ -16,7 +16,7 @@ from detectron2.utils.visualizer import Visualizer
 from tqdm import tqdm
 
 from ..data import read_image, tell_of_images
-from ..data.images import naming_image
+from ..data.image_errors import naming_image
 from ..data.registration import is_panoptic
 from ..engine.device import choose_device
 from ..engine.startup import import_user_modules, load_config
