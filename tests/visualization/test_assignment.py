@@ -110,14 +110,16 @@ def test_each_checkpoint_is_compared_with_the_one_before(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("highest", [6.0, 0.1])
-def test_the_highest_mark_of_the_picture_is_not_cut(highest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_highest_mark_of_the_picture_is_not_cut(
+    highest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     layers = [
         {"layer": 1, "same": 0.2, "instability": highest},
         {"layer": 2, "same": 0.3, "instability": 0.9 * highest},
     ]
-    save_stability("matching.png", [{"from": "a", "to": "b", "layers": layers}])
+    save_stability(tmp_path / "matching.png", [{"from": "a", "to": "b", "layers": layers}])
     _, right = drawn[0].axes
     low, high = right.get_ylim()
     assert low == 0
