@@ -72,24 +72,27 @@ WRONG: list[tuple[str, Any, str]] = [
 ]
 
 
+def config_of(key: str, value: Any, folder: Path) -> str:
+    """Path of a new config file in which one key has a value."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    path = folder / "a.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return str(path)
+
+
 @pytest.mark.parametrize(("key", "value", "expected"), WRONG, ids=lambda x: str(x)[:40])
 def test_a_value_that_nothing_can_work_with_is_said(key: str, value: Any, expected: str, tmp_path: Path) -> None:
-    content: Any = value
-    for name in reversed(key.split(".")):
-        content = {name: content}
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
+    path = config_of(key, value, tmp_path)
     with pytest.raises(ValueError, match=rf"^{key} is .*, expected {expected}"):
-        load_config(str(tmp_path / "a.yaml"))
+        load_config(path)
 
 
 @pytest.mark.parametrize("key", ["SOLVER.MAX_ITER", "INPUT.FORMAT", "OUTPUT_DIR", "SEED"])
 def test_a_key_without_a_value_is_said(key: str, tmp_path: Path) -> None:
-    content: Any = None
-    for name in reversed(key.split(".")):
-        content = {name: content}
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
+    path = config_of(key, None, tmp_path)
     with pytest.raises(ValueError, match=rf"^{key} has no value \(null in YAML"):
-        load_config(str(tmp_path / "a.yaml"))
+        load_config(path)
 
 
 @pytest.mark.parametrize(
