@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-SETUP := setup.py detr_d2/tools/bootstrap.py detr_d2/tools/install_detectron2.py
+SETUP := setup.py detr_d2/installation/bootstrap.py detr_d2/installation/install_detectron2.py
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
@@ -56,10 +56,10 @@ endef
 
 $(READY): $(SETUP)
 	$(python_3_10)
-	@$(PYTHON) detr_d2/tools/bootstrap.py --extra report
+	@$(PYTHON) detr_d2/installation/bootstrap.py --extra report
 	@touch $(READY)
 
 $(READY_DEV): $(SETUP)
 	$(python_3_10)
-	@$(PYTHON) detr_d2/tools/bootstrap.py --extra dev
+	@$(PYTHON) detr_d2/installation/bootstrap.py --extra dev
 	@touch $(READY) $(READY_DEV)

@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 # What this package itself imports. detectron2 is not among it, because it has no release on PyPI: it brings its own
-# dependencies (see detr_d2/tools/install_detectron2.py).
+# dependencies (see detr_d2/installation/install_detectron2.py).
 REQUIREMENTS = [
     "torch>=2.6",  # CVE-2025-32434: before, weights_only=True could run code
     "torchvision>=0.21",
@@ -102,7 +102,7 @@ setup(
     packages=find_packages(include=["detr_d2", "detr_d2.*"]),
     package_data={
         "detr_d2": ["py.typed"],
-        "detr_d2.evaluation": ["templates/*.*", "templates/sections/*.html"],
+        "detr_d2.compare.report": ["templates/*.*", "templates/sections/*.html"],
         "detr_d2.visualization": ["templates/*.html"],
     },
     install_requires=REQUIREMENTS,

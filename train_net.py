@@ -4,12 +4,12 @@
 import sys
 
 import detr_d2
-from detr_d2.tools import cli
+from detr_d2 import cli
 
 if __name__ == "__main__":
     if detr_d2.import_problem is not None:
         problem = f"torch and detectron2 cannot be imported here ({detr_d2.import_problem})"
         sys.exit(cli.fail(f"{problem}: use the Python of .venv, or see `python -m detr_d2 check-env`."))
-    from detr_d2.tools import train
+    from detr_d2.commands import train
 
     sys.exit(cli.run(train.main))

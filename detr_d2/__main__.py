@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import detr_d2
 
-from .tools import cli
+from . import cli
 
-# Command -> what it does. The command `a-b` is the module detr_d2.tools.a_b.
+# Command -> what it does. The command `a-b` is the module detr_d2.commands.a_b.
 COMMANDS = {
     "attention": "show where a DETR looks in an image: maps of its encoder and of each detection",
     "benchmark": "time models, training steps, criterion, mapper and evaluation against other implementations",
@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{name!r} needs torch and detectron2, which cannot be imported here ({detr_d2.import_problem}); "
             "use the Python of .venv (`. .venv/bin/activate`), or see `python -m detr_d2 check-env`."
         )
-    module = importlib.import_module(f"detr_d2.tools.{name.replace('-', '_')}")
+    room = "installation" if name in _STANDALONE else "commands"
+    module = importlib.import_module(f"detr_d2.{room}.{name.replace('-', '_')}")
     return cli.run(module.main, arguments[1:])
 
 

@@ -19,7 +19,7 @@ from segmentation_cases import MASKS
 from tiny_models import tiny_cfg, tiny_detr
 
 from detr_d2.data import build_detr_train_loader, check_datasets, register_coco, resolve_num_classes
-from detr_d2.evaluation import coco_evaluator
+from detr_d2.evaluation import coco as coco_evaluator
 
 BACKENDS = ("pycocotools", "faster-coco-eval")
 

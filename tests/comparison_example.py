@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from detr_d2.evaluation.compare_results import (
+from detr_d2.compare.records import (
     Boxes,
     ClassMetrics,
     CocoMetrics,
@@ -31,7 +31,7 @@ from detr_d2.evaluation.compare_results import (
     StageLatency,
     Throughput,
 )
-from detr_d2.evaluation.results import RunResult
+from detr_d2.compare.results import RunResult
 
 CLASSES = ["circle", "square", "triangle <b>"]
 _NAN = float("nan")

@@ -10,7 +10,7 @@ from detectron2.modeling import ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from torch import Tensor, nn
 
-from detr_d2.modeling.fast_resnet import FastResNet
+from detr_d2.modeling.backbone.fast_resnet import FastResNet
 
 ALL = ("stem", "res2", "res3")
 IMAGES = torch.randn(2, 3, 37, 50, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from tiny_models import tiny_cfg
 from torch import Tensor
 
 from detr_d2 import model_zoo
-from detr_d2.checkpoint.layouts import MIXED, WITH_MASKS, Layout, convert
+from detr_d2.checkpoint.layouts.identify import MIXED, WITH_MASKS, Layout, convert
 from detr_d2.modeling import DETR
 
 DEFORMABLE = {  # family -> config

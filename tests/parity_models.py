@@ -21,10 +21,10 @@ from tiny_models import random_boxes_xyxy
 from torch import Tensor, nn
 
 from detr_d2 import model_zoo
-from detr_d2.checkpoint.layouts import convert
-from detr_d2.evaluation.references import AUTHORS_REPOSITORY, authors_modules, build_authors_model
+from detr_d2.checkpoint.layouts.identify import convert
 from detr_d2.layers import padding_mask
 from detr_d2.modeling import DETR, Targets
+from detr_d2.other_libraries.references import AUTHORS_REPOSITORY, authors_modules, build_authors_model
 
 FLOAT32, FLOAT64 = 1e-4, 1e-9
 """Largest absolute differences allowed of logits and boxes."""

@@ -15,8 +15,8 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 import detr_d2
+from detr_d2 import cli
 from detr_d2.__main__ import COMMANDS, main
-from detr_d2.tools import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,7 +62,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_a_command_is_explained(name: str) -> None:
-    parser = importlib.import_module(f"detr_d2.tools.{name.replace('-', '_')}").build_parser()
+    parser = importlib.import_module(f"detr_d2.commands.{name.replace('-', '_')}").build_parser()
     assert parser.description
     assert _unexplained(parser) == []
 
@@ -93,8 +93,8 @@ def test_every_file_of_tools_with_a_main_is_a_command() -> None:
         "timed_training",
     }  # by make, and by quickstart in a process of its own
     found = set()
-    for path in (ROOT / "detr_d2" / "tools").glob("*.py"):
-        if hasattr(importlib.import_module(f"detr_d2.tools.{path.stem}"), "main"):
+    for path in (ROOT / "detr_d2" / "commands").glob("*.py"):
+        if hasattr(importlib.import_module(f"detr_d2.commands.{path.stem}"), "main"):
             found.add(path.stem)
     assert found - by_path == {name.replace("-", "_") for name in COMMANDS}
 
@@ -102,11 +102,11 @@ def test_every_file_of_tools_with_a_main_is_a_command() -> None:
 def test_only_the_command_asked_for_is_imported() -> None:
     code = (
         "import sys\nfrom detr_d2.__main__ import main\ntry:\n    main(['make-shapes', '--help'])\nexcept SystemExit:\n"
-        "    pass\nprint([name for name in sys.modules if name.startswith('detr_d2.tools.')], file=sys.stderr)"
+        "    pass\nprint([name for name in sys.modules if name.startswith('detr_d2.commands.')], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     imported = set(done.stderr.strip().splitlines()[-1].strip("[]").replace("'", "").split(", "))
-    assert imported == {"detr_d2.tools.cli", "detr_d2.tools.make_shapes"}
+    assert imported == {"detr_d2.cli", "detr_d2.commands.make_shapes"}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_an_interrupt_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
     (tmp_path / "detectron2.py").write_text("raise ImportError('for a quick start')\n")
     code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from detr_d2.tools import cli\n"
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from detr_d2.commands import cli\n"
         "def command(argv):\n    for _ in range(100000): print('x' * 100)\n    return 0\n"
         "sys.exit(cli.run(command, []))"
     )

@@ -15,10 +15,10 @@ from detectron2.config import CfgNode as Detectron2CfgNode
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 
-from detr_d2 import config_file, get_cfg
+from detr_d2 import cli, config_file, get_cfg
+from detr_d2.commands import train
 from detr_d2.config_file import CfgNode, ConfigFileError, load_config_file
-from detr_d2.engine.startup import load_config
-from detr_d2.tools import cli, train
+from detr_d2.engine.startup.setup import load_config
 
 RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 

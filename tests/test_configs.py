@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 
 from detr_d2 import get_cfg, model_zoo
 from detr_d2.data import register_datasets, resolve_num_classes
-from detr_d2.data.synthetic import make_shapes
+from detr_d2.data.shapes.synthetic import make_shapes
 from detr_d2.engine import Trainer
 from detr_d2.modeling import DETR
 

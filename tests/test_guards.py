@@ -53,8 +53,8 @@ def test_one_thread() -> None:
 
 # What can run code from a file, or what it says -> the only files of the package that use it.
 READERS = {
-    "torch.load": {"detr_d2/checkpoint/torch_file.py"},
-    "safetensors.torch.load_file": {"detr_d2/checkpoint/safe_read.py"},
+    "torch.load": {"detr_d2/checkpoint/reading/torch_file.py"},
+    "safetensors.torch.load_file": {"detr_d2/checkpoint/reading/safe_read.py"},
     "pickle.load": set(),
     "pickle.loads": set(),
     "pickle.Unpickler": set(),
@@ -63,7 +63,7 @@ READERS = {
     "yaml.load": set(),
     "yaml.unsafe_load": set(),
     "yaml.full_load": set(),
-    "yaml.safe_load": {"detr_d2/tools/own_folders.py"},  # of a text of our own
+    "yaml.safe_load": {"detr_d2/experiments/own_folders.py"},  # of a text of our own
     "yaml.SafeLoader": {"detr_d2/config_file.py"},
     "eval": set(),
     "exec": set(),
@@ -71,7 +71,7 @@ READERS = {
 
 
 def test_only_the_readers_that_are_checked_read_files_that_can_run_code() -> None:
-    """So every command that takes weights or a config meets what tests/checkpoint/test_reading.py tests."""
+    """So every command that takes weights or a config meets what tests/checkpoint/reading/test_reading.py tests."""
     root = Path(__file__).resolve().parents[1]
     found: dict[str, set[str]] = {name: set() for name in READERS}
     lasts = {name.rpartition(".")[2] for name in READERS}

@@ -10,7 +10,7 @@ import torch
 from detectron2.utils.file_io import PathManager
 
 from detr_d2 import model_zoo
-from detr_d2.checkpoint.layouts import OFFICIAL, convert
+from detr_d2.checkpoint.layouts.identify import OFFICIAL, convert
 from detr_d2.modeling import DETR
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detr_d2.data import register_coco, resolve_num_classes
-from detr_d2.data.synthetic import make_shapes
+from detr_d2.data.shapes.synthetic import make_shapes
 from detr_d2.engine import Trainer
 from detr_d2.model_zoo import get_config
 

@@ -30,24 +30,24 @@ ALLOWED = {
     "files/write_errors.py: open",
     "files/folder_lock.py: os.open, os.link, os.unlink, open",
     # Within a folder that appears as a whole, or that is thrown away.
-    "data/synthetic.py: save",
-    "evaluation/benchmark_coco.py: write_text",
-    "evaluation/benchmark_mapper.py: save",
-    "evaluation/fresh_process.py: write_text",
-    "tools/bootstrap.py: rmtree",
+    "data/shapes/synthetic.py: save",
+    "benchmark/coco.py: write_text",
+    "benchmark/mapper.py: save",
+    "compare/cost/fresh_process.py: write_text",
+    "installation/bootstrap.py: rmtree",
     # Files that this package has made, by their names: on --fresh, on --overwrite, or when a training is finished.
-    "evaluation/collect_cache.py: unlink",
-    "evaluation/compare_run.py: unlink",
-    "tools/attention.py: unlink",
-    "tools/training_job.py: unlink, rmdir",
+    "compare/found/cache.py: unlink",
+    "compare/run.py: unlink",
+    "commands/attention.py: unlink",
+    "experiments/training_job.py: unlink, rmdir",
     # OpenCV takes a name only, here that of a new file; predict.py uses the class around it.
-    "evaluation/media.py: VideoWriter",
+    "prediction/media.py: VideoWriter",
     # From a folder beside, where it was downloaded.
     "downloads.py: os.replace",
     # What is not a file of the user's: a switch of the kernel, /dev/null, the console of a training.
-    "evaluation/benchmark_memory.py: write_text",
-    "tools/cli.py: os.open",
-    "tools/timed_training.py: open",
+    "benchmark/memory.py: write_text",
+    "cli.py: os.open",
+    "experiments/timed_training.py: open",
 }
 
 

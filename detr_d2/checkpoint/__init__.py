@@ -2,9 +2,9 @@
 
 from .checkpointer import Checkpointer
 from .fitting import LoadReport
+from .layouts.torchvision_resnet import register_torchvision_handler
 from .locations import local_file, register_huggingface_handler
-from .safe_read import read_checkpoint
-from .torchvision_resnet import register_torchvision_handler
+from .reading.safe_read import read_checkpoint
 
 register_torchvision_handler()
 register_huggingface_handler()

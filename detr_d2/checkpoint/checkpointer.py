@@ -15,11 +15,11 @@ from ..class_names import require_same_classes
 from ..files import write_file, write_text
 from .architecture import check_architecture
 from .coco_classes import Numbering
-from .contents import read_model_file
 from .fitting import LoadReport, check_class_head_mode, check_same_masks, fit, is_detr
+from .layouts.torchvision_resnet import backbone_checkpoint, convert_torchvision_resnet, is_torchvision_resnet
 from .locations import local_file
 from .model_file import coco_ids_of, keep_coco_classes, num_rows, to_detectron2
-from .torchvision_resnet import backbone_checkpoint, convert_torchvision_resnet, is_torchvision_resnet
+from .reading.contents import read_model_file
 
 _HEURISTICS = "?matching_heuristics=True"  # detectron2's way to ask for matching by the ends of names
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..files import new_folder, write_file, write_json
 from .coco_classes import Numbering, numbering_of_classes
-from .layouts import Layout, convert, layout_of, unknown_layout
+from .layouts.identify import Layout, convert, layout_of, unknown_layout
+from .layouts.rules import ConversionError
+from .layouts.transformers_config import model_config, preprocessor_config
 from .model_file import (
     PANOPTIC_KEYS,
     coco_ids_of,
@@ -22,8 +24,6 @@ from .model_file import (
     num_rows,
     to_detectron2,
 )
-from .rules import ConversionError
-from .transformers_config import model_config, preprocessor_config
 
 FOLDER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin")
 """What may stand in a folder of `transformers` that is replaced."""

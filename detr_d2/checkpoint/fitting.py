@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..class_names import listed, match_classes
 from .coco_classes import UNNAMED
+from .layouts.segmentation import MASK_HEAD
 from .model_file import CLASS_HEAD, is_of_proposals
-from .segmentation import MASK_HEAD
 
 StateDict = Mapping[str, Tensor]
 

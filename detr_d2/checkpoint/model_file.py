@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .architecture import stated_architecture
 from .coco_classes import NUMBERINGS, Numbering, numbering_by_id
-from .layouts import Layout, convert, identify
+from .layouts.identify import Layout, convert, identify
 
 CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
 """Names of the tensors with a row for each class."""

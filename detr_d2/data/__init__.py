@@ -1,11 +1,11 @@
 """Data: COCO files of one's own, checks before training, DETR's mapper, numbered draws, and the shapes dataset."""
 
-from .checks import DatasetReport, check_datasets, check_order_of_classes, check_test_images
+from .checks.datasets import DatasetReport, check_datasets, check_order_of_classes, check_test_images
+from .checks.images import check_images, tell_of_images
 from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
-from .image_checks import check_images, tell_of_images
 from .images import read_image
 from .loader import build_detr_train_loader, uses_detr_augmentation
-from .panoptic_registration import register_coco_panoptic
+from .panoptic.registration import register_coco_panoptic
 from .registration import category_ids, register_coco, register_datasets, resolve_num_classes
 from .resize import build_resize
 from .stock_mapper import build_stock_mapper

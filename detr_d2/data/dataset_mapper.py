@@ -24,11 +24,11 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMa
 
 from ..panoptic_classes import PanopticClasses
 from .appearance import RandomTranspose, color_jitter
+from .coco.json_values import flag, plain_value
+from .coco.mask_faults import compressed_rle, mask_fault
 from .image_errors import naming_image
 from .images import read_image, read_labels, read_pillow
-from .json_values import flag, plain_value
-from .mask_faults import compressed_rle, mask_fault
-from .panoptic_targets import panoptic_annotations
+from .panoptic.targets import panoptic_annotations
 from .pillow_input import PillowInput, blank_array, can_stay_in_pillow, image_tensor
 from .resize import build_resize, build_test_augmentation
 

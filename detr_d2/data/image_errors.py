@@ -10,7 +10,7 @@ from typing import Any
 import PIL
 from PIL import UnidentifiedImageError
 
-from .missing_files import broken_link
+from .checks.missing_files import broken_link
 
 _LFS_POINTER = b"version https://git-lfs.github.com"
 

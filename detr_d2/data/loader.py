@@ -11,10 +11,10 @@ from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset
 
+from .checks.training_records import training_records
+from .coco.json_values import shown
 from .dataset_mapper import DetrDatasetMapper
 from .draws import NumberedDataset, NumberedSampler, seeded_numpy
-from .json_values import shown
-from .training_records import training_records
 
 Mapper = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 

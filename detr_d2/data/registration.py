@@ -14,13 +14,13 @@ from detectron2.data.catalog import Metadata
 
 from ..class_names import checked_names, listed
 from ..panoptic_classes import PanopticClasses
-from .annotation_table import AnnotationTable, read_coco_table
-from .coco_dataset import CocoDataset, coco_dataset
-from .json_file import absolute
-from .panoptic_registration import register_coco_panoptic
-from .panoptic_targets import segment_annotations
-from .record_table import table_of_dicts
-from .records import registered_records
+from .checks.record_table import table_of_dicts
+from .checks.records import registered_records
+from .coco.annotation_table import AnnotationTable, read_coco_table
+from .coco.dataset import CocoDataset, coco_dataset
+from .coco.json_file import absolute
+from .panoptic.registration import register_coco_panoptic
+from .panoptic.targets import segment_annotations
 
 logger = logging.getLogger(__name__)
 

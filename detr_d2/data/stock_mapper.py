@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 
+from .coco.json_values import flag
 from .image_errors import naming_image
 from .images import read_image, read_labels
-from .json_values import flag
 from .resize import with_rounding
 
 

@@ -21,8 +21,8 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from ..evaluation.coco_evaluator import build_coco_evaluator
-from ..evaluation.panoptic_quality import PanopticQualityEvaluator
+from ..evaluation.coco import build_coco_evaluator
+from ..evaluation.panoptic import PanopticQualityEvaluator
 
 logger = logging.getLogger(__name__)
 

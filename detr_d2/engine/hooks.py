@@ -17,7 +17,7 @@ from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from ..memory import trim_memory
+from .memory import trim_memory
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class BestCheckpoint(HookBase):
 
 
 class TrimMemory(HookBase):
-    """Hands memory that was freed back to the system; see `detr_d2.memory.trim_memory`.
+    """Hands memory that was freed back to the system; see `detr_d2.engine.memory.trim_memory`.
 
     On a CPU, batches of ever new sizes make a process grow whose tensors take the same memory in every step. On a GPU,
     tensors are not on this heap.

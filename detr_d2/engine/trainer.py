@@ -31,12 +31,12 @@ from .build import build_train_step, distribute, share_buffers
 from .class_metadata import class_metadata
 from .evaluators import build_evaluator
 from .hooks import BestCheckpoint, PeriodicCheckpoint, PeriodicWriter, TrimMemory, naming_images
-from .last_checkpoint import find_last_checkpoint, forget_metrics
-from .metrics_file import with_whole_lines
-from .numbered_loader import NumberedLoader
-from .output_lock import hold_output_dir
-from .random_state import get_random_state
-from .resume import (
+from .resume.last_checkpoint import find_last_checkpoint, forget_metrics
+from .resume.metrics_file import with_whole_lines
+from .resume.numbered_loader import NumberedLoader
+from .resume.random_state import get_random_state
+from .resume.stock_loader import build_stock_loader
+from .resume.training_state import (
     apply_config,
     check_same_optimizer,
     collect_process_states,
@@ -48,7 +48,7 @@ from .resume import (
     restore_random_state,
     solver_settings,
 )
-from .stock_loader import build_stock_loader
+from .startup.output_lock import hold_output_dir
 from .weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)

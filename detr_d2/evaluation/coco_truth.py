@@ -8,9 +8,9 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from .coco_metrics import coco_dataset, indexed
-from .compare_data import GroundTruth
-from .mask_truth import load_mask_truth
+from ..compare.data import GroundTruth
+from ..compare.mask_truth import load_mask_truth
+from ..compare.measure.coco import coco_dataset, indexed
 
 logger = logging.getLogger(__name__)
 

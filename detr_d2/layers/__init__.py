@@ -1,21 +1,21 @@
 """Tensor in, tensor out: building blocks that know nothing of detectron2."""
 
-from .acceleration import Accelerated, autocast_dtype, set_acceleration
 from .attention import MultiHeadAttention
 from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou, inverse_sigmoid
-from .checkpointing import run_layer
-from .deformable_attention import (
+from .deformable_attention.attention import (
     DEFORMABLE_BACKENDS,
     MultiScaleDeformableAttention,
     SpatialShapes,
     deformable_attention,
 )
-from .dropout import Dropout
-from .linear import Linear, linear
+from .fast.acceleration import Accelerated, autocast_dtype, set_acceleration
+from .fast.dropout import Dropout
+from .fast.linear import Linear, linear
 from .mlp import MLP
 from .padding import downsample_mask, padding_mask, valid_ratios
 from .position_encoding import LearnedPositionEncoding, SinePositionEncoding, sine_of_coordinates
 from .precision import at_least_float32
+from .recompute import run_layer
 
 __all__ = [
     "DEFORMABLE_BACKENDS",

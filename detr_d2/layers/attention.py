@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter, init
 
-from .acceleration import Accelerated
-from .attention_dropout import attention_with_dropout
-from .linear import Linear, linear
+from .fast.acceleration import Accelerated
+from .fast.attention_dropout import attention_with_dropout
+from .fast.linear import Linear, linear
 
 
 class MultiHeadAttention(Accelerated):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from .linear import Linear
+from .fast.linear import Linear
 
 
 class MLP(nn.Module):

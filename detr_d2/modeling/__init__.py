@@ -5,16 +5,16 @@ levels, `H, W` of a level, `M` objects, `N` matched pairs. Batch first everywher
 size of the unpadded image, `boxes_xyxy` are in pixels, a `padding_mask` is True on padding.
 """
 
-from .backbone import build_detr_resnet_backbone
-from .backbone_timm import TimmBackbone, build_timm_backbone
+from .backbone.fast_resnet import refresh
+from .backbone.resnet import build_detr_resnet_backbone
+from .backbone.timm_backbone import TimmBackbone, build_timm_backbone
 from .classification import Classification, FocalClassification, SoftmaxClassification, build_classification
 from .criterion import CRITERION_REGISTRY, SetCriterion, build_criterion
-from .fast_resnet import refresh
-from .mask_head import MASK_HEAD_REGISTRY, DETRMaskHead, MaskHead, MaskInputs, build_mask_head
 from .matcher import HungarianMatcher, Matching, NonFinitePredictionsError
 from .meta_arch import DETR, Predictions
 from .neck import NECK_REGISTRY, ChannelMapper, Projection, build_neck
 from .query_head import QUERY_HEAD_REGISTRY, DETRHead, ReferenceHead, build_query_head
+from .segmentation.mask_head import MASK_HEAD_REGISTRY, DETRMaskHead, MaskHead, MaskInputs, build_mask_head
 from .targets import Targets, predictions_to_instances
 from .transformer import (
     TRANSFORMER_REGISTRY,

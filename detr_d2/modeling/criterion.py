@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ..layers import at_least_float32
 from .classification import SOFTMAX, Classification, build_classification
 from .losses import giou_loss, l1_loss
-from .mask_losses import dice_loss, mask_focal_loss
-from .masks import resize
 from .matcher import HungarianMatcher, Matching
+from .segmentation.mask_losses import dice_loss, mask_focal_loss
+from .segmentation.masks import resize
 from .targets import Targets
 
 CRITERION_REGISTRY = Registry("CRITERION")

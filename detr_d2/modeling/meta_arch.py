@@ -20,19 +20,19 @@ from torch import Tensor, nn
 
 from ..layers import autocast_dtype, downsample_mask, padding_mask, set_acceleration
 from .agreement import check_maps_are_read, check_references
+from .backbone.fast_resnet import accelerated, checkpoint_backbone, refresh
 from .classification import SOFTMAX, Classification, build_classification
 from .config_values import check_in_features, inference_dtype_of, with_num_classes
 from .criterion import build_criterion
-from .fast_resnet import accelerated, checkpoint_backbone, refresh
 from .freezing import freeze_part
-from .mask_head import MaskHead, MaskInputs, build_mask_head
 from .matcher import NonFinitePredictionsError
 from .neck import build_neck
 from .non_finite import describe_non_finite
-from .panoptic import PanopticPostprocessor, build_panoptic
 from .position_encoding import build_position_encoding
 from .query_head import build_query_head
-from .segmentation import add_masks
+from .segmentation.mask_head import MaskHead, MaskInputs, build_mask_head
+from .segmentation.panoptic import PanopticPostprocessor, build_panoptic
+from .segmentation.postprocess import add_masks
 from .state_dict_check import check_state_dict
 from .targets import Targets, predictions_to_instances
 from .transformer import build_transformer

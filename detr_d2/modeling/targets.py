@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from .classification import SOFTMAX, Classification
-from .masks import pack_masks
+from .segmentation.masks import pack_masks
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.checkpoint.coco_classes import DETECTION
-from detr_d2.checkpoint.layouts import LAYOUTS, OFFICIAL, Layout
+from detr_d2.checkpoint.layouts.identify import LAYOUTS, OFFICIAL, Layout
 from detr_d2.modeling import DETR
 
 CLASS_HEAD = ("head.class_embed.weight", "head.class_embed.bias")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from detr_d2 import model_zoo
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.checkpoint.coco_classes import DETECTION, PANOPTIC
-from detr_d2.checkpoint.contents import read_model_file
 from detr_d2.checkpoint.conversion import convert_checkpoint, write_checkpoint
-from detr_d2.checkpoint.layouts import LAYOUTS, OFFICIAL, WITH_MASKS, Layout, convert, identify
-from detr_d2.checkpoint.rules import ConversionError
+from detr_d2.checkpoint.layouts.identify import LAYOUTS, OFFICIAL, WITH_MASKS, Layout, convert, identify
+from detr_d2.checkpoint.layouts.rules import ConversionError
+from detr_d2.checkpoint.reading.contents import read_model_file
 from detr_d2.modeling import DETR
 
 CLASS_HEAD = ("head.class_embed.weight", "head.class_embed.bias")
@@ -96,7 +96,7 @@ def test_the_papers_model_has_the_names_and_shapes_of_the_authors() -> None:
 
 @pytest.mark.skipif("DETR_REPO" not in os.environ, reason="DETR_REPO names no checkout of the authors' repository")
 def test_every_tensor_of_the_authors_module_has_its_place() -> None:
-    from detr_d2.evaluation.references import authors_arguments, authors_modules
+    from detr_d2.other_libraries.references import authors_arguments, authors_modules
 
     cfg = model_zoo.get_config("detr_r50")
     with authors_modules() as authors, warnings.catch_warnings():

@@ -14,8 +14,8 @@ from panoptic_files import PanopticFiles, make_tiny_panoptic
 from PIL import Image
 
 from detr_d2.config import get_cfg
-from detr_d2.data import annotation_table
-from detr_d2.data.coco_file import forget_coco_file
+from detr_d2.data.coco import annotation_table
+from detr_d2.data.coco.file import forget_coco_file
 
 _numbers = itertools.count()
 

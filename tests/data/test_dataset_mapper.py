@@ -19,7 +19,7 @@ from segmentation_cases import run_lengths
 
 from detr_d2.data import DetrDatasetMapper
 from detr_d2.data.draws import seeded_draw
-from detr_d2.data.synthetic_scene import ShapesConfig, draw_scene
+from detr_d2.data.shapes.synthetic_scene import ShapesConfig, draw_scene
 
 Record = dict[str, Any]
 

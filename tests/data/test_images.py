@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from detr_d2.data import DetrDatasetMapper, images, read_image
 from detr_d2.data.images import read_header, read_labels, read_pillow
-from detr_d2.data.panoptic_targets import panoptic_annotations
+from detr_d2.data.panoptic.targets import panoptic_annotations
 from detr_d2.data.stock_mapper import StockMapper
 from detr_d2.panoptic_classes import PanopticClasses
 

@@ -28,8 +28,8 @@ from detr_d2.data import (
     resize,
 )
 from detr_d2.engine import Trainer
-from detr_d2.engine.stock_loader import build_stock_loader
-from detr_d2.evaluation.prediction import ImagePredictor
+from detr_d2.engine.resume.stock_loader import build_stock_loader
+from detr_d2.prediction.predictor import ImagePredictor
 
 # Height and width: even and odd, wide and high, with and without the limit on the long side, narrow, tiny.
 SIZES = [

@@ -18,7 +18,7 @@ from tiny_models import random_input, tiny_detr
 from detr_d2.engine import Trainer
 from detr_d2.engine.build import share_buffers
 from detr_d2.layers import set_acceleration
-from detr_d2.modeling import folding
+from detr_d2.modeling.backbone import folding
 
 
 @pytest.fixture(params=["values", "traces"], autouse=True)

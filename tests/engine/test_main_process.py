@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from detectron2.utils import comm
 
-from detr_d2.engine.launch import launch
 from detr_d2.engine.main_process import in_main_process
+from detr_d2.engine.startup.launch import launch
 
 
 def fail() -> str:

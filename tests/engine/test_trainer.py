@@ -18,9 +18,9 @@ from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.env import seed_all_rng
 from state_dicts import assert_same
 
+from detr_d2.commands import train as train_tool
 from detr_d2.engine import Trainer, build_evaluator
-from detr_d2.evaluation.coco_evaluator import RecordsEvaluator
-from detr_d2.tools import train as train_tool
+from detr_d2.evaluation.coco import RecordsEvaluator
 
 
 def train(

@@ -17,11 +17,11 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from detr_d2.benchmark.coco import largest_figure_difference, random_detections, write_coco_file
 from detr_d2.config import get_cfg
 from detr_d2.engine.evaluators import build_evaluator
-from detr_d2.evaluation import coco_evaluator
-from detr_d2.evaluation.benchmark_coco import largest_figure_difference, random_detections, write_coco_file
-from detr_d2.evaluation.coco_evaluator import RecordsEvaluator, build_coco_evaluator
+from detr_d2.evaluation import coco as coco_evaluator
+from detr_d2.evaluation.coco import RecordsEvaluator, build_coco_evaluator
 
 BACKENDS = ["pycocotools", "faster-coco-eval"]
 Dataset = tuple[str, Path]

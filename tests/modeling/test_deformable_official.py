@@ -17,9 +17,9 @@ from tiny_deformable import VARIANTS, stir, tiny_deformable
 from tiny_models import NUM_CLASSES, random_input
 from torch import Tensor, nn
 
-from detr_d2.evaluation.deformable_reference import authors_deformable_modules
 from detr_d2.layers import padding_mask
 from detr_d2.modeling import DETR
+from detr_d2.other_libraries.deformable_reference import authors_deformable_modules
 
 WIDTH = 256  # their code for the positions of proposals takes it for granted
 REPO = os.environ.get("DEFORMABLE_DETR_REPO")

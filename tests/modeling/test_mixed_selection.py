@@ -13,8 +13,8 @@ from tiny_models import random_input
 from torch import Tensor
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.checkpoint.layouts import convert, identify
-from detr_d2.checkpoint.rules import ConversionError
+from detr_d2.checkpoint.layouts.identify import convert, identify
+from detr_d2.checkpoint.layouts.rules import ConversionError
 from detr_d2.modeling import DETR
 
 CONTENT = "transformer.query_embed.weight"

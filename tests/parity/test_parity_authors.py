@@ -36,12 +36,7 @@ from parity_models import (
 from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.evaluation.references import (
-    authors_arguments,
-    authors_forward,
-    authors_modules,
-    build_authors_model,
-)
+from detr_d2.other_libraries.references import authors_arguments, authors_forward, authors_modules, build_authors_model
 from detr_d2.solver import build_optimizer
 
 pytestmark = needs_authors

@@ -19,8 +19,8 @@ from parity_models import (
 )
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.evaluation.references import build_transformers_model, transformers_forward
 from detr_d2.layers import SinePositionEncoding
+from detr_d2.other_libraries.references import build_transformers_model, transformers_forward
 
 pytest.importorskip("transformers")
 

@@ -15,8 +15,8 @@ from parity_models import needs_authors
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from detr_d2.evaluation.references import authors_modules
-from detr_d2.modeling.panoptic import PanopticPostprocessor
+from detr_d2.modeling.segmentation.panoptic import PanopticPostprocessor
+from detr_d2.other_libraries.references import authors_modules
 from detr_d2.panoptic_classes import PanopticClasses
 
 pytestmark = needs_authors

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from parity_models import small_cfg
 
-from detr_d2.evaluation.references import authors_modules, build_authors_model, build_transformers_model
+from detr_d2.other_libraries.references import authors_modules, build_authors_model, build_transformers_model
 
 
 @pytest.mark.parametrize("content", [None, "empty", "other"])

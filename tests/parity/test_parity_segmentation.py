@@ -31,7 +31,7 @@ from parity_models import (
     under_names_of,
 )
 
-from detr_d2.evaluation.references import (
+from detr_d2.other_libraries.references import (
     authors_forward,
     build_authors_model,
     build_transformers_model,

@@ -26,7 +26,7 @@ from parity_models import (
 )
 from torch import Tensor, nn
 
-from detr_d2.evaluation.references import build_transformers_model
+from detr_d2.other_libraries.references import build_transformers_model
 from detr_d2.solver import build_optimizer
 
 STEPS = 20

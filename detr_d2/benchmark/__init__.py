@@ -1,0 +1,1 @@
+"""Speed and memory against other implementations, both contestants in turn."""

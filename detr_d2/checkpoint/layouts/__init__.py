@@ -1,0 +1,1 @@
+"""The layouts of checkpoint files: one table of rules per family."""

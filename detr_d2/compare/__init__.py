@@ -1,0 +1,1 @@
+"""Detectors on the same images, with and without NMS: one page."""

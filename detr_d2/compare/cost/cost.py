@@ -1,0 +1,137 @@
+"""What models cost: parameters, work, time and memory, all models in one process and in turn."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+
+from ...data import read_image
+from ...prediction.detector_keys import count_parameters
+from ...prediction.predictor import ImagePredictor
+from ..measure.intervals import interval
+from ..records import Cost, Difference
+from .flops import count_flops
+from .latency import WARMUP, measure_latency, measure_throughput
+from .memory import peak_memory_mb
+
+
+@dataclass(frozen=True)
+class CostSettings:
+    """How the cost is measured.
+
+    Args:
+        repeat: timed rounds.
+        batch_sizes: of the throughput.
+        images: different ones that are timed, in turn.
+        flops_images: of them, counted.
+    """
+
+    repeat: int = 30
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    images: int = 20
+    flops_images: int = 3
+
+    @property
+    def throughput_repeat(self) -> int:
+        """Rounds for each batch size: fewer, as a batch takes longer."""
+        return max(1, self.repeat // 5)
+
+    def num_steps(self, num_models: int) -> int:
+        """How often `measure_costs` calls `progress`."""
+        timed = 2 * (WARMUP + self.repeat) + len(self.batch_sizes) * (1 + self.throughput_repeat)
+        return timed + 2 * num_models
+
+
+def measure_costs(
+    predictors: Mapping[str, ImagePredictor],
+    configs: Mapping[str, CfgNode],
+    file_names: Sequence[str],
+    settings: CostSettings,
+    *,
+    imports: Sequence[str] = (),
+    progress: Callable[[], object] = lambda: None,
+) -> tuple[dict[str, Cost], list[str], list[Difference]]:
+    """Measures all models.
+
+    Args:
+        predictors: label -> model as it is used, with its preprocessing.
+        configs: label -> config, with its number of classes.
+        file_names: images; the first `settings.images` are used.
+        imports: modules and files that register parts of the models.
+        progress: called after each step.
+
+    Returns:
+        Label -> cost; notes on what could not be measured and is NaN; differences in the time of one image.
+    """
+    notes: list[str] = []
+    images = [read_image(name, "BGR") for name in file_names[: settings.images]]
+    batches = {label: [[x.inputs(image)] for image in images] for label, x in predictors.items()}
+    models = {label: x.model for label, x in predictors.items()}
+    latency = measure_latency(models, batches, repeat=settings.repeat, progress=progress)
+    throughput = measure_throughput(
+        models,
+        batches,
+        settings.batch_sizes,
+        repeat=settings.throughput_repeat,
+        progress=progress,
+        failed=lambda label, size, error: notes.append(f"{label}: {size} images at once failed ({_sentence(error)})"),
+    )
+    costs = {}
+    for label, model in models.items():
+        gflops, uncounted = float("nan"), {}
+        try:
+            count = count_flops(model, batches[label][: settings.flops_images])
+            gflops, uncounted = count.gflops, count.uncounted
+        except Exception as error:  # tracing runs the user's model in ways it may not have been written for
+            notes.append(f"{label}: its work could not be counted ({_sentence(error)})")
+        progress()
+        memory = float("nan")
+        try:
+            memory = peak_memory_mb(configs[label], file_names[: settings.flops_images], imports)
+        except RuntimeError as error:
+            notes.append(f"{label}: its peak memory could not be measured ({_sentence(error)})")
+        progress()
+        shapes = [batch[0]["image"].shape for batch in batches[label]]
+        costs[label] = Cost(
+            parameters=count_parameters(model),
+            gflops=gflops,
+            flops_images=len(images[: settings.flops_images]),
+            flops_uncounted=uncounted,
+            image_size=[int(statistics.median_low(shape[axis] for shape in shapes)) for axis in (1, 2)],
+            latency=latency[label].stages,
+            throughput=throughput[label],
+            peak_memory_mb=memory,
+            repeat=settings.repeat,
+            device=torch.device(configs[label].MODEL.DEVICE).type,
+        )
+    return costs, notes, latency_differences({label: x.seconds for label, x in latency.items()})
+
+
+def latency_differences(seconds: Mapping[str, Sequence[float]], resamples: int = 1000) -> list[Difference]:
+    """How much slower the first of every two models is, in ms: the difference of their medians.
+
+    Args:
+        seconds: label -> times, one for each round that all models went through.
+        resamples: of the bootstrap over rounds.
+    """
+    random = np.random.default_rng(0)
+    result = []
+    for first, second in combinations(seconds, 2):
+        times = 1000 * np.array([seconds[first], seconds[second]])  # (2, rounds)
+        draws = random.integers(times.shape[1], size=(resamples, times.shape[1]))
+        medians = np.median(times[:, draws], axis=2)  # (2, resamples)
+        point = np.median(times, axis=1)
+        gaps = (medians[0] - medians[1]).tolist()
+        value = interval(float(point[0] - point[1]), gaps, drawn_from=times.shape[1])
+        result.append(Difference(first, second, "latency_ms", value))
+    return result
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,1 @@
+"""What the models say: raw detections of one pass, NMS afterwards, and a cache of both."""

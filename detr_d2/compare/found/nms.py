@@ -1,0 +1,87 @@
+"""NMS after the fact: what a detector would have returned with another NMS, from one run without it.
+
+The steps are those of detectron2's detectors, in their order: class-wise NMS at the resolution of the network, the
+limit on detections, then scaling to the image, clipping, and dropping boxes without area. NMS runs on the CPU; a GPU
+may decide otherwise about two boxes whose IoU equals the threshold up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes
+
+from ..data import Detections
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a detector knows of one image before NMS.
+
+    Args:
+        boxes_xyxy: (N, 4) float32, pixels of the image that entered the network.
+        scores: (N,) float32.
+        classes: (N,) class indices of the model.
+        network_size: (height, width) of that image.
+        image_size: (height, width) of the original image.
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    network_size: tuple[int, int]
+    image_size: tuple[int, int]
+
+
+def nms_order(candidates: Candidates, threshold: float | None) -> np.ndarray:
+    """Indices of the candidates that class-wise NMS leaves, best first.
+
+    Args:
+        candidates: of an image.
+        threshold: IoU above which the lower scored of two boxes of a class is removed; None: no NMS.
+    """
+    if threshold is None or not len(candidates.scores):
+        return np.argsort(-candidates.scores, kind="stable")
+    boxes, scores = torch.from_numpy(candidates.boxes_xyxy), torch.from_numpy(candidates.scores)
+    return batched_nms(boxes, scores, torch.from_numpy(candidates.classes.astype(np.int64)), threshold).numpy()
+
+
+def scale_to_image(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (N, 4) in pixels of the original image, clipped to it, and (N,) bool whether something is left of them."""
+    boxes = Boxes(torch.from_numpy(candidates.boxes_xyxy.copy()))
+    (height, width), (network_height, network_width) = candidates.image_size, candidates.network_size
+    boxes.scale(width / network_width, height / network_height)
+    boxes.clip(candidates.image_size)
+    return boxes.tensor.numpy(), boxes.nonempty().numpy()
+
+
+class OfflineNms:
+    """The detections of a dataset under any NMS.
+
+    Args:
+        candidates: one entry per image.
+        limit: most detections per image, applied after NMS.
+        class_map: (model's K,) index in the dataset of each of the model's classes, -1 for those it does not have.
+    """
+
+    def __init__(self, candidates: Sequence[Candidates], *, limit: int, class_map: np.ndarray) -> None:
+        self.candidates = candidates
+        self.limit = limit
+        self.class_map = class_map
+        self._scaled = [scale_to_image(x) for x in candidates]
+
+    def __call__(self, threshold: float | None, *, limited: bool = True) -> tuple[Detections, float]:
+        """The detections that are left, and how many NMS leaves per image before the limit, if there is to be one."""
+        images, kept = [], 0
+        for x, (boxes, nonempty) in zip(self.candidates, self._scaled, strict=True):
+            order = nms_order(x, threshold)
+            kept += len(order)
+            order = order[: self.limit] if limited else order
+            classes = self.class_map[x.classes[order]]
+            use = nonempty[order] & (classes >= 0)
+            images.append((boxes[order[use]], x.scores[order[use]], classes[use]))
+        return Detections.join(images), kept / max(1, len(images))

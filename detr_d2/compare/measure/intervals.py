@@ -1,0 +1,98 @@
+"""Confidence intervals by a bootstrap over images.
+
+Images are drawn with replacement, as many as there are, and AP is computed anew from the matches, which do not change:
+a resample is a weight for each image. This is exact but for one thing: detections of equal score in the copies of an
+image are taken at once instead of one after the other. All models are given the same draws, so that the interval of a
+difference is narrower than the two intervals of its sides where the models find the same images hard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..records import Interval
+from .matching import PrecisionCurves
+
+METRICS = ("ap", "ap50", "ap75", "ar_max", "pairs_50", "mean_absolute_error")
+"""What has an interval: figures of `CocoMetrics`, and of `Duplicates` and `Counting` as shipped."""
+
+_PERCENTILES = (2.5, 97.5)
+
+FEWEST = 6
+"""Images, or rounds, that an interval takes: a model that is better on each of five may be so by chance (1 in 16)."""
+
+
+def image_draws(num_images: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """(resamples, N) how often each image is drawn."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the figures of the `METRICS` are computed from.
+
+    Args:
+        curves: at COCO's ten IoU thresholds.
+        pairs_50: (N,) same-class pairs of each image.
+        count_error: (N,) detections minus objects of each image.
+    """
+
+    curves: PrecisionCurves
+    pairs_50: np.ndarray
+    count_error: np.ndarray
+
+    def metrics(self, weights: np.ndarray | None = None) -> dict[str, float]:
+        """The `METRICS` when image i counts `weights[i]` times, (N,); default once."""
+        ap = self.curves.average_precision(weights)
+        values = (
+            ap.mean(),
+            ap[0],
+            ap[5],
+            self.curves.average_recall(weights),
+            np.average(self.pairs_50, weights=weights),
+            np.average(np.abs(self.count_error), weights=weights),
+        )
+        return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
+
+
+def bootstrap(observed: Observed, draws: np.ndarray) -> dict[str, list[float]]:
+    """The `METRICS` of every resample.
+
+    Args:
+        observed: of one model.
+        draws: see `image_draws`.
+    """
+    rows = [observed.metrics(weights) for weights in draws]
+    return {name: [row[name] for row in rows] for name in METRICS}
+
+
+def interval(value: float, samples: Sequence[float], *, drawn_from: int = FEWEST) -> Interval:
+    """95 % of the samples; those that are NaN, of resamples without any object, are left out.
+
+    Args:
+        value: without resampling.
+        samples: resampled.
+        drawn_from: images, or rounds; the bounds are NaN if they are fewer than `FEWEST`.
+    """
+    known = np.array([x for x in samples if np.isfinite(x)])
+    enough = len(known) and drawn_from >= FEWEST
+    low, high = np.percentile(known, _PERCENTILES) if enough else (np.nan, np.nan)
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def difference(
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    first_samples: Mapping[str, Sequence[float]],
+    second_samples: Mapping[str, Sequence[float]],
+    metric: str,
+    *,
+    drawn_from: int = FEWEST,
+) -> Interval:
+    """The first model's figure minus the second's, resample by resample; see `interval`."""
+    samples = np.array(first_samples[metric]) - np.array(second_samples[metric])
+    return interval(first[metric] - second[metric], samples.tolist(), drawn_from=drawn_from)

@@ -1,0 +1,268 @@
+"""What `python -m detr_d2 compare` measures, as records: the schema of its `results.json`.
+
+`Comparison` is the whole file; the figures of a model are in `compare_figures`, `cost_figures` and `mask_records`, and
+can be imported from here. AP, AR, recall and precision are on the 0-100 scale, times in milliseconds, boxes xyxy in
+pixels of the original image, IoU and scores 0-1. What was not measured, or cannot be (no object of a class), is NaN in
+Python and null in the file; a part that does not apply to a model is None and null. `compare_json` reads and writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .cost.cost_figures import Cost, StageLatency, Throughput
+from .figures import (
+    ClassMetrics,
+    CocoMetrics,
+    CountGroup,
+    Counting,
+    CrowdingBin,
+    Duplicates,
+    ErrorKind,
+    Interval,
+    NmsPoint,
+    PrecisionRecall,
+    QueryGroup,
+    QueryLimit,
+)
+from .measure.mask_records import MaskMetrics, PanopticMetrics
+from .results import RunResult
+
+__all__ = [
+    "COMPARISON_FORMAT",
+    "Boxes",
+    "ClassMetrics",
+    "CocoMetrics",
+    "Comparison",
+    "Cost",
+    "CountGroup",
+    "Counting",
+    "CrashedImage",
+    "CrowdingBin",
+    "DatasetSummary",
+    "Difference",
+    "Duplicates",
+    "ErrorKind",
+    "GalleryImage",
+    "Interval",
+    "MaskMetrics",
+    "ModelComparison",
+    "NmsPoint",
+    "PanopticMetrics",
+    "PrecisionRecall",
+    "QueryGroup",
+    "QueryLimit",
+    "ShippedSettings",
+    "StageLatency",
+    "Throughput",
+]
+
+COMPARISON_FORMAT = 1
+"""Version of the file layout; a file of another version is refused."""
+
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """The data that all models were run on.
+
+    Args:
+        name: registered name.
+        annotations: path of the annotation file, "" for data that is not a COCO file.
+        image_root: folder of the images, "" if unknown.
+        num_images: images that were used.
+        limited: whether `--limit` left images out.
+        num_objects: objects, crowd regions not counted.
+        num_crowd: crowd regions; detections on them count neither way.
+        class_names: K names, in the order of the class indices used everywhere in the file.
+        objects_per_class: K numbers.
+        max_objects: most objects of one image.
+        fingerprint: hash of annotations, image list, sizes and times.
+    """
+
+    name: str
+    annotations: str
+    image_root: str
+    num_images: int
+    limited: bool
+    num_objects: int
+    num_crowd: int
+    class_names: list[str]
+    objects_per_class: list[int]
+    max_objects: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ShippedSettings:
+    """How the model decides what to return when it is used as its config says.
+
+    Args:
+        nms_threshold: IoU of its class-wise NMS; None for a model without NMS.
+        score_threshold: detections below are dropped (also from everything said of the model without NMS).
+        max_detections: most detections per image.
+        num_queries: N of a DETR, else None.
+        nms_switched_off: whether the model could be run without its NMS; if not, every figure is with it.
+    """
+
+    nms_threshold: float | None
+    score_threshold: float
+    max_detections: int
+    num_queries: int | None
+    nms_switched_off: bool
+
+
+@dataclass(frozen=True)
+class CrashedImage:
+    """An image that the model could not process; it counts as an image without detections.
+
+    Args:
+        file_name: of the image.
+        error: one sentence.
+    """
+
+    file_name: str
+    error: str
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """One model.
+
+    Args:
+        label: as the user named it; unique in a comparison.
+        family: "DETR", "R-CNN", "dense" (RetinaNet, FCOS) or "other".
+        run: its main figures as the record that this package's other commands write.
+        weights: as given; "" for random ones.
+        weights_sha256: of the file, "" for random weights.
+        config_sha256: of the part of the config that a prediction depends on.
+        failed: "" or one sentence why there are no figures; then all parts below are None or empty.
+        notes: sentences the reader has to know, such as classes that the model does not know.
+        crashed_images: images that failed.
+        shipped: settings of normal use.
+        coco: COCO's figures.
+        confidence: "ap", "ap50", "ap75", "ar_max" of `coco`, "pairs_50" of `duplicates` and "mean_absolute_error" of
+            `counting`, as shipped -> the figure with its interval.
+        curves: precision over recall at IoU 0.5, 0.75 and the mean.
+        num_layers: decoder layers in `nms`; 1 for models without decoder.
+        nms: AP and number of detections for every layer and NMS threshold.
+        duplicates: as shipped, without NMS, with NMS.
+        crowding: bins, ascending.
+        counting: number of objects.
+        query_limit: None for models without queries.
+        errors: six kinds; in AP50 of `run`.
+        cost: None with `--skip-cost`.
+        masks: None for models or data without masks.
+        panoptic: None for models or data without panoptic maps.
+    """
+
+    label: str
+    family: str
+    run: RunResult
+    weights: str
+    weights_sha256: str
+    config_sha256: str
+    failed: str = ""
+    notes: list[str] = field(default_factory=list)
+    crashed_images: list[CrashedImage] = field(default_factory=list)
+    shipped: ShippedSettings | None = None
+    coco: CocoMetrics | None = None
+    confidence: dict[str, Interval] = field(default_factory=dict)
+    curves: list[PrecisionRecall] = field(default_factory=list)
+    num_layers: int = 1
+    nms: list[NmsPoint] = field(default_factory=list)
+    duplicates: list[Duplicates] = field(default_factory=list)
+    crowding: list[CrowdingBin] = field(default_factory=list)
+    counting: Counting | None = None
+    query_limit: QueryLimit | None = None
+    errors: list[ErrorKind] = field(default_factory=list)
+    cost: Cost | None = None
+    masks: MaskMetrics | None = None
+    panoptic: PanopticMetrics | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far apart two models are, with the bootstrap's resamples shared by both.
+
+    Args:
+        first, second: labels.
+        metric: a key of `ModelComparison.confidence`, or "latency_ms", the median time of one image, resampled by
+            rounds in which all models ran.
+        difference: the first's figure minus the second's; if the interval holds 0, no winner is to be named.
+    """
+
+    first: str
+    second: str
+    metric: str
+    difference: Interval
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Objects of an image, or one model's detections without NMS, best first.
+
+    Args:
+        boxes: (M, 4), xyxy, pixels of the original image; detections are clipped to it.
+        classes: M indices into `DatasetSummary.class_names`.
+        scores: M values; empty for ground truth.
+        shipped: M values: whether the model returns it in normal use; empty for ground truth.
+        crowd: M values for ground truth; empty for detections.
+    """
+
+    boxes: list[list[float]]
+    classes: list[int]
+    scores: list[float] = field(default_factory=list)
+    shipped: list[bool] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """An image on which the models disagree.
+
+    Args:
+        file_name: path of the image.
+        image_id: of the annotation file, a number or a text.
+        width, height: in pixels.
+        disagreement: largest difference between two models in AP50-style F1 on this image, 0-1.
+        objects: ground truth.
+        detections: label -> detections without NMS and of score >= 0.05, at most 300 of them.
+    """
+
+    file_name: str
+    image_id: Any
+    width: int
+    height: int
+    disagreement: float
+    objects: Boxes
+    detections: dict[str, Boxes]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of it.
+
+    Args:
+        dataset: the data.
+        models: in the order the user named them, failed ones too.
+        differences: every pair of models that did not fail.
+        gallery: the images of largest disagreement, largest first.
+        machine: what ran it: "processor", "threads", "torch", "device", ...
+        versions: package -> version.
+        command: the command line that made it.
+        created: ISO time, UTC.
+        settings: options that matter, such as "resamples", "score_threshold", "limit", "repeat".
+    """
+
+    dataset: DatasetSummary
+    models: list[ModelComparison]
+    differences: list[Difference] = field(default_factory=list)
+    gallery: list[GalleryImage] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The page, drawn from the records of a comparison and from nothing else."""

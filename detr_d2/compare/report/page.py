@@ -1,0 +1,131 @@
+"""The page of `compare`: one HTML file that shows a comparison without network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ...files import write_text
+from ..measure.intervals import FEWEST
+from ..records import Comparison
+from .mask_figures import has_masks
+
+GALLERY_IMAGES = 12
+"""Images that are embedded unless another number is asked for: at 640 pixels, about a megabyte together."""
+
+SECTIONS = {
+    "summary": "Summary",
+    "precision-recall": "Precision and recall",
+    "masks": "Masks",
+    "speed": "AP against time",
+    "nms": "The effect of NMS",
+    "layers": "AP of each decoder layer",
+    "crowding": "Crowded objects",
+    "duplicates": "Duplicates",
+    "gallery": "Where the models disagree",
+    "counting": "Counting",
+    "errors": "Kinds of error",
+    "queries": "The limit of queries",
+    "cost": "Cost",
+    "classes": "Classes",
+    "made": "How this was made",
+}
+
+_WITHOUT_MODELS = ("summary", "made")
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def write_report(comparison: Comparison, path: str | os.PathLike[str], *, gallery: int = GALLERY_IMAGES) -> None:
+    """Writes the page; it appears whole or not at all.
+
+    Args:
+        comparison: the record.
+        path: of the HTML file.
+        gallery: most images to embed; 0 leaves the gallery out.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; names the extra.
+        ValueError: `gallery` is negative.
+    """
+    if gallery < 0:
+        raise ValueError(f"gallery is {gallery}, expected the number of images to embed: 0 or more")
+    write_text(path, render(comparison, gallery=gallery))
+
+
+def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
+    """The page as text."""
+    try:
+        import jinja2
+
+        figures, tables = _figures(comparison), _tables(comparison)
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("jinja2", "matplotlib"):
+            raise
+        raise ImportError(f'the report needs {error.name}: pip install "detr_d2[report]".') from error
+    from . import gallery as report_gallery
+    from . import verdicts as report_summary
+
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = _template("report.js")
+    return environment.get_template("report.html").render(
+        comparison=comparison,
+        dataset=comparison.dataset,
+        models=comparison.models,
+        sections=_sections(comparison),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=_template("report.css"),
+        figures=figures,
+        tables=tables,
+        summary=report_summary.summary(comparison),
+        differences=report_summary.differences(comparison),
+        headline=report_summary.headline(comparison),
+        gallery=report_gallery.make_gallery(comparison, gallery),
+        max_side=report_gallery.MAX_SIDE,
+        fewest=FEWEST,
+    )
+
+
+def _sections(comparison: Comparison) -> dict[str, str]:
+    """Id -> heading of those that can say something."""
+    working = sum(not model.failed for model in comparison.models)
+    if not working:
+        return {name: SECTIONS[name] for name in _WITHOUT_MODELS}
+    sections = SECTIONS if working > 1 else {**SECTIONS, "gallery": "Pictures"}
+    return {name: title for name, title in sections.items() if name != "masks" or has_masks(comparison)}
+
+
+def _template(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    from . import plot as report_plot
+    from . import plots as report_figures
+    from . import set_plots as report_set_figures
+
+    series = report_plot.live_series(comparison)
+    plain = ("precision_recall", "speed", "errors", "stages", "throughput")
+    of_sets = ("nms_sweep", "layers", "crowding", "counting", "missed")
+    figures = {name: getattr(report_figures, name)(series) for name in plain}
+    figures |= {name: getattr(report_set_figures, name)(series) for name in of_sets}
+    return {"swatches": report_plot.swatches(series), **figures}
+
+
+def _tables(comparison: Comparison) -> dict[str, Any]:
+    from . import made as report_made
+    from . import masks as report_masks
+    from . import tables as report_tables
+
+    names = ("nms", "crowding", "duplicates", "counting", "errors", "queries", "cost", "classes")
+    tables = {name: getattr(report_tables, f"{name}_table")(comparison) for name in names}
+    layers, made = report_tables.layer_tables(comparison), report_made.made_table(comparison)
+    segmentation = {"masks": report_masks.masks_table(comparison), "panoptic": report_masks.panoptic_table(comparison)}
+    return {"layers": layers, **tables, **segmentation, "made": made}

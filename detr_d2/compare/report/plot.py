@@ -1,0 +1,127 @@
+"""What the figures of the page of `compare` have in common: series, legends, names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from ..records import Comparison, ModelComparison
+from .svg import SIZE, colour, draw, series_style, shade, swatch
+
+STAGES = ("backbone", "transformer", "proposals", "heads", "post-processing")
+
+AP_SPAN = 4.0
+"""The least that an axis of AP spans, in points of AP."""
+
+LAYER_NMS = (None, 0.7, 0.5)
+"""Ways of NMS that the figure of the decoder layers shows."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure.
+
+    Args:
+        id: unique in the page.
+        title: a few words.
+        svg: the element.
+        alt: what it shows, for those who do not see it.
+        legend: (id of a swatch, text) of each series.
+    """
+
+    id: str
+    title: str
+    svg: str
+    alt: str
+    legend: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A model that has figures, with its place among all models of the record, which decides its colour."""
+
+    index: int
+    model: ModelComparison
+
+
+def live_series(comparison: Comparison) -> list[Series]:
+    """The models that did not fail."""
+    return [Series(i, x) for i, x in enumerate(comparison.models) if not x.failed]
+
+
+def plot(
+    name: str,
+    title: str,
+    on: Callable[[Axes], None],
+    shown: Iterable[Series],
+    legend: list[tuple[str, str]] | None = None,
+    *,
+    size: tuple[float, float] = SIZE,
+) -> Plot:
+    """Draws a figure.
+
+    Args:
+        name: unique among the figures.
+        title: a few words.
+        on: draws on empty axes.
+        shown: the models in it, for the legend.
+        legend: (id of a swatch, text), where it is not that of the models.
+        size: width and height in inches.
+    """
+    shown = list(shown)
+    if legend is None:
+        legend = [(f"swatch-m{x.index}", x.model.label) for x in shown]
+    names = " and ".join(text for _, text in legend)
+    return Plot(f"fig-{name}", title, draw(on, name, size=size), f"{title}: {names}.", legend)
+
+
+def swatches(series: Sequence[Series]) -> dict[str, str]:
+    """Id -> SVG of what stands beside the names in legends."""
+    lines = {f"swatch-m{x.index}": series_style(x.index) for x in series}
+    lines |= {
+        f"swatch-l{x.index}-{way}": layer_style(x, way)
+        for x in series
+        if x.model.num_layers > 1
+        for way in range(len(LAYER_NMS))
+    }
+    boxes = {f"swatch-s{i}": {"facecolor": shade(i), "linewidth": 0} for i in range(len(STAGES))}
+    boxes |= {f"swatch-b{x.index}": {"facecolor": colour(x.index), "linewidth": 0} for x in series}
+    return {key: swatch(key, **style) for key, style in {**lines, **boxes}.items()}
+
+
+def layer_style(series: Series, way: int) -> dict[str, Any]:
+    """Of a way of NMS in the figure of a model's decoder layers."""
+    return {**series_style(way), "color": colour(series.index)}
+
+
+def nms_name(threshold: float | None) -> str:
+    """Of a way of NMS."""
+    return "without NMS" if threshold is None else f"NMS at IoU {threshold:g}"
+
+
+def bin_name(low: float, high: float) -> str:
+    """Of a bin of overlaps."""
+    return "none" if high <= 0 else f"{low:g} to {high:g}"
+
+
+def range_name(low: int, high: int) -> str:
+    """Of a group of images by their number of objects."""
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def ap_axis(axes: Axes, label: str) -> None:
+    """Names the axis of AP, which need not begin at 0 but spans `AP_SPAN`, so that it does not magnify noise."""
+    axes.set_ylabel(label)
+    low, high = axes.get_ylim()
+    if high - low < AP_SPAN:
+        low = max(0.0, (low + high - AP_SPAN) / 2)
+        axes.set_ylim(low, low + AP_SPAN)
+
+
+def finite(*values: float) -> bool:
+    """Whether all of them are numbers."""
+    return all(map(math.isfinite, values))

@@ -1,0 +1,266 @@
+"""The tables of the page of `compare`, other than its summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from ..records import Comparison, ModelComparison, StageLatency
+from .cells import Cell, Table, by_model, dash, decimal, failure, model_cell, number, word
+from .plot import STAGES, bin_name, nms_name, range_name
+from .set_plots import last_layer
+
+_MEGA = 1e-6
+
+
+def nms_table(comparison: Comparison) -> Table:
+    """AP and kept detections under every NMS, last decoder layer."""
+    points = {model.label: {p.nms_threshold: p for p in last_layer(model)} for model in comparison.models}
+    thresholds = list(dict.fromkeys(t for at in points.values() for t in at if t is not None))
+
+    def cell(threshold: float | None) -> Callable[[ModelComparison], Cell]:
+        def of(model: ModelComparison) -> Cell:
+            point = points[model.label].get(threshold)
+            if point is None:
+                return dash("this NMS was not tried")
+            if model.shipped is not None and not model.shipped.nms_switched_off:
+                return dash(f"the NMS of {model.label}, if it has one, cannot be switched off")
+            detail = f"{decimal(point.kept_per_image)} per image{', as shipped' if point.shipped else ''}"
+            return number(point.ap, detail=detail, reason="no object to find")
+
+        return of
+
+    rows = [(nms_name(t), cell(t)) for t in [*sorted(thresholds), None]]
+    caption = "AP, and below it the detections that NMS leaves"
+    return by_model("nms-table", caption, comparison.models, rows, first="NMS")
+
+
+def layer_tables(comparison: Comparison) -> list[Table]:
+    """AP of every decoder layer under every NMS, per model that has several."""
+    tables = []
+    for index, model in enumerate(comparison.models):
+        if model.failed or model.num_layers < 2 or not model.nms:
+            continue
+        at = {(p.layer, p.nms_threshold): p for p in model.nms}
+        ways = [None, *sorted({p.nms_threshold for p in model.nms if p.nms_threshold is not None})]
+        rows = []
+        for layer in range(1, model.num_layers + 1):
+            found = [at.get((layer, way)) for way in ways]
+            rows.append([word(str(layer)), *(number(p.ap if p else None) for p in found)])
+        columns = ["Layer", *("none" if way is None else f"{way:g}" for way in ways)]
+        caption = f"AP of {model.label}: decoder layers by IoU threshold of NMS"
+        tables.append(Table(f"layers-table-{index}", caption, columns, rows))
+    return tables
+
+
+def crowding_table(comparison: Comparison) -> Table:
+    """Recall and AP50 per bin of overlap."""
+    names = list(dict.fromkeys((b.low, b.high) for model in comparison.models for b in model.crowding))
+    rows = []
+    for name in names:
+        found = [(m, next((b for b in m.crowding if (b.low, b.high) == name), None)) for m in comparison.models]
+        count = next(b.num_objects for _, b in found if b is not None)
+        cells = [word(bin_name(*name)), number(float(count), 0)]
+        for key in ("recall", "recall_without_nms", "ap50"):
+            for model, b in found:
+                why = failure(model) if model.failed else "no object in this bin" if not count else "not measured"
+                cells.append(dash(why) if b is None else number(getattr(b, key), reason=why))
+        rows.append(cells)
+    labels = [model.label for model in comparison.models]
+    heads = [f"{what}, {label}" for what in ("Recall", "Recall without NMS", "AP50") for label in labels]
+    columns = ["Overlap", "Objects", *heads]
+    return Table("crowding-table", "Objects by their overlap with another of their class", columns, rows)
+
+
+def duplicates_table(comparison: Comparison) -> Table:
+    """A row per model and setting."""
+    columns = [
+        "Model",
+        "Setting",
+        "Detections",
+        "Pairs per image, IoU > 0.5",
+        "Pairs per image, IoU > 0.7",
+        "Images with a pair",
+        "Objects covered",
+        "Covered twice or more",
+        "Objects found",
+        "Objects that NMS lost",
+    ]
+    rows = []
+    for model in comparison.models:
+        if not model.duplicates:
+            why = failure(model) if model.failed else "not measured"
+            rows.append([word(model.label), *[dash(why)] * (len(columns) - 1)])
+        for x in model.duplicates:
+            setting = x.setting if x.nms_threshold is None else f"{x.setting} (IoU {x.nms_threshold:g})"
+            counts = (x.images_with_pairs, x.covered, x.covered_twice, x.true_positives, x.removed_true_positives)
+            cells = [number(x.detections, 0), number(x.pairs_50, 2), number(x.pairs_70, 2)]
+            rows.append([word(model.label), word(setting), *cells, *(number(count, 0) for count in counts)])
+    return Table("duplicates-table", "Detections of one class on top of each other", columns, rows, words=(1,))
+
+
+def counting_table(comparison: Comparison) -> Table:
+    """Counting error, all images and by the number of objects."""
+
+    def of(get: Callable[[ModelComparison], float], digits: int, unit: str = "") -> Callable[[ModelComparison], Cell]:
+        return lambda model: dash("not measured") if model.counting is None else number(get(model), digits, unit)
+
+    def group(low: int, high: int) -> Callable[[ModelComparison], Cell]:
+        def cell(model: ModelComparison) -> Cell:
+            groups = model.counting.groups if model.counting else []
+            found = next((g for g in groups if (g.low, g.high) == (low, high)), None)
+            if found is None:
+                return dash("not measured")
+            detail = f"{decimal(found.predicted_mean)} found, {decimal(found.true_mean)} there"
+            return number(found.mean_absolute_error, 2, detail=detail, reason="no such image")
+
+        return cell
+
+    names = [(g.low, g.high) for m in comparison.models if m.counting for g in m.counting.groups]
+    rows = [
+        ("Mean error (detections − objects)", of(lambda m: m.counting.mean_error if m.counting else math.nan, 2)),
+        ("Mean size of the error", of(lambda m: m.counting.mean_absolute_error if m.counting else math.nan, 2)),
+        ("Images with the right number", of(lambda m: m.counting.exact_share if m.counting else math.nan, 1, "%")),
+        *(
+            (f"Size of the error, images with {range_name(*name)} objects", group(*name))
+            for name in dict.fromkeys(names)
+        ),
+    ]
+    return by_model("counting-table", "Counting error", comparison.models, rows, first="Measure")
+
+
+def errors_table(comparison: Comparison) -> Table:
+    """Kinds of error."""
+    kinds = dict.fromkeys(e.kind for model in comparison.models for e in model.errors)
+
+    def cell(kind: str) -> Callable[[ModelComparison], Cell]:
+        def of(model: ModelComparison) -> Cell:
+            found = next((e for e in model.errors if e.kind == kind), None)
+            if found is None:
+                return dash("not measured")
+            return number(found.delta_ap50, detail=f"{found.count:,} {'error' if found.count == 1 else 'errors'}")
+
+        return of
+
+    rows = [(kind, cell(kind)) for kind in kinds]
+    return by_model("errors-table", "AP50 gained without this kind of error", comparison.models, rows, first="Kind")
+
+
+def queries_table(comparison: Comparison) -> Table:
+    """Objects against queries, models with queries only."""
+    models = [model for model in comparison.models if model.query_limit is not None]
+    rows: list[tuple[str, Callable[[ModelComparison], Cell]]] = []
+    for name, key in (
+        ("Queries", "num_queries"),
+        ("Most objects of an image", "max_objects"),
+        ("Images with more objects than queries", "images_over"),
+        ("Objects that cannot be found", "objects_over"),
+    ):
+        rows.append((name, lambda model, key=key: number(getattr(model.query_limit, key), 0)))  # type: ignore[misc]
+
+    def group(low: int, high: int) -> Callable[[ModelComparison], Cell]:
+        def cell(model: ModelComparison) -> Cell:
+            groups = model.query_limit.groups if model.query_limit else []
+            found = next((g for g in groups if (g.low, g.high) == (low, high)), None)
+            if found is None or not found.num_objects:
+                return dash("no such image")
+            share = 100 * found.missed / found.num_objects
+            return number(share, 1, "%", detail=f"{found.missed:,} of {found.num_objects:,}")
+
+        return cell
+
+    names = dict.fromkeys((g.low, g.high) for m in models if m.query_limit for g in m.query_limit.groups)
+    rows += [(f"Missed in images with {range_name(*name)} objects", group(*name)) for name in names]
+    return by_model("queries-table", "Number of objects against number of queries", models, rows, first="Measure")
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Size, work, time and memory."""
+    costs = [model.cost for model in comparison.models if model.cost is not None]
+    used = {stage.stage for cost in costs for stage in cost.latency}
+    sizes = sorted({x.batch_size for cost in costs for x in cost.throughput})
+
+    def of(value: Callable[[ModelComparison], Cell]) -> Callable[[ModelComparison], Cell]:
+        return lambda model: dash("cost was not measured") if model.cost is None else value(model)
+
+    rows = [
+        ("Parameters", of(lambda m: number(m.cost.parameters * _MEGA if m.cost else None, 1, "M"))),
+        ("Multiply-adds of one image", of(_flops)),
+        ("Size of the network's input", of(_input_size)),
+        ("Time of one image", of(_stage("total"))),
+        *((f"of it {stage}", of(_stage(stage))) for stage in STAGES if stage in used),
+        *((f"Images per second, {size} at once", of(_throughput(size))) for size in sizes),
+        ("Peak memory", of(lambda m: number(m.cost.peak_memory_mb if m.cost else None, 0, "MB"))),
+        ("Measured on", of(lambda m: word(f"{m.cost.device}, {m.cost.repeat} rounds" if m.cost else ""))),
+    ]
+    return by_model("cost-table", "What the models cost", comparison.models, rows, first="Measure")
+
+
+def _flops(model: ModelComparison) -> Cell:
+    assert model.cost is not None
+    images = model.cost.flops_images
+    detail = f"mean of {images} images" if images > 1 else "of one image"
+    if model.cost.flops_uncounted:
+        detail += f"; {_plain_operators(model.cost.flops_uncounted)} not counted"
+    return number(model.cost.gflops, 2, "× 10⁹", detail=detail)
+
+
+_OPERATORS = {"CallFunction": "scripted code such as NMS", "nms": "NMS", "sort": "sorting", "argsort": "sorting"}
+
+
+def _plain_operators(uncounted: Iterable[str]) -> str:
+    """Operators in words where there are some, else by their names in torch."""
+    names = (name.rpartition("::")[2] for name in uncounted)
+    return ", ".join(dict.fromkeys(_OPERATORS.get(name, name.replace("_", " ").strip()) for name in names))
+
+
+def _input_size(model: ModelComparison) -> Cell:
+    assert model.cost is not None
+    return word(" × ".join(map(str, model.cost.image_size))) if model.cost.image_size else dash("not measured")
+
+
+def _stage(name: str) -> Callable[[ModelComparison], Cell]:
+    def cell(model: ModelComparison) -> Cell:
+        stages: list[StageLatency] = model.cost.latency if model.cost else []
+        found = next((s for s in stages if s.stage == name), None)
+        if found is None:
+            return dash("not a part of this model" if stages else "not measured")
+        detail = f"95 % below {decimal(found.p95_ms)}" if math.isfinite(found.p95_ms) else ""
+        return number(found.p50_ms, 1, "ms", detail=detail)
+
+    return cell
+
+
+def _throughput(size: int) -> Callable[[ModelComparison], Cell]:
+    def cell(model: ModelComparison) -> Cell:
+        points = model.cost.throughput if model.cost else []
+        found = next((x for x in points if x.batch_size == size), None)
+        return number(found.images_per_second if found else None, reason="did not fit into memory, or failed")
+
+    return cell
+
+
+def classes_table(comparison: Comparison) -> Table:
+    """AP and AP50 of every class, to be sorted."""
+    live = [model for model in comparison.models if not model.failed]
+    per_class = {m.label: m.coco.per_class if m.coco is not None else [] for m in comparison.models}
+    columns = ["Class", "Objects"]
+    columns += [f"{what}, {model.label}" for what in ("AP", "AP50") for model in comparison.models]
+    columns += [f"AP, {live[0].label} − {live[1].label}"] if len(live) == 2 else []
+    rows = []
+    for index, name in enumerate(comparison.dataset.class_names):
+        count = comparison.dataset.objects_per_class[index]
+        why = "not measured" if count else "no object of this class in the data"
+
+        def value(model: ModelComparison, key: str, index: int = index, why: str = why) -> Cell:
+            found = per_class[model.label][index : index + 1]
+            return number(getattr(found[0], key) if found else None, reason=why)
+
+        cells = [model_cell(m, lambda m, k=key: value(m, k)) for key in ("ap", "ap50") for m in comparison.models]  # type: ignore[misc]
+        if len(live) == 2:
+            first, second = (value(m, "ap").sort for m in live)
+            both = isinstance(first, float) and isinstance(second, float)
+            gap = first - second if both else math.nan  # type: ignore[operator]
+            cells.append(Cell(decimal(gap, sign=True), sort=gap) if both else dash(why))
+        rows.append([word(name), number(count, 0), *cells])
+    return Table("classes-table", "Figures of each class; press a heading to sort", columns, rows, sortable=True)

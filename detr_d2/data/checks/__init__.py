@@ -1,0 +1,1 @@
+"""Mistakes in datasets, found before training starts."""

@@ -1,0 +1,203 @@
+"""All annotations of a dataset as arrays, so that a check of a million boxes takes milliseconds.
+
+A COCO file is parsed once; its table is kept in detectron2's cache folder (`$FVCORE_CACHE`, by default
+`~/.torch/iopath_cache`) under the file's path, size and time of change, and read from there the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from iopath.common.file_io import file_lock, get_cache_dir
+
+from ...files import write_file
+from .file import CocoFile, keep_coco_file
+from .json_file import local_json
+from .json_values import Id
+from .mask_faults import numbered_faults
+
+_VERSION = 4  # raised whenever the same file would give another table
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AnnotationTable:
+    """The annotations of one dataset; every class is known and every box finite, otherwise there is no table.
+
+    Arrays of texts and ids are of Python objects.
+
+    Attributes:
+        class_names: (K,) str, in the order of the contiguous indices, not always different; empty if unknown.
+        class_ids: (K,) category ids of the file.
+        class_parents: (K,) str, supercategories; "" where there is none.
+        file_names: (N,) str, as written in the file; "" where the dataset gives none.
+        image_sizes: (N, 2) int, width and height; 0 where the dataset gives none.
+        image_of: (A,) int, image of each annotation, as an index into the images.
+        annotation_ids: (A,) ids of the file; empty where annotations have none.
+        boxes_xywh: (A, 4) float, pixels.
+        classes: (A,) int, contiguous class indices.
+        crowd: (A,) bool.
+        mask_faults: (F,) str, what can be wrong with a segmentation; the first is "", for a mask that can be used.
+        mask_fault_of: (A,) int, which of these each annotation has.
+        orphans: (1,) int, number of annotations left out because their image is not in the file.
+        annotated: (1,) bool, False for a test set, which has images and classes only.
+    """
+
+    class_names: np.ndarray
+    class_ids: np.ndarray
+    class_parents: np.ndarray
+    file_names: np.ndarray
+    image_sizes: np.ndarray
+    image_of: np.ndarray
+    annotation_ids: np.ndarray
+    boxes_xywh: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    mask_faults: np.ndarray
+    mask_fault_of: np.ndarray
+    orphans: np.ndarray
+    annotated: np.ndarray
+
+    def label(self, index: int) -> str:
+        """How messages call an annotation: by its id, otherwise by its image and its number there, from 0."""
+        if len(self.annotation_ids):
+            return f"annotation {self.annotation_ids[index]}"
+        image = self.image_of[index]
+        number = int((self.image_of[:index] == image).sum())
+        return f"annotation {self.file_names[image] or f'image {image}'} #{number}"
+
+    def clipped_sides(self) -> np.ndarray:
+        """(A, 2) width and height of the boxes clipped to their images; images of unknown size do not clip."""
+        sizes = np.where(self.image_sizes > 0, self.image_sizes, np.inf)[self.image_of]
+        low = np.clip(self.boxes_xywh[:, :2], 0, sizes)
+        high = np.clip(self.boxes_xywh[:, :2] + self.boxes_xywh[:, 2:], 0, sizes)
+        return high - low
+
+
+def objects_array(values: list[Any]) -> np.ndarray:
+    """A one-dimensional array of these very objects."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def read_coco_table(json_file: str, cure: str = "check the path") -> AnnotationTable:
+    """The table of a COCO instances file, from the cache if the file is as it was.
+
+    Of the processes of one machine that ask at the same time, one parses the file.
+
+    Args:
+        json_file: path, or URI of detectron2's `PathManager`.
+        cure: what to do when the file cannot be read, for the message.
+
+    Raises:
+        ValueError: if the file is missing or is not a valid COCO file; names file, entry, value and what was expected.
+    """
+    path = os.path.abspath(local_json(json_file, cure))
+    status = os.stat(path)
+    return _read_cached(path, json_file, status.st_size, status.st_mtime_ns)
+
+
+def cache_file(*key: object) -> Path:
+    """The place in the cache folder for what depends on `key` alone."""
+    digest = hashlib.sha256(repr((_VERSION, *key)).encode()).hexdigest()[:32]
+    return Path(get_cache_dir()) / "detr_d2" / digest
+
+
+@lru_cache(maxsize=8)
+def _read_cached(path: str, source: str, size: int, mtime_ns: int) -> AnnotationTable:
+    cached = cache_file("coco", path, size, mtime_ns).with_suffix(".npz")
+    table = _load(cached)
+    if table is not None:
+        return table
+    with _one_process(cached):
+        table = _load(cached)
+        if table is None:
+            table = _of_coco(keep_coco_file(path, source))
+            _save(cached, table, source)
+    return table
+
+
+@contextlib.contextmanager
+def _one_process(cached: Path) -> Iterator[None]:
+    """Others wait, to find the work done; where no lock can be had, everyone works."""
+    with contextlib.ExitStack() as stack:
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(str(cached)))
+        except Exception as error:  # some network folders know no locks, which the lock's library says in its own way
+            logger.debug("No lock beside %s: %s", cached, error)
+        yield
+
+
+def _load(cached: Path) -> AnnotationTable | None:
+    """None if there is no table, or only a part of it."""
+    try:
+        with np.load(cached, allow_pickle=False) as arrays:
+            return AnnotationTable(**{field.name: _stored(arrays, field.name) for field in fields(AnnotationTable)})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _stored(arrays: Any, name: str) -> np.ndarray:
+    if name in arrays:
+        return arrays[name]
+    return objects_array(json.loads(arrays[f"{name}.json"].tobytes()))
+
+
+def _save(cached: Path, table: AnnotationTable, source: str) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for field in fields(AnnotationTable):
+        value = getattr(table, field.name)
+        if value.dtype == object:  # ids and texts as JSON, whatever their lengths
+            arrays[f"{field.name}.json"] = np.frombuffer(json.dumps(value.tolist()).encode(), dtype=np.uint8)
+        else:
+            arrays[field.name] = value
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    try:
+        write_file(cached, lambda file: file.write(buffer.getvalue()))
+    except OSError as error:
+        logger.warning("The checks of %s cannot be cached in %s: %s", source, cached.parent, error)
+
+
+def _ids_array(ids: list[Id]) -> np.ndarray:
+    """Of integers where all are, and small enough."""
+    if set(map(type, ids)) <= {int}:
+        with contextlib.suppress(OverflowError):
+            return np.array(ids, dtype=np.int64)
+    return objects_array(ids)
+
+
+def _of_coco(file: CocoFile) -> AnnotationTable:
+    objects = file.objects
+    ids = [] if objects is None else objects.ids
+    none = np.zeros(0, dtype=np.int64)
+    return AnnotationTable(
+        class_names=objects_array(file.classes.names),
+        class_ids=objects_array(file.classes.ids),
+        class_parents=objects_array(file.classes.parents),
+        file_names=objects_array(file.images.file_names),
+        image_sizes=file.images.sizes,
+        image_of=none if objects is None else objects.image_of,
+        annotation_ids=_ids_array(ids),
+        boxes_xywh=np.zeros((0, 4)) if objects is None else objects.boxes_xywh,
+        classes=none if objects is None else objects.classes,
+        crowd=np.zeros(0, dtype=bool) if objects is None else objects.crowd > 0,
+        **numbered_faults([] if objects is None else objects.faults),
+        orphans=np.array([0 if objects is None else objects.orphans]),
+        annotated=np.array([objects is not None]),
+    )

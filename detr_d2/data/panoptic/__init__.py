@@ -1,0 +1,1 @@
+"""Panoptic annotations: files, registration, targets, checks."""

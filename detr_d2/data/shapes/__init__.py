@@ -1,0 +1,1 @@
+"""Datasets of coloured shapes, made here."""

@@ -1,0 +1,1 @@
+"""Going on with a training: the last checkpoint and everything beside the weights."""

@@ -1,0 +1,1 @@
+"""From a command line to a training: config, device, processes, checks, summary."""

@@ -1,0 +1,1 @@
+"""Whole experiments with one runner: the quickstarts and learning curves."""

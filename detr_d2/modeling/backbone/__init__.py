@@ -1,0 +1,1 @@
+"""Backbones: detectron2's ResNet as DETR needs it, and timm's."""

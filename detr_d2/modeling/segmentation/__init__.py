@@ -1,0 +1,1 @@
+"""DETR's masks and panoptic segmentation."""

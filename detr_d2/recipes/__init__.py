@@ -1,0 +1,1 @@
+"""What each paper prescribes, and how a config differs from it."""

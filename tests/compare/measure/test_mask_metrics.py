@@ -1,0 +1,342 @@
+"""Masks, boundaries and panoptic maps by hand, and what is kept of them on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode, Instances
+from pycocotools import mask as coco_mask
+from segmentation_cases import run_lengths
+
+from detr_d2.compare.data import GroundTruth, load_ground_truth
+from detr_d2.compare.found.masks import Segment, Segmentation, SegmentationCache, collect_masks, segmentation_of
+from detr_d2.compare.mask_truth import MaskTruth, load_mask_truth
+from detr_d2.compare.measure.boundary import boundary, boundary_rle, boundary_width, encode, mask_iou
+from detr_d2.compare.measure.masks import mask_metrics
+from detr_d2.data import register_coco
+
+SIZE = (60, 80)  # the diagonal is 100, the boundary 2 pixels wide
+
+
+def block(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    mask[top : top + height, left : left + width] = 1
+    return mask
+
+
+def counts(mask: np.ndarray) -> str:
+    return str(encode(mask)["counts"], "ascii")
+
+
+def truth_of(*images: list[tuple[int, np.ndarray]]) -> tuple[GroundTruth, MaskTruth]:
+    """Ground truth of images with (class, mask) objects."""
+    objects = [x for image in images for x in image]
+    rles = [encode(mask) for _, mask in objects]
+    ground_truth = GroundTruth(
+        name="made",
+        class_names=("a", "b"),
+        image_ids=tuple(range(1, len(images) + 1)),
+        file_names=tuple(f"{i}.png" for i in range(len(images))),
+        sizes=np.array([SIZE] * len(images)),
+        offsets=np.cumsum([0, *(len(x) for x in images)]),
+        boxes_xywh=np.array([coco_mask.toBbox(x) for x in rles]).reshape(-1, 4),
+        classes=np.array([k for k, _ in objects], dtype=np.int64),
+        crowd=np.zeros(len(objects), dtype=bool),
+        areas=np.array([mask.sum() for _, mask in objects], dtype=np.float64),
+    )
+    return ground_truth, MaskTruth(rles, ground_truth.areas)
+
+
+def found(*detections: tuple[int, float, np.ndarray], segments: list[Segment] | None = None) -> Segmentation:
+    """What a model segments, from (class, score, mask)."""
+    classes, scores, masks = zip(*detections, strict=True) if detections else ((), (), ())
+    return Segmentation(list(SIZE), list(scores), list(classes), [counts(x) for x in masks], segments)
+
+
+def test_the_boundary_of_a_rectangle_is_its_frame() -> None:
+    edges = boundary(block(10, 20, 20, 30), 2)
+    assert edges.sum() == 20 * 30 - 16 * 26
+    assert edges[10:12, 20:50].all()
+    assert not edges[12:28, 22:48].any()
+
+
+def test_the_border_of_the_image_is_contour_and_a_thin_mask_all_boundary() -> None:
+    corner = boundary(block(0, 0, 20, 30), 2)
+    assert corner.sum() == 20 * 30 - 16 * 26
+    thin = block(10, 10, 4, 30)
+    assert np.array_equal(boundary(thin, 2), thin)
+
+
+def test_a_hole_has_a_boundary() -> None:
+    mask = block(5, 5, 40, 40)
+    mask[20:30, 20:30] = 0
+    assert boundary(mask, 2).sum() == 40 * 40 - 36 * 36 + 14 * 14 - 10 * 10
+
+
+def test_the_boundary_is_two_percent_of_the_diagonal_wide() -> None:
+    assert boundary_width(*SIZE) == 2
+    assert boundary_width(480, 640) == 16
+    assert boundary_width(3, 4) == 1
+
+
+@pytest.mark.parametrize(
+    "mask", [block(10, 20, 20, 30), block(0, 0, 60, 80), block(3, 4, 1, 1), np.zeros(SIZE, np.uint8)]
+)
+def test_run_lengths_have_the_boundary_of_the_mask(mask: np.ndarray) -> None:
+    assert np.array_equal(coco_mask.decode(boundary_rle(encode(mask))), boundary(mask, 2))
+
+
+def test_boundary_iou_of_a_shifted_square_by_hand() -> None:
+    """20 x 20 pixels, moved by 2: of the frames, 400 - 256 = 144 each, only the upper and lower sides meet."""
+    first, second = block(10, 10, 20, 20), block(10, 12, 20, 20)
+    frames = boundary(first, 2) & boundary(second, 2)
+    assert frames.sum() == 4 * 18
+    assert mask_iou(boundary_rle(encode(first)), boundary_rle(encode(second))) == pytest.approx(72 / (288 - 72))
+    assert mask_iou(encode(first), encode(second)) == pytest.approx(18 / 22)
+    nothing = encode(np.zeros(SIZE, np.uint8))
+    assert mask_iou(nothing, nothing) == 0
+
+
+def test_masks_that_are_the_truth_score_100() -> None:
+    objects = [(0, block(5, 5, 20, 20)), (1, block(30, 40, 20, 30))]
+    ground_truth, truth = truth_of(objects, [(0, block(10, 10, 40, 40))])
+    images = [found(*((k, 0.9, mask) for k, mask in objects)), found((0, 0.5, block(10, 10, 40, 40)))]
+    metrics = mask_metrics(ground_truth, truth, images, np.arange(2))
+    assert (metrics.ap, metrics.ap50, metrics.boundary_ap, metrics.boundary_iou) == pytest.approx((100,) * 4)
+    assert metrics.matched == 3
+    assert metrics.ap_small == pytest.approx(100)  # 400 and 600 pixels
+    assert metrics.ap_medium == pytest.approx(100)  # 1,600
+    assert np.isnan(metrics.ap_large)
+
+
+def test_boundary_ap_takes_the_smaller_overlap() -> None:
+    """Mask IoU 18/22 = 0.818 is right at 7 of 10 thresholds; Boundary IoU 72/216 = 1/3 at none."""
+    ground_truth, truth = truth_of([(0, block(10, 10, 20, 20))])
+    metrics = mask_metrics(ground_truth, truth, [found((0, 0.9, block(10, 12, 20, 20)))], np.arange(2))
+    assert metrics.ap == pytest.approx(70)
+    assert (metrics.ap50, metrics.ap75) == pytest.approx((100, 100))
+    assert (metrics.boundary_ap, metrics.boundary_ap50) == (0, 0)
+    assert metrics.boundary_iou == pytest.approx(100 / 3)
+    assert metrics.matched == 1
+
+
+def test_a_thin_mask_is_limited_by_its_mask_iou() -> None:
+    """Masks that are all boundary: both IoUs are 20/40 = 0.5, right at the first threshold only."""
+    ground_truth, truth = truth_of([(0, block(10, 10, 4, 20))])
+    metrics = mask_metrics(ground_truth, truth, [found((0, 0.9, block(10, 10, 2, 20)))], np.arange(2))
+    assert metrics.ap == metrics.boundary_ap == pytest.approx(10)
+
+
+def test_classes_of_the_model_are_those_of_the_data_by_the_map() -> None:
+    square = block(10, 10, 20, 20)
+    ground_truth, truth = truth_of([(1, square)])
+    images = [found((2, 0.9, square), (0, 0.8, square))]
+    assert mask_metrics(ground_truth, truth, images, np.array([-1, 0, 1])).ap == pytest.approx(100)
+    assert mask_metrics(ground_truth, truth, images, np.array([1, 0, -1])).ap == pytest.approx(100)
+    assert mask_metrics(ground_truth, truth, images, np.array([-1, 0, 0])).ap == 0
+
+
+def test_no_detection_at_all_is_0_and_no_boundary() -> None:
+    ground_truth, truth = truth_of([(0, block(10, 10, 20, 20))], [])
+    metrics = mask_metrics(ground_truth, truth, [found(), found()], np.arange(2))
+    assert metrics.ap == metrics.boundary_ap == 0
+    assert np.isnan(metrics.boundary_iou)
+
+
+def test_an_image_without_masks_is_counted_and_its_objects_are_missed() -> None:
+    square = block(10, 10, 20, 20)
+    ground_truth, truth = truth_of([(0, square)], [(0, square)])
+    images = [found((0, 0.9, square)), Segmentation([1, 1], [], [], [], error="out of memory")]
+    metrics = mask_metrics(ground_truth, truth, images, np.arange(2))
+    assert metrics.failed_images == 1
+    assert metrics.ap == pytest.approx(100 * 51 / 101)  # recall reaches one half
+
+
+def test_crowds_count_neither_way() -> None:
+    crowd, square = block(30, 40, 20, 30), block(5, 5, 20, 20)
+    ground_truth, truth = truth_of([(0, square), (0, crowd)])
+    ground_truth.crowd[1] = True
+    images = [found((0, 0.9, crowd), (0, 0.8, square))]
+    metrics = mask_metrics(ground_truth, truth, images, np.arange(2))
+    assert (metrics.ap, metrics.boundary_ap, metrics.matched) == pytest.approx((100, 100, 1))
+
+
+def registered(tmp_path: Path, segmentation: Any, name: str) -> GroundTruth:
+    """A COCO file of one image with two objects, the second with a given mask."""
+    annotations = [
+        {"id": 1, "bbox": [0, 0, 10, 20], "area": 5, "segmentation": [[0, 0, 10, 0, 10, 20, 0, 20]]},
+        {"id": 2, "bbox": [5, 5, 4, 4], "segmentation": segmentation},
+    ]
+    annotations = [{"image_id": 7, "category_id": 3, **x} for x in annotations]
+    images = [{"id": 7, "file_name": "7.png", "height": SIZE[0], "width": SIZE[1]}]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "a"}]}
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return load_ground_truth(register_coco(f"{name}={tmp_path / name}.json:{tmp_path}"))
+
+
+def test_polygons_and_run_lengths_of_a_file_become_masks(tmp_path: Path) -> None:
+    mask = block(5, 5, 4, 4)
+    plain = {"size": list(SIZE), "counts": run_lengths(mask)}
+    packed = {"size": list(SIZE), "counts": counts(mask)}
+    for number, form in enumerate((plain, packed, [[5, 5, 9, 5, 9, 9, 5, 9]])):
+        truth = load_mask_truth(registered(tmp_path, form, f"masks_{number}"))
+        assert truth is not None
+        assert np.array_equal(coco_mask.decode(truth.masks[0]), block(0, 0, 20, 10))
+        assert np.array_equal(coco_mask.decode(truth.masks[1]), mask)
+        assert truth.areas.tolist() == [5, 16]  # as annotated, and counted
+
+
+def test_data_with_boxes_alone_have_no_masks(tmp_path: Path) -> None:
+    assert load_mask_truth(registered(tmp_path, [], "boxes_alone")) is None
+
+
+def test_a_mask_of_another_size_than_its_image_is_an_error(tmp_path: Path) -> None:
+    wrong = {"size": [10, 10], "counts": str(encode(np.ones((10, 10), np.uint8))["counts"], "ascii")}
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 2 objects of wrong_size .*7\.png, which has an RLE of height 10 and width 10 in an image",
+    ):
+        load_mask_truth(registered(tmp_path, wrong, "wrong_size"))
+
+
+def test_bitmaps_of_a_dataset_of_dicts_are_masks() -> None:
+    mask = block(5, 5, 4, 4).astype(bool)
+    annotation = {"bbox": [5, 5, 9, 9], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "segmentation": mask}
+    record = {"file_name": "a.png", "image_id": 1, "height": SIZE[0], "width": SIZE[1], "annotations": [annotation]}
+    DatasetCatalog.register("mask_dicts", lambda: [record])
+    MetadataCatalog.get("mask_dicts").set(thing_classes=["a"])
+    truth = load_mask_truth(load_ground_truth("mask_dicts"))
+    assert truth is not None
+    assert np.array_equal(coco_mask.decode(truth.masks[0]), mask)
+    assert truth.areas.tolist() == [16]
+
+
+def output() -> dict[str, Any]:
+    """Of a model: two instances, the better one second, and a map of a thing and of stuff."""
+    instances = Instances(SIZE)
+    instances.scores = torch.tensor([0.25, 0.75])
+    instances.pred_classes = torch.tensor([0, 1])
+    instances.pred_masks = torch.from_numpy(np.stack([block(0, 0, 10, 10), block(20, 20, 10, 10)])).bool()
+    ids = torch.from_numpy(block(20, 20, 10, 10).astype(np.int32)) + 2 * torch.from_numpy(
+        block(40, 0, 20, 80).astype(np.int32)
+    )
+    segments = [
+        {"id": 1, "isthing": True, "category_id": 1, "score": 0.9},
+        {"id": 2, "isthing": False, "category_id": 3},
+    ]
+    return {"instances": instances, "panoptic_seg": (ids, segments)}
+
+
+def test_what_is_kept_of_a_models_output(tmp_path: Path) -> None:
+    kept = segmentation_of(output(), SIZE)
+    assert (kept.scores, kept.classes) == ([0.75, 0.25], [1, 0])
+    assert kept.counts == [counts(block(20, 20, 10, 10)), counts(block(0, 0, 10, 10))]
+    assert kept.segments == [
+        Segment(1, True, counts(block(20, 20, 10, 10))),
+        Segment(3, False, counts(block(40, 0, 20, 80))),
+    ]
+    cache = SegmentationCache(tmp_path)
+    cache.write(range(2), [kept, kept])
+    assert cache.read(range(2)) == [kept, kept]
+    assert cache.read(range(2, 4)) is None
+    (tmp_path / "0000000-0000002.json.gz").write_bytes(b"half")
+    assert cache.read(range(2)) is None
+
+
+class Predictor:
+    """Stands in for a model; an image whose name holds "bad" is too much for it."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def inputs(self, image: np.ndarray) -> dict[str, Any]:
+        return {"value": int(image[0, 0, 0])}
+
+    def model(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self.seen.append(inputs[0]["value"])
+        if inputs[0]["value"] == 13:
+            raise RuntimeError("out of memory")
+        return [output()]
+
+
+def test_images_are_segmented_once_and_failures_tried_again(tmp_path: Path) -> None:
+    import cv2
+
+    files = []
+    for value in (11, 13, 12):
+        files.append(str(tmp_path / f"{value}.png"))
+        cv2.imwrite(files[-1], np.full((*SIZE, 3), value, dtype=np.uint8))
+    model: Any = Predictor()
+    first = collect_masks(lambda: model, files, SegmentationCache(tmp_path / "cache"))
+    assert [x.error for x in first] == ["", "RuntimeError: out of memory", ""]
+    assert model.seen == [11, 13, 12]
+    again = collect_masks(lambda: model, files, SegmentationCache(tmp_path / "cache"))
+    assert model.seen == [11, 13, 12, 13]
+    assert again == first
+    cv2.imwrite(files[1], np.full((*SIZE, 3), 14, dtype=np.uint8))
+    assert collect_masks(lambda: model, files, SegmentationCache(tmp_path / "cache"))[1].error == ""
+
+    def never() -> Any:
+        raise AssertionError("nothing is left to do")
+
+    assert len(collect_masks(never, files, SegmentationCache(tmp_path / "cache"))) == 3
+
+
+@pytest.fixture
+def panoptic(tmp_path: Path) -> GroundTruth:
+    """A dataset of one image: a thing of 10 x 10 pixels, stuff on 20 x 80, the rest void."""
+    import cv2
+
+    from detr_d2.data.panoptic.registration import register_coco_panoptic
+
+    ids = block(20, 20, 10, 10) * 5 + block(40, 0, 20, 80) * 9
+    bgr = np.zeros((*SIZE, 3), dtype=np.uint8)
+    bgr[..., 2] = ids  # an id is R + 256 G + 65536 B
+    (tmp_path / "png").mkdir()
+    cv2.imwrite(str(tmp_path / "png" / "7.png"), bgr)
+    cv2.imwrite(str(tmp_path / "7.png"), np.zeros((*SIZE, 3), dtype=np.uint8))
+    images = [{"id": 7, "file_name": "7.png", "height": SIZE[0], "width": SIZE[1]}]
+    things = [{"id": 1, "name": "cup"}, {"id": 2, "name": "dog"}]
+    stuff = [{"id": 3, "name": "sky"}, {"id": 4, "name": "sea"}, {"id": 6, "name": "grass"}]
+    segments = [
+        {"id": 5, "category_id": 2, "area": 100, "bbox": [20, 20, 10, 10], "iscrowd": 0},
+        {"id": 9, "category_id": 6, "area": 1600, "bbox": [0, 40, 80, 20], "iscrowd": 0},
+    ]
+    content = {
+        "images": images,
+        "categories": [{**x, "isthing": 1} for x in things] + [{**x, "isthing": 0} for x in stuff],
+        "annotations": [{"image_id": 7, "file_name": "7.png", "segments_info": segments}],
+    }
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    boxes = [{"id": 1, "image_id": 7, "category_id": 2, "bbox": [20, 20, 10, 10], "area": 100, "iscrowd": 0}]
+    (tmp_path / "boxes.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": things}))
+    name = f"panoptic_{tmp_path.name}"
+    spec = f"{name}={tmp_path}/panoptic.json:{tmp_path}/png:{tmp_path}:{tmp_path}/boxes.json"
+    return load_ground_truth(register_coco_panoptic(spec))
+
+
+def test_panoptic_quality_of_a_dataset_by_hand(panoptic: GroundTruth) -> None:
+    from detr_d2.compare.measure.panoptic import is_panoptic, panoptic_metrics
+
+    assert is_panoptic(panoptic.name)
+    perfect = segmentation_of(output(), SIZE)  # dog, and the third kind of stuff
+    metrics = panoptic_metrics(panoptic, [perfect])
+    assert (metrics.pq, metrics.sq, metrics.rq, metrics.pq_things, metrics.pq_stuff) == pytest.approx((100,) * 5)
+    # Half of the stuff lost: IoU 3/4 of 1,600 pixels; the dog is a cup: one missed and one wrong class, PQ 0 each.
+    segments = [Segment(0, True, counts(block(20, 20, 10, 10))), Segment(3, False, counts(block(40, 0, 15, 80)))]
+    metrics = panoptic_metrics(panoptic, [found(segments=segments)])
+    assert (metrics.pq_things, metrics.pq_stuff, metrics.pq) == pytest.approx((0, 75, 25))
+    assert (metrics.sq_stuff, metrics.rq_stuff) == pytest.approx((75, 100))
+
+
+def test_an_image_that_failed_counts_as_nothing_found(panoptic: GroundTruth) -> None:
+    from detr_d2.compare.measure.panoptic import panoptic_metrics
+
+    metrics = panoptic_metrics(panoptic, [Segmentation([1, 1], [], [], [], error="out of memory")])
+    assert (metrics.pq, metrics.failed_images) == (0, 1)
