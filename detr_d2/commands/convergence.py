@@ -27,7 +27,8 @@ from ..files import file_hash, hold_folder, write_text
 from ..visualization.loss_curves import read_log
 
 DEFORMABLE = "quickstart/deformable_detr_shapes.yaml"
-REFINEMENT, TWO_STAGE = "MODEL.DETR.TRANSFORMER.BOX_REFINEMENT", "MODEL.DETR.TRANSFORMER.TWO_STAGE"
+_DEFORMABLE = "MODEL.DETR.TRANSFORMER.DEFORMABLE"
+REFINEMENT, TWO_STAGE = f"{_DEFORMABLE}.BOX_REFINEMENT", f"{_DEFORMABLE}.TWO_STAGE"
 MODELS = (
     "DETR=quickstart/detr_shapes.yaml",
     f"Deformable DETR={DEFORMABLE} {REFINEMENT} False",

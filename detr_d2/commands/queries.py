@@ -63,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--show is {args.show}, expected 1 or more")
     paths = prepare_outputs(args.output, FILES, overwrite=args.overwrite)
     cfg = read_detr_config(args.config_file, args.opts, args.imports)
-    if cfg.MODEL.DETR.TRANSFORMER.TWO_STAGE:
+    if cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE:
         raise ValueError(
-            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.TWO_STAGE), whose queries stand at "
-            "proposals that differ from image to image; give a model without two stages"
+            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE), whose queries "
+            "stand at proposals that differ from image to image; give a model without two stages"
         )
     dataset, given = find_dataset(cfg, args.dataset, args.coco)
     records = take_images(dataset, args.limit)
