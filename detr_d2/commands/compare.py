@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 from detectron2.utils.logger import setup_logger
 
+from ..cli import quiet_libraries
 from ..compare.compare_all import REPORT, RESULTS, Plan, compare_all, text_table, write_all
 from ..compare.cost.cost import CostSettings
 from ..compare.models import Contestant, parse_models
@@ -22,9 +23,8 @@ from ..compare.run import Settings
 from ..data import register_coco, register_coco_panoptic
 from ..data.panoptic.checks import check_panoptic_pngs
 from ..engine.startup.setup import import_user_modules, load_config
-from ..experiments.quiet import quiet_libraries
+from ..files.output_folder import own_folder
 from ._options import add_import
-from ._run import ends_with_its_folders, own_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,7 +74,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares; returns 1 when a model failed."""
     args = build_parser().parse_args(argv)
