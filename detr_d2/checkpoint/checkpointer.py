@@ -123,10 +123,11 @@ class Checkpointer(DetectionCheckpointer):
         own = self.model.state_dict()
         rest = self._under_our_names(content, own, report)
         state = {name: torch.as_tensor(value) for name, value in rest.pop("model").items()}
-        names = rest.get("class_names"), self.metadata.get("class_names")
-        if mode != "start" and names[0] and names[1]:
+        theirs, ours = rest.get("class_names"), self.metadata.get("class_names")
+        if mode != "start" and theirs and ours:
             require_same_classes(
-                *names,
+                theirs,
+                ours,
                 model_is=f"{source} was trained on",
                 data_are="the data have",
                 cure="give data with its classes in its order, or train it on these",
@@ -137,7 +138,9 @@ class Checkpointer(DetectionCheckpointer):
         elif is_detr(own):
             if mode == "resume":
                 check_same_masks(state, own, source)
-            fitted = fit(state, own, report, exact=mode != "start", class_head=self.class_head_from, class_names=names)
+            fitted = fit(
+                state, own, report, exact=mode != "start", class_head=self.class_head_from, class_names=(theirs, ours)
+            )
         else:
             fitted = fit_by_shape(state, own, report)
         if mode == "trained":

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import time
-import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...files import write_file
-from ..coco.annotation_table import cache_file
+from ..cache import cache_file, load_arrays, save_arrays
 from ..coco.json_values import MOST_NAMED
 from ..image_errors import IMAGE_FILE, another_size
 from ..images import read_header, read_image, say_frames
@@ -131,8 +129,10 @@ def check_images(
     paths, sizes = [os.fspath(paths[index]) for index in kept], np.asarray(sizes)[kept]
     what = f"of {len(paths)} panoptic PNGs" if pngs else "image files"
     _require_files(name, what, [path for path in paths if not _is_uri(path)], root)
-    memory = cache_file("pngs" if pngs else "images", name, root, os.path.dirname(paths[0])).with_suffix(".images")
-    look = _Look(paths, sizes, _load(memory), pngs)
+    memory = cache_file("pngs" if pngs else "images", name, root, os.path.dirname(paths[0]))
+    stored = load_arrays(memory) or {"digests": np.array([]), "seen": np.array([])}
+    known = dict(zip(stored["digests"].tolist(), map(tuple, stored["seen"].tolist()), strict=True))
+    look = _Look(paths, sizes, known, pngs)
     sample = np.unique(np.linspace(0, len(paths) - 1, _SAMPLE).astype(int)).tolist()
     for index in sample:
         look.header(index)
@@ -145,7 +145,12 @@ def check_images(
     if look.faults:
         raise ValueError(_describe(name, look))
     if any(look.known.get(digest) != seen for digest, seen in look.seen.values()):
-        _save(memory, name, look)
+        digests, seen = zip(*look.seen.values(), strict=True)
+        arrays: dict[str, np.ndarray] = {
+            "digests": np.array(digests, dtype=np.uint64),
+            "seen": np.array(seen, dtype=np.int32),
+        }
+        save_arrays(memory, arrays, f"The check of the images of {name}")
     _tell(name, look)
 
 
@@ -224,23 +229,6 @@ def _describe(name: str, look: _Look) -> str:
     what = "PNGs" if look.pngs else "images"
     sized = any("its annotation says" in fault for fault in faults)
     return f"{name}: {len(faults)} of {len(look.paths)} {what} cannot be used: {listed}{cure if sized else ''}"
-
-
-def _load(memory: os.PathLike[str]) -> dict[int, _Seen]:
-    try:
-        with np.load(memory, allow_pickle=False) as arrays:
-            return dict(zip(arrays["digests"].tolist(), map(tuple, arrays["seen"].tolist()), strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}
-
-
-def _save(memory: os.PathLike[str], name: str, look: _Look) -> None:
-    digests = np.array([digest for digest, _ in look.seen.values()], dtype=np.uint64)
-    seen = np.array([seen for _, seen in look.seen.values()], dtype=np.int32)
-    try:
-        write_file(memory, lambda file: np.savez(file, digests=digests, seen=seen))
-    except OSError as error:
-        logger.warning("The check of the images of %s cannot be cached: %s", name, error)
 
 
 def _tell(name: str, look: _Look) -> None:

@@ -157,13 +157,13 @@ def test_one_process_of_a_machine_reads_a_new_file(
     expected = annotation_table.read_coco_table(path)
     annotation_table._read_cached.cache_clear()
     lookups: list[int] = []
-    load = annotation_table._load
+    load = annotation_table.load_arrays
 
     def late(cached: Any) -> Any:
         lookups.append(1)
         return None if len(lookups) == 1 else load(cached)
 
-    monkeypatch.setattr(annotation_table, "_load", late)
+    monkeypatch.setattr(annotation_table, "load_arrays", late)
     monkeypatch.setattr(annotation_table, "keep_coco_file", None)
     table = annotation_table.read_coco_table(path)
     assert table.label(0) == expected.label(0) == "annotation 1"
