@@ -169,11 +169,14 @@ def _check_names(state: StateDict, model: StateDict, report: LoadReport, *, exac
     absent = [name for name in model if name not in state]
     report.missing = [name for name in absent if _NOT_NEEDED.fullmatch(name)]
     report.unexpected = [name for name in state if name not in model]
-    spare = _spare_masks(state, model, report)
-    if not exact:
-        _start_masks(state, model, report)
-    elif not any(name.startswith(MASK_HEAD) for name in state):
+    theirs, own = ([name for name in names if name.startswith(MASK_HEAD)] for names in (state, model))
+    if theirs and not own:  # the boxes alone of a model of masks
+        report.notes.append(f"mask head: its {len(theirs)} tensors are dropped, as the model predicts boxes alone")
+    elif own and not theirs and exact:
         check_same_masks(state, model, report.source)
+    elif own and not theirs:  # masks are trained on a box model; part of a mask head is no beginning
+        report.reinitialised.update(dict.fromkeys(own, "as the file is a model of boxes alone"))
+    spare = theirs if not own else []
     missing = [name for name in absent if not _NOT_NEEDED.fullmatch(name) and name not in report.reinitialised]
     foreign = [name for name in report.unexpected if not _NOT_NEEDED.fullmatch(name) and name not in spare]
     problems = []
@@ -186,22 +189,6 @@ def _check_names(state: StateDict, model: StateDict, report: LoadReport, *, exac
             f"{report.source} ({report.layout}) {' and '.join(problems)}: it is a model of another config; check the "
             "config file and MODEL.WEIGHTS."
         )
-
-
-def _spare_masks(state: StateDict, model: StateDict, report: LoadReport) -> list[str]:
-    """The mask head of a file whose boxes alone a model is for."""
-    spare = [name for name in state if name.startswith(MASK_HEAD)]
-    if not spare or any(name.startswith(MASK_HEAD) for name in model):
-        return []
-    report.notes.append(f"mask head: its {len(spare)} tensors are dropped, as the model predicts boxes alone")
-    return spare
-
-
-def _start_masks(state: StateDict, model: StateDict, report: LoadReport) -> None:
-    """A mask head is trained on a box model, which has none; part of one is no beginning."""
-    if not any(name.startswith(MASK_HEAD) for name in state):
-        own = [name for name in model if name.startswith(MASK_HEAD)]
-        report.reinitialised.update(dict.fromkeys(own, "as the file is a model of boxes alone"))
 
 
 def _does_not_fit(source: str, name: str, theirs: Tensor, own: Tensor) -> str:
