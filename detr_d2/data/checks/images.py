@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections import defaultdict
@@ -25,8 +26,7 @@ from .missing_files import missing_message
 
 _SAMPLE = 16  # images decoded per dataset
 _LOOKED_AT = 256  # images whose headers are read where there are no annotations
-_AT_ONCE = 1024  # headers between two looks at the clock
-_PER_JOB = 32  # headers that one thread reads in a row
+_PER_JOB = 32  # headers that one thread reads between two looks at the clock
 _SHALLOW = 0.1  # of the range: images of 16 bits that use less are nearly black
 
 TRAINING_SECONDS = 60.0
@@ -81,11 +81,6 @@ class _Look:
                 "of a segment's id"
             )
         self.seen[index] = digest, (header.frames, int(header.deep), -1, -1)
-
-    def headers(self, indices: Sequence[int]) -> None:
-        """Looks at several files."""
-        for index in indices:
-            self.header(index)
 
     def pixels(self, index: int) -> None:
         """Decodes a file, unless an earlier start has."""
@@ -207,18 +202,23 @@ def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
     """Headers of all local files, as far as the time allows; in an order that makes any part of them a sample."""
     todo = [index for index, path in enumerate(look.paths) if index not in look.seen and not _is_uri(path)]
     todo = np.random.default_rng(0).permutation(np.array(todo, dtype=int)).tolist()
-    started = time.monotonic()
+    until = math.inf if seconds is None else time.monotonic() + seconds
+
+    def look_at(indices: list[int]) -> int:
+        if time.monotonic() > until:
+            return len(indices)
+        for index in indices:
+            look.header(index)
+        return 0
+
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(todo), _AT_ONCE):
-            if seconds is not None and time.monotonic() - started > seconds:
-                logger.info(
-                    "%s: after %.0f s the sizes of %d of %d images are compared with the annotations. The others are "
-                    "compared when they are drawn; the next start goes on with them.",
-                    name, seconds, len(look.seen), len(look.paths),
-                )  # fmt: skip
-                return
-            part = todo[start : start + _AT_ONCE]
-            list(pool.map(look.headers, (part[first : first + _PER_JOB] for first in range(0, len(part), _PER_JOB))))
+        left = sum(pool.map(look_at, (todo[start : start + _PER_JOB] for start in range(0, len(todo), _PER_JOB))))
+    if left:
+        logger.info(
+            "%s: after %.0f s the sizes of %d of %d images are compared with the annotations. The others are compared "
+            "when they are drawn; the next start goes on with them.",
+            name, seconds, len(look.paths) - left, len(look.paths),
+        )  # fmt: skip
 
 
 def _describe(name: str, look: _Look) -> str:

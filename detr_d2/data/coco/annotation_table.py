@@ -18,7 +18,7 @@ import numpy as np
 from iopath.common.file_io import file_lock
 
 from ..cache import cache_file, load_arrays, objects_array, save_arrays
-from .file import CocoFile, keep_coco_file
+from .file import NO_OBJECTS, CocoFile, keep_coco_file
 from .json_file import local_json
 from .json_values import Id
 from .mask_faults import numbered_faults
@@ -131,21 +131,19 @@ def _ids_array(ids: list[Id]) -> np.ndarray:
 
 
 def _of_coco(file: CocoFile) -> AnnotationTable:
-    objects = file.objects
-    ids = [] if objects is None else objects.ids
-    none = np.zeros(0, dtype=np.int64)
+    objects = file.objects or NO_OBJECTS
     return AnnotationTable(
         class_names=objects_array(file.classes.names),
         class_ids=objects_array(file.classes.ids),
         class_parents=objects_array(file.classes.parents),
         file_names=objects_array(file.images.file_names),
         image_sizes=file.images.sizes,
-        image_of=none if objects is None else objects.image_of,
-        annotation_ids=_ids_array(ids),
-        boxes_xywh=np.zeros((0, 4)) if objects is None else objects.boxes_xywh,
-        classes=none if objects is None else objects.classes,
-        crowd=np.zeros(0, dtype=bool) if objects is None else objects.crowd > 0,
-        **numbered_faults([] if objects is None else objects.faults),
-        orphans=np.array([0 if objects is None else objects.orphans]),
-        annotated=np.array([objects is not None]),
+        image_of=objects.image_of,
+        annotation_ids=_ids_array(objects.ids),
+        boxes_xywh=objects.boxes_xywh,
+        classes=objects.classes,
+        crowd=objects.crowd > 0,
+        **numbered_faults(objects.faults),
+        orphans=np.array([objects.orphans]),
+        annotated=np.array([file.objects is not None]),
     )

@@ -89,6 +89,10 @@ class CocoObjects:
     orphans: int
 
 
+_NONE = np.zeros(0, dtype=np.int64)
+NO_OBJECTS = CocoObjects([], _NONE, _NONE, np.zeros((0, 4)), _NONE, np.zeros(0), [], [], [], orphans=0)
+
+
 @dataclass(frozen=True)
 class CocoFile:
     """A file whose every value has been read; `objects` is None for a test set, which has no list "annotations"."""

@@ -10,8 +10,8 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from detr_d2.data import build_detr_train_loader, check_datasets, register_coco
-from detr_d2.data.checks.training_records import training_records
 from detr_d2.data.coco import annotation_table
+from detr_d2.data.loader import training_records
 from detr_d2.engine.startup.summary import _left_out
 
 Write = Callable[..., str]

@@ -29,8 +29,8 @@ from detr_d2.data import (
     register_datasets,
     resolve_num_classes,
 )
-from detr_d2.data.checks.training_records import training_records
 from detr_d2.data.coco.dataset import CocoDataset
+from detr_d2.data.loader import training_records
 from detr_d2.data.registration import classes_of, dataset_table
 from detr_d2.engine.startup.setup import resolve_classes
 
