@@ -21,7 +21,7 @@ from ..compare.records import Comparison, ModelComparison
 from ..compare.report.gallery import without_images_elsewhere
 from ..compare.run import Settings
 from ..data import register_coco, register_coco_panoptic
-from ..data.panoptic.checks import check_panoptic_pngs
+from ..data.checks.datasets import check_panoptic_pngs
 from ..engine.startup.setup import import_user_modules, load_config
 from ..files.output_folder import own_folder
 from ._options import add_import

@@ -1,4 +1,4 @@
-"""Rows of class heads: the authors count COCO's category ids, detectron2 the classes that have one.
+"""Rows of class heads, and which class each is: the authors count COCO's category ids, detectron2 the classes.
 
 In the authors' files row `i` of a class head stands for category id `i`, and 0 and the gaps stand for nothing. Box and
 instance models have the 80 things, ids 1 to 90; panoptic models have the 53 kinds of stuff as well, ids 92 to 200, and
@@ -8,13 +8,18 @@ them in the order of its ids. The row for "no object", where there is one (softm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
 from ..class_names import STUFF_NAMES
+
+CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
+"""Names of the tensors with a row for each class."""
 
 UNNAMED = "N/A"  # as the authors and transformers call an id without a category
 
@@ -127,3 +132,50 @@ def numbering_by_id(num_classes: int, class_names: Sequence[str] | None) -> Numb
 def numbering_of_classes(num_classes: int, class_names: Sequence[str] | None) -> Numbering | None:
     """Of which categories so many classes are; None if of none that is known."""
     return next((x for x in NUMBERINGS if x.counts_classes(num_classes, class_names)), None)
+
+
+def num_rows(state: Mapping[str, Tensor]) -> int:
+    """Rows of the class head, with that of "no object" where there is one."""
+    return next(len(tensor) for name, tensor in state.items() if CLASS_HEAD.fullmatch(name))
+
+
+def num_classes(content: Mapping[str, Any]) -> int:
+    """K of a checkpoint; where it does not name its classes, DETR's own head counts as one with "no object"."""
+    if content.get("class_names"):
+        return len(content["class_names"])
+    return num_rows(content["model"]) - int("head.class_embed.weight" in content["model"])
+
+
+def coco_ids_of(content: Mapping[str, Any]) -> Numbering | None:
+    """Whose category ids the rows of the class head of a checkpoint are; None if they are classes, or not COCO's."""
+    names = tuple(content.get("class_names") or ())
+    return next((x for x in NUMBERINGS if names == x.names_by_id), None)
+
+
+def keep_coco_classes(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduces a class head by category id to the classes that detectron2 counts; see `coco_ids_of`."""
+    numbering = coco_ids_of(content)
+    assert numbering is not None
+    names = {"class_names": list(numbering.names), "category_ids": list(numbering.ids)}
+    return {**content, "model": map_class_rows(content["model"], numbering.select, numbering.select_proposals), **names}
+
+
+def map_class_rows(
+    state: Mapping[str, Tensor],
+    classes: Callable[[Tensor], Tensor],
+    proposals: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Applies one function of rows to every class head, and another to that of a two-stage encoder."""
+    changed = dict(state)
+    for name, tensor in state.items():
+        if CLASS_HEAD.fullmatch(name):
+            changed[name] = proposals(tensor) if is_of_proposals(name, state) else classes(tensor)
+    return changed
+
+
+def is_of_proposals(name: str, state: Container[str]) -> bool:
+    """Whether a tensor belongs to the class head of a two-stage encoder, which is the last one."""
+    match = re.fullmatch(r"head\.class_embed\.(\d+)\.\w+", name)
+    if match is None or "transformer.enc_output.weight" not in state:
+        return False
+    return f"head.class_embed.{int(match[1]) + 1}.weight" not in state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.data import MetadataCatalog
 
-from detr_d2.checkpoint.coco_classes import DETECTION, PANOPTIC, numbering_by_id, numbering_of_classes
+from detr_d2.checkpoint.class_head import DETECTION, PANOPTIC, numbering_by_id, numbering_of_classes
 from detr_d2.panoptic_classes import PanopticClasses
 
 DROPPED = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]

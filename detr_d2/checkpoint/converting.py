@@ -11,19 +11,19 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ..files import new_folder, write_file, write_json
-from .coco_classes import Numbering, numbering_of_classes
-from .layouts.identify import Layout, convert, layout_of, unknown_layout
-from .layouts.rules import ConversionError
-from .layouts.transformers_config import model_config, preprocessor_config
-from .model_file import (
-    PANOPTIC_KEYS,
+from .class_head import (
+    Numbering,
     coco_ids_of,
     keep_coco_classes,
     map_class_rows,
     num_classes,
     num_rows,
-    to_detectron2,
+    numbering_of_classes,
 )
+from .layouts.identify import Layout, convert, layout_of, unknown_layout
+from .layouts.rules import ConversionError
+from .layouts.transformers_config import model_config, preprocessor_config
+from .renaming import PANOPTIC_KEYS, to_detectron2
 
 FOLDER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin")
 """What may stand in a folder of `transformers` that is replaced."""

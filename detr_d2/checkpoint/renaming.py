@@ -1,21 +1,19 @@
-"""A file's weights under this package's names, with what the file tells about its classes."""
+"""A DETR of any library under this package's names, with what its file tells of its classes and its architecture."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
-from .architecture import stated_architecture
-from .coco_classes import NUMBERINGS, Numbering, numbering_by_id
+from .class_head import num_classes, numbering_by_id
 from .layouts.identify import Layout, convert, identify
 
-CLASS_HEAD = re.compile(r"head\.class_embed(\.\d+)?\.(weight|bias)")
-"""Names of the tensors with a row for each class."""
+HEADS, DILATED = "num_heads", "dilated"
+"""Keys of what the tensors do not show: see `check_architecture`."""
 
 PANOPTIC_KEYS = ("num_things", "panoptic_layout")
 """What files of this package's panoptic models tell beside the names: see `PanopticClasses`."""
@@ -41,7 +39,7 @@ def to_detectron2(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any]
     config = _transformers_config(path) if layout.name.startswith("huggingface") else None
     content = {
         "model": convert(content["model"], "detectron2", source=path),
-        "architecture": stated_architecture(content, config),
+        "architecture": _architecture(content, config),
         **_classes(content, config),
     }
     numbering = numbering_by_id(num_classes(content), content.get("class_names"))
@@ -50,56 +48,43 @@ def to_detectron2(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any]
     return content, layout
 
 
-def num_rows(state: Mapping[str, Tensor]) -> int:
-    """Rows of the class head, with that of "no object" where there is one."""
-    return next(len(tensor) for name, tensor in state.items() if CLASS_HEAD.fullmatch(name))
+def check_architecture(content: Mapping[str, Any], model: nn.Module, source: str) -> None:
+    """Compares what a checkpoint says of its model ("architecture") with a model.
+
+    Raises:
+        ValueError: they differ; the tensors would fit all the same, and the predictions be wrong.
+    """
+    stated = content.get("architecture", {})
+    found = {getattr(module, "num_heads", None) for module in model.get_submodule("transformer").modules()}
+    heads = [x for x in found if isinstance(x, int)]
+    if HEADS in stated and heads and heads != [stated[HEADS]]:
+        raise ValueError(
+            f"{source} is a model with {stated[HEADS]} attention heads, but MODEL.DETR.TRANSFORMER.NUM_HEADS is "
+            f"{heads[0]}."
+        )
+    convolutions = [x for x in model.get_submodule("backbone").modules() if isinstance(x, nn.Conv2d)]
+    dilated = any(max(x.dilation) > 1 for x in convolutions)
+    if DILATED in stated and convolutions and dilated != bool(stated[DILATED]):
+        raise ValueError(
+            f"{source} is a model {'with' if stated[DILATED] else 'without'} a dilated backbone (DC5): set "
+            f"MODEL.RESNETS.RES5_DILATION to {2 if stated[DILATED] else 1}, or take the config of that model."
+        )
 
 
-def num_classes(content: Mapping[str, Any]) -> int:
-    """K of a checkpoint; where it does not name its classes, DETR's own head counts as one with "no object"."""
-    if content.get("class_names"):
-        return len(content["class_names"])
-    return num_rows(content["model"]) - int("head.class_embed.weight" in content["model"])
+def _architecture(content: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Number of heads and whether the backbone is dilated (DC5), where they are known.
 
-
-def coco_ids_of(content: Mapping[str, Any]) -> Numbering | None:
-    """Whose category ids the rows of the class head of a checkpoint are; None if they are classes, or not COCO's."""
-    names = tuple(content.get("class_names") or ())
-    return next((x for x in NUMBERINGS if names == x.names_by_id), None)
-
-
-def is_by_coco_id(content: Mapping[str, Any]) -> bool:
-    """Whether the class head of a checkpoint has a row for each category id of COCO, or of COCO panoptic."""
-    return coco_ids_of(content) is not None
-
-
-def keep_coco_classes(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Reduces a class head by category id to the classes that detectron2 counts; see `is_by_coco_id`."""
-    numbering = coco_ids_of(content)
-    assert numbering is not None
-    names = {"class_names": list(numbering.names), "category_ids": list(numbering.ids)}
-    return {**content, "model": map_class_rows(content["model"], numbering.select, numbering.select_proposals), **names}
-
-
-def map_class_rows(
-    state: Mapping[str, Tensor],
-    classes: Callable[[Tensor], Tensor],
-    proposals: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """Applies one function of rows to every class head, and another to that of a two-stage encoder."""
-    changed = dict(state)
-    for name, tensor in state.items():
-        if CLASS_HEAD.fullmatch(name):
-            changed[name] = proposals(tensor) if is_of_proposals(name, state) else classes(tensor)
-    return changed
-
-
-def is_of_proposals(name: str, state: Container[str]) -> bool:
-    """Whether a tensor belongs to the class head of a two-stage encoder, which is the last one."""
-    match = re.fullmatch(r"head\.class_embed\.(\d+)\.\w+", name)
-    if match is None or "transformer.enc_output.weight" not in state:
-        return False
-    return f"head.class_embed.{int(match[1]) + 1}.weight" not in state
+    Args:
+        content: checkpoint; "args" is the command line in the authors' training files.
+        config: `config.json` of transformers.
+    """
+    args = vars(content["args"]) if hasattr(content.get("args"), "__dict__") else {}
+    stated: dict[str, Any] = {HEADS: args.get("nheads"), DILATED: args.get("dilation")}
+    if config is not None:
+        backbone = config.get("backbone_config") or {}
+        stated[HEADS] = config.get("encoder_attention_heads", stated[HEADS])
+        stated[DILATED] = bool(config.get("dilation")) or backbone.get("output_stride") == 16
+    return {key: value for key, value in stated.items() if value is not None}
 
 
 def _classes(content: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
