@@ -12,13 +12,13 @@ from types import ModuleType
 import torch
 from detectron2.utils.logger import setup_logger
 
-from ..compare.compare_all import REPORT, RESULTS, Plan, compare_all, text_table, write_all
+from ..compare.compare_all import compare_all
 from ..compare.cost.cost import CostSettings
 from ..compare.models import Contestant, parse_models
-from ..compare.record_files import load_comparison
-from ..compare.records import Comparison, ModelComparison
+from ..compare.records import Comparison, ModelComparison, load_comparison
+from ..compare.report.files import REPORT, RESULTS, text_table, write_all
 from ..compare.report.gallery import without_images_elsewhere
-from ..compare.run import Settings
+from ..compare.run import Plan, Settings
 from ..data import register_coco, register_coco_panoptic
 from ..data.panoptic.checks import check_panoptic_pngs
 from ..engine.startup.setup import import_user_modules, load_config
