@@ -18,6 +18,7 @@ from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.class_names import match_classes, require_same_classes
+from detr_d2.commands._run import in_order_of_model
 from detr_d2.compare.models import map_classes
 from detr_d2.compare.segmentation import require_panoptic_classes
 from detr_d2.data import check_order_of_classes
@@ -26,7 +27,6 @@ from detr_d2.engine import Trainer
 from detr_d2.panoptic_classes import PanopticClasses
 from detr_d2.prediction.predictor import Categories
 from detr_d2.prediction.trained_model import class_names_option, load_trained_model
-from detr_d2.visualization.inspection import in_order_of_model
 
 MODEL = ["cat", "dog", "traffic light"]
 SAME = {"equal": MODEL, "spelling": ["Cat", "dog", "traffic_light"]}

@@ -11,7 +11,7 @@ import torch
 from ..benchmark import data as benchmark_data
 from ..benchmark import models as benchmark_models
 from ..benchmark import parts as benchmark_parts
-from ..experiments.quiet import quiet_libraries
+from ..cli import quiet_libraries
 from ..layers import DEFORMABLE_BACKENDS
 
 WORKS: dict[str, Callable[[argparse.Namespace], int]] = {

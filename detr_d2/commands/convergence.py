@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from detectron2.data import MetadataCatalog
 
+from ..cli import quiet_libraries
 from ..compare.cost.timing import machine_info
 from ..data import register_coco
 from ..engine.startup.setup import find_config_file, load_config
 from ..experiments.learning_curve_picture import save_convergence
 from ..experiments.learning_curves import LearningCurve, by_model, convergence_table, save_curves_json
 from ..experiments.own_folders import settle_output
-from ..experiments.quiet import quiet_libraries
 from ..experiments.shapes_data import VAL_SEED_OFFSET, shapes_spec
 from ..experiments.timed_training import CLOCKS, TrainingError, run_training
 from ..experiments.trained_comparison import job_options

@@ -21,9 +21,9 @@ from ..checkpoint.conversion import FOLDER_FILES, TARGETS, Converted, convert_ch
 from ..checkpoint.layouts.identify import WITH_MASKS, Layout, convert
 from ..checkpoint.model_file import num_rows
 from ..checkpoint.reading.contents import read_model_file
+from ..cli import quiet_libraries
 from ..data import read_image
 from ..engine.startup.setup import load_config
-from ..experiments.quiet import quiet_libraries
 from ..model_zoo import list_configs
 from ..other_libraries.deformable_reference import build_authors_network, is_deformable
 from ..other_libraries.references import (

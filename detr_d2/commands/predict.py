@@ -15,12 +15,12 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from tqdm import tqdm
 
+from ..cli import quiet_libraries
 from ..data import read_image, tell_of_images
 from ..data.image_errors import naming_image
 from ..data.registration import is_panoptic
 from ..engine.startup.device import choose_device
 from ..engine.startup.setup import import_user_modules, load_config
-from ..experiments.quiet import quiet_libraries
 from ..files import write_json, write_picture
 from ..panoptic_classes import PanopticClasses
 from ..prediction.detector_keys import set_score_threshold
@@ -30,7 +30,6 @@ from ..prediction.predict_outputs import IMAGES, MAPS, PANOPTIC, PREDICTIONS, Ou
 from ..prediction.predictor import Categories, ImagePredictor, coco_results, panoptic_result
 from ..prediction.trained_model import class_names_option, coco_option, load_trained_model
 from ._options import add_import
-from ._run import ends_with_its_folders
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Predicts; returns 1 when some of the inputs could not be read."""
     args = build_parser().parse_args(argv)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..cli import quiet_libraries
 from ..experiments.own_folders import settle_output
-from ..experiments.quiet import quiet_libraries
 from ..experiments.timed_training import TrainingError
 from ..files import hold_folder
 

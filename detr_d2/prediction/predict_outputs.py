@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..commands._run import claim_files
+from ..files.output_folder import claim_files
 from .media import IMAGE_SUFFIXES, Media, video_suffix
 from .output_names import OutputNames, is_frame, with_ending
 

@@ -64,7 +64,7 @@ def test_masks_are_measured_as_detectron2_measures_them(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The masks of the models are replaced by the boxes of the objects, on some pixels: random ones are never right."""
-    from detr_d2.commands.compare import load_config
+    from detr_d2.engine.startup.setup import load_config
 
     truth = {x["file_name"]: x["annotations"] for x in DatasetCatalog.get(_registered(tiny_coco, "masks_compared"))}
 
