@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from detection_cases import perfect, random_case
 
-from detr_d2.compare.data import Detections, GroundTruth
 from detr_d2.compare.measure.intervals import METRICS, Observed, bootstrap, difference, image_draws, interval
 from detr_d2.compare.measure.matching import PrecisionCurves, match
+from detr_d2.evaluation.arrays import Detections, GroundTruth
 
 
 def observe(truth: GroundTruth, found: Detections) -> Observed:
     numbers = np.arange(len(truth))
-    return Observed(PrecisionCurves.of(match(truth, found)), pairs_50=numbers, count_error=1 - numbers)
+    return Observed(PrecisionCurves(match(truth, found)), pairs_50=numbers, count_error=1 - numbers)
 
 
 def test_every_draw_takes_as_many_images_as_there_are() -> None:

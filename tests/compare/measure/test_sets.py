@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 from detection_cases import Box, detections, ground_truth, perfect
 
-from detr_d2.compare.data import Detections, GroundTruth
 from detr_d2.compare.found.nms import Candidates, OfflineNms
-from detr_d2.compare.measure.counting import count_groups, counting, query_limit
-from detr_d2.compare.measure.crowding import crowding_bins, largest_overlaps
-from detr_d2.compare.measure.duplicates import count_duplicates, objects_covered, same_class_pairs
 from detr_d2.compare.measure.matching import PrecisionCurves, match
+from detr_d2.compare.measure.sets import (
+    count_duplicates,
+    count_groups,
+    counting,
+    crowding_bins,
+    largest_overlaps,
+    objects_covered,
+    query_limit,
+    same_class_pairs,
+)
+from detr_d2.evaluation.arrays import Detections, GroundTruth
 
 A: Box = (0, 0, 40, 40)
 A_60: Box = (0, 10, 40, 50)  # IoU with A: 30 / 50 = 0.6
@@ -51,11 +58,11 @@ def test_perfect_detections_have_no_duplicates_and_nms_hurts_the_overlapping_pai
     assert counted.detections == 5
     assert counted.removed_true_positives == 1
     assert (counted.pairs_50, counted.covered_twice) == (0, 0)
-    assert PrecisionCurves.of(match(truth, after)).average_precision()[0] < 100
+    assert PrecisionCurves(match(truth, after)).average_precision()[0] < 100
     for harmless in (0.65, None):
         kept = with_nms(found, harmless)
         assert count(truth, kept, found).removed_true_positives == 0
-        np.testing.assert_allclose(PrecisionCurves.of(match(truth, kept)).average_precision(), 100)
+        np.testing.assert_allclose(PrecisionCurves(match(truth, kept)).average_precision(), 100)
 
 
 def test_an_object_that_is_never_found_is_not_removed_by_nms() -> None:
