@@ -21,14 +21,15 @@ COMMANDS = {
     "convergence": "train detectors for the same time with several seeds and draw how fast they learn",
     "convert": "convert checkpoints between the authors' code, detectron2 and Hugging Face",
     "make-shapes": "make a dataset of coloured shapes with COCO annotations",
-    "matching": "show how stable the assignment of queries is over checkpoints, and loss curves of runs",
+    "matching": "show how stable the assignment of queries is over checkpoints",
     "predict": "detect objects in images, folders and videos",
     "queries": "show where the boxes of each object query fall over a dataset",
-    "quickstart": "train DETR and Faster R-CNN on shapes and compare them, on a CPU in minutes",
-    "quickstart-real": "train Deformable DETR and Faster R-CNN on real images of yours and compare them",
-    "quickstart-segmentation": "train masks and panoptic segmentation on the models of quickstart and compare them",
+    "quickstart": "train two detectors on shapes or real images, or masks on shapes, and compare them on one page",
     "train": "train or evaluate any detectron2 config (the same as train_net.py)",
 }
+
+# Other names of commands -> what they stand for.
+ALIASES = {"quickstart-real": ["quickstart", "real"], "quickstart-segmentation": ["quickstart", "segmentation"]}
 
 # Commands that work without torch and detectron2.
 _STANDALONE = {"check-env"}
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(detr_d2.__version__)
         return 0
+    arguments[:1] = ALIASES.get(arguments[0], arguments[:1])
     name = arguments[0]
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)

@@ -1,7 +1,9 @@
-"""The output folder of a command, settled before the work starts."""
+"""What commands have in common: an output folder, settled before the work starts, and a quiet console."""
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import wraps
@@ -56,3 +58,10 @@ def claim_files(paths: Iterable[Path], *, output: Path, overwrite: bool) -> None
     for folder in sorted({path.parent for path in paths} | {output}):
         check_writable(folder, "cannot write into {folder} ({reason}); choose another --output")
     own_folder(output)
+
+
+def quiet_libraries() -> None:
+    """Hides warnings that libraries address to their own developers; errors and our own messages stay."""
+    for category in (UserWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(torch|detectron2|fvcore)\..*")
+    logging.getLogger("torch").setLevel(logging.ERROR)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ..data import read_image
-from ..experiments.quiet import quiet_libraries
 from ..layers import MultiHeadAttention
 from ..prediction.predictor import Categories, ImagePredictor
 from ..prediction.trained_model import class_names_option
@@ -23,7 +22,7 @@ from ..visualization.inspection import (
     read_detr_config,
 )
 from ..visualization.looks import Frame, Inside, Look, detection_looks, grid_points, look_inside, point_looks
-from ._run import ends_with_its_folders
+from ._run import ends_with_its_folders, quiet_libraries
 
 FILES = ("encoder.png", "decoder.png", "attention.html")
 _GRID = (8, 6)  # points of the page, columns and rows

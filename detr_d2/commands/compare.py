@@ -22,9 +22,8 @@ from ..compare.run import Settings
 from ..data import register_coco, register_coco_panoptic
 from ..data.panoptic.checks import check_panoptic_pngs
 from ..engine.startup.setup import import_user_modules, load_config
-from ..experiments.quiet import quiet_libraries
 from ._options import add_import
-from ._run import ends_with_its_folders, own_folder
+from ._run import ends_with_its_folders, own_folder, quiet_libraries
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -23,7 +23,6 @@ from ..checkpoint.model_file import num_rows
 from ..checkpoint.reading.contents import read_model_file
 from ..data import read_image
 from ..engine.startup.setup import load_config
-from ..experiments.quiet import quiet_libraries
 from ..model_zoo import list_configs
 from ..other_libraries.deformable_reference import build_authors_network, is_deformable
 from ..other_libraries.references import (
@@ -34,6 +33,7 @@ from ..other_libraries.references import (
     transformers_forward,
 )
 from ..prediction.predictor import ImagePredictor
+from ._run import quiet_libraries
 
 TOLERANCE = 1e-4  # largest difference of logits, normalised boxes and mask logits that `--verify` accepts
 

@@ -20,7 +20,6 @@ from ..data.image_errors import naming_image
 from ..data.registration import is_panoptic
 from ..engine.startup.device import choose_device
 from ..engine.startup.setup import import_user_modules, load_config
-from ..experiments.quiet import quiet_libraries
 from ..files import write_json, write_picture
 from ..panoptic_classes import PanopticClasses
 from ..prediction.detector_keys import set_score_threshold
@@ -30,7 +29,7 @@ from ..prediction.predict_outputs import IMAGES, MAPS, PANOPTIC, PREDICTIONS, Ou
 from ..prediction.predictor import Categories, ImagePredictor, coco_results, panoptic_result
 from ..prediction.trained_model import class_names_option, coco_option, load_trained_model
 from ._options import add_import
-from ._run import ends_with_its_folders
+from ._run import ends_with_its_folders, quiet_libraries
 
 
 def build_parser() -> argparse.ArgumentParser:

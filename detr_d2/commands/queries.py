@@ -10,7 +10,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data import read_image
-from ..experiments.quiet import quiet_libraries
 from ..files import write_json
 from ..prediction.predictor import ImagePredictor
 from ..visualization.inspection import (
@@ -25,7 +24,7 @@ from ..visualization.inspection import (
 )
 from ..visualization.queries import SMALL_AREA, collect_queries, summarise_queries
 from ..visualization.query_pictures import save_query_boxes, save_query_classes
-from ._run import ends_with_its_folders
+from ._run import ends_with_its_folders, quiet_libraries
 
 FILES = ("query_boxes.png", "query_classes.png", "queries.json")
 
