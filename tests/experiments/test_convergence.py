@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from detr_d2.compare.results import RunResult
-from detr_d2.experiments.learning_curve_picture import save_convergence
-from detr_d2.experiments.learning_curves import LearningCurve, convergence_table, save_curves_json
+from detr_d2.experiments.convergence import (
+    LearningCurve,
+    convergence_table,
+    read_metrics,
+    save_curves_json,
+    save_picture,
+)
 
 
 def curve(model: str, *ap: float, seconds: float = 100.0, seed: int = 0, steps: int = 10) -> LearningCurve:
@@ -86,5 +91,20 @@ def test_numbers_and_picture(tmp_path: Path) -> None:
     values = json.loads((tmp_path / "c.json").read_text())
     assert values["machine"] == {"threads": 2}
     assert [run["ap"] for run in values["runs"]] == [[10, 30], [10], [10, 20]]
-    save_convergence(tmp_path / "c.png", curves)
+    save_picture(tmp_path / "c.png", curves)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_of_a_run_that_was_killed_and_resumed(tmp_path: Path) -> None:
+    lines = [
+        '{"iteration": 19, "total_loss": 5.0}',
+        '{"iteration": 39, "total_loss": 4.0, "bbox/AP": 12.5}',
+        '{"iteration": 59, "total_loss": 9.0}',
+        '{"iteration": 79, "total',  # killed
+        '{"iteration": 39, "total_loss": 3.5, "bbox/AP": NaN}',  # resumed from iteration 20
+        '{"iteration": 29, "total_loss": 6.0}',
+    ]
+    (tmp_path / "metrics.json").write_text("\n".join(lines))
+    curves = read_metrics(tmp_path / "metrics.json")
+    assert list(curves["total_loss"].items()) == [(19, 5.0), (29, 6.0), (39, 3.5), (59, 9.0)]
+    assert math.isnan(curves["bbox/AP"][39])

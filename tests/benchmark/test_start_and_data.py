@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from detr_d2.__main__ import main
-from detr_d2.benchmark import data as benchmark_data
+from detr_d2.benchmark import coco as benchmark_coco
+from detr_d2.benchmark import mapper as benchmark_mapper
 from detr_d2.benchmark import report as benchmark_report
-from detr_d2.benchmark.process import run_statements
+from detr_d2.benchmark.start import IMPORTS, run_statements
 
 
 def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def test_mapper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_mappers_that_differ_are_not_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
-    right = benchmark_data.both_mappers
+    right = benchmark_mapper.both_mappers
 
     def wrong(cfg: Any) -> Any:
         mappers = right(cfg)
@@ -54,7 +55,7 @@ def test_mappers_that_differ_are_not_timed(
 
         return {**mappers, "ours": ours}
 
-    monkeypatch.setattr(benchmark_data, "both_mappers", wrong)
+    monkeypatch.setattr(benchmark_mapper, "both_mappers", wrong)
     monkeypatch.setattr(benchmark_report, "interleave", lambda *_, **__: pytest.fail("timed"))
     assert main(["benchmark", *MAPPER]) == 1
     assert "4 of 4 samples differ" in capsys.readouterr().err
@@ -72,14 +73,14 @@ def test_evaluations_that_differ_are_not_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = iter([{"AP": 10.0}, {"AP": 10.00001}])
-    monkeypatch.setattr(benchmark_data, "_figures", lambda _: next(figures))
+    monkeypatch.setattr(benchmark_coco, "_figures", lambda _: next(figures))
     assert main(["benchmark", *EVALUATE]) == 1
     assert "differ by more than 1e-09" in capsys.readouterr().err
 
 
 def test_import(tmp_path: Path) -> None:
     report = run(tmp_path, "import", "--repeat", "1")
-    assert [x["name"] for x in report["imports"]] == list(benchmark_data.IMPORTS)
+    assert [x["name"] for x in report["imports"]] == list(IMPORTS)
     assert all(x["steps"][0]["seconds"] > 0 and x["steps"][0]["peak_mb"] > 10 for x in report["imports"])
 
 

@@ -4,24 +4,21 @@ import importlib.util
 
 import pytest
 import torch
+from naive_criterion import naive_set_loss
 
-from detr_d2.benchmark import set_losses
-from detr_d2.benchmark.set_losses import (
-    largest_difference,
-    naive_loss,
-    package_loss,
-    random_problem,
-    transformers_loss,
-)
+from detr_d2.benchmark.criterion import authors_loss, package_loss, random_problem, transformers_loss
+from detr_d2.benchmark.inputs import normalised_targets
+from detr_d2.benchmark.losses import largest_difference
 
 
 @pytest.mark.parametrize("objects", [0, 1, 5, 9])  # of 7 queries
-def test_ours_equals_the_naive_one(objects: int) -> None:
+def test_ours_equals_a_naive_one(objects: int) -> None:
     problem = random_problem(layers=3, batch=2, queries=7, objects=objects, num_classes=4, seed=objects)
-    ours, naive = package_loss(problem), naive_loss(problem)
-    assert naive is not None
-    assert largest_difference(ours(), naive())[1] < 1e-5
-    assert set(ours()) == {f"loss_{kind}{suffix}" for kind in ("ce", "bbox", "giou") for suffix in ("", "_0", "_1")}
+    ours = package_loss(problem)()
+    targets = normalised_targets([{"instances": x} for x in problem.instances], "cpu", "labels")
+    naive = naive_set_loss(problem.logits, problem.boxes_cxcywh, targets, num_classes=4)
+    assert largest_difference(ours, naive)[1] < 1e-5
+    assert set(ours) == {f"loss_{kind}{suffix}" for kind in ("ce", "bbox", "giou") for suffix in ("", "_0", "_1")}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
@@ -70,5 +67,5 @@ def test_what_is_not_there_does_not_compete(monkeypatch: pytest.MonkeyPatch) -> 
     problem = random_problem(layers=1, batch=1, queries=2, objects=1)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert transformers_loss(problem) is None
-    monkeypatch.setattr(set_losses, "_naive_module", lambda: None)
-    assert naive_loss(problem) is None
+    monkeypatch.delenv("DETR_REPO", raising=False)
+    assert authors_loss(problem) is None

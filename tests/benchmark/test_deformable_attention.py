@@ -6,7 +6,7 @@ import pytest
 import torch
 from deformable_cases import naive_attention
 
-from detr_d2.benchmark.deformable_attention_cost import (
+from detr_d2.benchmark.deformable_attention import (
     AttentionProblem,
     attention_differences,
     package_attention,

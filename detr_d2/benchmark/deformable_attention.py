@@ -1,16 +1,19 @@
-"""Random inputs for multi-scale deformable attention, and the usual way of computing it, to be timed against ours."""
+"""Multi-scale deformable attention on random inputs: ours against the usual way of computing it."""
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import deformable_attention
+from .report import differ, measure, report
 
 AttentionFunction = Callable[["AttentionProblem"], Tensor]
 """Computes (B, Q, M D)."""
@@ -161,3 +164,43 @@ def attention_differences(
 
 def _difference(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
+
+
+def deformable_attention_work(args: argparse.Namespace) -> int:
+    """The attention function alone, against the usual loop of `grid_sample`."""
+    problem = random_attention_problem(
+        batch=args.batch,
+        height=args.height,
+        width=args.width,
+        queries=args.queries,
+        heads=args.heads,
+        channels=args.channels,
+        levels=args.levels,
+        points=args.points,
+        seed=args.seed,
+        device=args.device,
+    )
+    ours = partial(package_attention, backend=args.backend)
+    functions: dict[str, AttentionFunction] = {"ours": ours, "grid_sample loop": textbook_attention}
+    queries, tokens = problem.attention_weights.shape[1], problem.value.shape[1]
+    print(
+        f"deformable attention of {args.batch} x {queries} queries to {tokens} tokens of {args.levels} levels, "
+        f"{args.heads} heads, {args.channels} channels, {args.points} points; "
+        f"{'forward and backward' if args.backward else 'forward'}"
+    )
+    differences = attention_differences(problem, ours, textbook_attention)
+    whats = {"output": "the output", **{x: f"the gradient of the {x}" for x in ("value", "locations", "weights")}}
+    if differ({"grid_sample loop": {whats[name]: x for name, x in differences.items()}}):
+        return 1
+    with torch.set_grad_enabled(args.backward):
+        work = {
+            name: _attention_work(partial(function, problem), problem.leaves, args.backward)
+            for name, function in functions.items()
+        }
+        timings = measure(work, args.repeat)
+    report(timings, {"differences": differences}, args)
+    return 0
+
+
+def _attention_work(function: Callable[[], Tensor], leaves: Sequence[Tensor], backward: bool) -> Callable[[], object]:
+    return (lambda: torch.autograd.grad(function().sum(), leaves)) if backward else function
