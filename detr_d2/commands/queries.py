@@ -13,8 +13,13 @@ from ..cli import quiet_libraries
 from ..data import read_image
 from ..files import write_json
 from ..prediction.predictor import ImagePredictor
-from ..visualization.queries import SMALL_AREA, collect_queries, summarise_queries
-from ..visualization.query_pictures import save_query_boxes, save_query_classes
+from ..visualization.queries import (
+    SMALL_AREA,
+    collect_queries,
+    save_query_boxes,
+    save_query_classes,
+    summarise_queries,
+)
 from ._options import add_detr_options, check_numbers
 from ._run import find_images, load_detr, prepare_outputs, read_detr_config
 
