@@ -4,7 +4,7 @@ from .checkpointer import Checkpointer
 from .fitting import LoadReport
 from .layouts.torchvision_resnet import register_torchvision_handler
 from .locations import local_file, register_huggingface_handler
-from .reading.safe_read import read_checkpoint
+from .reading.open import read_checkpoint
 
 register_torchvision_handler()
 register_huggingface_handler()

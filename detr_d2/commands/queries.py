@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_numbers(args)
     paths = prepare_outputs(args, FILES)
     cfg = read_detr_config(args)
-    if cfg.MODEL.DETR.TRANSFORMER.TWO_STAGE:
+    if cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE:
         raise ValueError(
-            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.TWO_STAGE), whose queries stand at "
-            "proposals that differ from image to image; give a model without two stages"
+            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE), whose queries "
+            "stand at proposals that differ from image to image; give a model without two stages"
         )
     dataset, given, records = find_images(cfg, args)
     model, categories = load_detr(cfg, args.weights or cfg.MODEL.WEIGHTS, given)

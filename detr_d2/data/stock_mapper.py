@@ -11,10 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 
+from .augmentation import with_rounding
 from .coco.json_values import flag
 from .image_errors import naming_image
 from .images import read_image, read_labels
-from .resize import with_rounding
 
 
 class StockMapper(DatasetMapper):

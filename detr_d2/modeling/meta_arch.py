@@ -175,7 +175,7 @@ class DETR(nn.Module):
             "optimize_inference": cfg.MODEL.DETR.OPTIMIZE_INFERENCE,
             "optimize_training": cfg.MODEL.DETR.OPTIMIZE_TRAINING,
             "inference_dtype": inference_dtype_of(cfg),
-            "checkpointed_backbone": cfg.MODEL.DETR.CHECKPOINT_BACKBONE,
+            "checkpointed_backbone": cfg.MODEL.DETR.RECOMPUTE_BACKBONE,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

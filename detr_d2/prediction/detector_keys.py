@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..checkpoint.model_file import CLASS_HEAD
+from ..checkpoint.class_head import CLASS_HEAD
 
 
 def get_num_classes(cfg: CfgNode) -> int:

@@ -100,7 +100,7 @@ class ImagePredictor:
         image_format: channel order the model wants, "BGR" or "RGB".
         min_size: the short side is resized to this, in pixels; 0: no resize.
         max_size: unless the long side would exceed this.
-        resize_rounding: of the sizes, "detectron2" or "authors"; see `detr_d2.data.resize`.
+        resize_rounding: of the sizes, "detectron2" or "authors"; see `detr_d2.data.augmentation`.
         score_threshold: detections below are dropped; 0 keeps all.
     """
 

@@ -13,8 +13,9 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import Checkpointer, local_file
-from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_classes, to_detectron2
-from ..checkpoint.reading.contents import read_model_file
+from ..checkpoint.class_head import coco_ids_of, keep_coco_classes, num_classes
+from ..checkpoint.reading.open import read_model_file
+from ..checkpoint.renaming import to_detectron2
 from ..class_names import listed, match_classes, require_same_classes
 from ..data import register_coco, register_coco_panoptic, register_datasets
 from ..data.registration import is_panoptic
@@ -86,7 +87,7 @@ def _under_our_names(
     if cfg.MODEL.META_ARCHITECTURE != "DETR":
         return content
     content, _ = to_detectron2(content, path)
-    num_ids = num_classes(content) if is_by_coco_id(content) else 0
+    num_ids = num_classes(content) if coco_ids_of(content) else 0
     if num_ids and num_ids not in (len(given.names) if given else 0, cfg.MODEL.DETR.NUM_CLASSES):
         content = keep_coco_classes(content)
     return content

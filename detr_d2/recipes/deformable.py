@@ -75,8 +75,9 @@ _CHANGES: dict[str, dict[str, Any]] = {
 _NEW = [
     Setting("feature levels", f"{_D}.NUM_FEATURE_LEVELS", (4, 1), _PAPER, "the transformer sees other scales."),
     Setting("neck", f"{_D}.NECK.NAME", ("ChannelMapper",), _APPENDIX, "maps are projected otherwise."),
-    Setting("sampling points", f"{_D}.TRANSFORMER.NUM_POINTS", (4,), _PAPER, "each head looks at other points."),
-    Setting("mixed query selection", f"{_D}.TRANSFORMER.MIXED_SELECTION", (False,), _APPENDIX,
+    Setting("sampling points", f"{_D}.TRANSFORMER.DEFORMABLE.NUM_POINTS", (4,), _PAPER,
+            "each head looks at other points."),
+    Setting("mixed query selection", f"{_D}.TRANSFORMER.DEFORMABLE.MIXED_SELECTION", (False,), _APPENDIX,
             "contents of queries are learned, only their places are proposed, and the published weights do not fit."),
     Setting("slow parameters' factor", "SOLVER.SLOW_MULTIPLIER", (0.1,), _PAPER, "they learn at another pace."),
 ]  # fmt: skip

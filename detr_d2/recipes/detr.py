@@ -114,7 +114,7 @@ _NETWORK = [
     Setting("heads", f"{_D}.TRANSFORMER.NUM_HEADS", (8,), _PAPER, "another split of the width into heads."),
     Setting("feed-forward width", f"{_D}.TRANSFORMER.FEEDFORWARD_DIM", (2048,), _MAIN, "another capacity."),
     Setting("dropout", f"{_D}.TRANSFORMER.DROPOUT", (0.1,), _PAPER, "another regularisation of the transformer."),
-    Setting("pre-norm", f"{_D}.TRANSFORMER.PRE_NORM", (False,), _MAIN,
+    Setting("pre-norm", f"{_D}.TRANSFORMER.DETR.PRE_NORM", (False,), _MAIN,
             "norms stand before the sub-layers; the published weights are of post-norm."),
     Setting("activation", f"{_D}.TRANSFORMER.ACTIVATION", ("relu",), _MAIN, "another non-linearity."),
     Setting("queries", f"{_D}.NUM_QUERIES", (100,), _APPENDIX,

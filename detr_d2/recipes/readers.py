@@ -112,7 +112,7 @@ def bias_rule(run: Run) -> str:
 def warm_up(run: Run) -> str:
     """Length and start of the warm-up."""
     keys = run.cfg.SOLVER
-    if keys.LR_SCHEDULER_NAME == "OneCycleLR" or keys.WARMUP_ITERS <= 0 or keys.WARMUP_FACTOR == 1.0:
+    if keys.WARMUP_ITERS <= 0 or keys.WARMUP_FACTOR == 1.0:
         return "none"
     return f"{keys.WARMUP_ITERS:,} iterations from x {keys.WARMUP_FACTOR:g}"
 

@@ -15,7 +15,7 @@ from tiny_deformable import tiny_deformable_cfg
 from detr_d2.__main__ import main
 from detr_d2.commands import quickstart_real
 from detr_d2.compare.cost.cost import CostSettings
-from detr_d2.compare.record_files import load_comparison
+from detr_d2.compare.records import load_comparison
 from detr_d2.compare.results import RunResult, minutes
 from detr_d2.engine.startup.setup import load_config
 from detr_d2.experiments import timed_training, trained_comparison

@@ -17,7 +17,7 @@ from tiny_models import tiny_cfg
 from detr_d2.__main__ import main
 from detr_d2.commands import quickstart_segmentation
 from detr_d2.compare.cost.cost import CostSettings
-from detr_d2.compare.record_files import load_comparison
+from detr_d2.compare.records import load_comparison
 from detr_d2.compare.results import RunResult
 from detr_d2.data.shapes.synthetic import make_shapes
 from detr_d2.experiments import timed_training, trained_comparison

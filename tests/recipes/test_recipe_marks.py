@@ -78,7 +78,7 @@ ADAMW_WORD = "a larger rate may spoil"
         (["MODEL.DETR.TRANSFORMER.NUM_HEADS", 4], "heads", "differs", "heads"),
         (["MODEL.DETR.TRANSFORMER.FEEDFORWARD_DIM", 1024], "feed-forward width", "differs", "capacity"),
         (["MODEL.DETR.TRANSFORMER.DROPOUT", 0.0], "dropout", "differs", "regularisation"),
-        (["MODEL.DETR.TRANSFORMER.PRE_NORM", True], "pre-norm", "differs", "post-norm"),
+        (["MODEL.DETR.TRANSFORMER.DETR.PRE_NORM", True], "pre-norm", "differs", "post-norm"),
         (["MODEL.DETR.TRANSFORMER.ACTIVATION", "gelu"], "activation", "differs", "non-linearity"),
         (["MODEL.DETR.NUM_QUERIES", 300], "queries", "differs", "objects of an image"),
         (["MODEL.DETR.AUX_LOSS", False], "auxiliary losses", "differs", "last decoder layer"),
@@ -261,7 +261,7 @@ def test_a_deformable_config_with_detrs_settings_is_marked():
     cfg = get_config("deformable_detr_r50.yaml")
     cfg.SOLVER.SLOW_NAMES, cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH = [], 1e-4, 16
     cfg.MODEL.DETR.CRITERION.CLASSIFICATION = "softmax"
-    cfg.MODEL.DETR.TRANSFORMER.MIXED_SELECTION = True
+    cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION = True
     marks = {row.setting: row.effect for row in compare(cfg) if row.mark == "differs"}
     settings = {"slow parameters", "learning rate", "images a step", "classification", "mixed query selection"}
     assert settings <= marks.keys()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...files import write_file
 from ..locations import local_file
-from ..reading.safe_read import read_checkpoint
+from ..reading.open import read_checkpoint
 from .resnet import resnet_rules
 from .rules import apply_rules
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,47 +13,12 @@ import torch
 from ...data import read_image
 from ...files import write_file
 from ...prediction.predictor import ImagePredictor
-from ..measure.boundary import encode
+from ..masks import Segment, Segmentation, encode
 from ..record_files import from_json, to_json
 from .boxes import run_over_images
 from .cache import ImageCache
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A segment of a panoptic map.
-
-    Args:
-        category_id: detectron2's contiguous id.
-        isthing: of which kind.
-        counts: run lengths.
-    """
-
-    category_id: int
-    isthing: bool
-    counts: str
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a model segments in one image.
-
-    Args:
-        size: height and width of the image.
-        scores, classes: of the N instances, best first; classes of the model.
-        counts: run lengths of their masks; [] if the model has no masks of instances.
-        segments: of the panoptic map; None if the model makes none.
-        error: "" or what went wrong with the image; then all else is empty.
-    """
-
-    size: list[int]
-    scores: list[float]
-    classes: list[int]
-    counts: list[str]
-    segments: list[Segment] | None = None
-    error: str = ""
 
 
 def segmentation_of(output: dict[str, Any], size: tuple[int, int]) -> Segmentation:
@@ -75,17 +39,13 @@ def segmentation_of(output: dict[str, Any], size: tuple[int, int]) -> Segmentati
         size=list(size),
         scores=instances.scores.double().numpy()[order].tolist(),
         classes=instances.pred_classes.numpy()[order].tolist(),
-        counts=[_counts(mask) for mask in masks],
+        counts=[encode(mask) for mask in masks],
         segments=segments,
     )
 
 
 def _segments(ids: np.ndarray, found: Sequence[dict[str, Any]]) -> list[Segment]:
-    return [Segment(int(x["category_id"]), bool(x["isthing"]), _counts(ids == x["id"])) for x in found]
-
-
-def _counts(mask: np.ndarray) -> str:
-    return str(encode(mask)["counts"], "ascii")
+    return [Segment(int(x["category_id"]), bool(x["isthing"]), encode(ids == x["id"])) for x in found]
 
 
 class SegmentationCache(ImageCache[Segmentation]):

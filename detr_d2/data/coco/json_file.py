@@ -143,14 +143,18 @@ def _read_slowly(content: bytes, path: str, entries: Entries, optional: frozense
         raise ValueError(f"{path} is nested too deeply for {what}: write it again") from error
     except ValueError as error:
         raise ValueError(_malformed(content, path, error)) from error
-    given = plain if isinstance(plain, dict) else {}
-    lists = {name: given[name] for name in entries if isinstance(given.get(name), list)}
-    _require_lists(lists, plain, path, entries, optional, what)
-    return {
-        name: [_entry(kind, entry, f"{path}: {_singular(name)}") for entry in lists[name]]
-        for name, kind in entries.items()
-        if name in lists
-    }
+    lists: Lists = {}
+    for name, kind in entries.items():
+        found = plain.get(name) if isinstance(plain, dict) else None
+        if isinstance(found, list):
+            lists[name] = [_entry(kind, entry, f"{path}: {_singular(name)}") for entry in found]
+        elif name not in optional or name in plain:
+            needed = ", ".join(f'"{x}"' for x in entries if x not in optional)
+            raise ValueError(
+                f'{path} has no list "{name}"{_other_kind(plain, name)}: {what} is an object with the lists {needed}'
+                + "".join(f' and, but for test sets, "{x}"' for x in optional)
+            )
+    return lists
 
 
 def _singular(name: str) -> str:
@@ -182,25 +186,6 @@ def _malformed(content: bytes, path: str, error: ValueError) -> str:
     return (
         f"{path} is not valid JSON ({error}, where it holds {found}): correct it there, or write it with a JSON library"
     )
-
-
-def _require_lists(
-    lists: Lists,
-    plain: Any,
-    path: str,
-    entries: Entries,
-    optional: frozenset[str],
-    what: str,
-) -> None:
-    for name in entries:
-        if name in lists or (name in optional and isinstance(plain, dict) and name not in plain):
-            continue
-        names = ", ".join(f'"{x}"' for x in entries if x not in optional)
-        kind = _other_kind(plain, name)
-        raise ValueError(
-            f'{path} has no list "{name}"{kind}: {what} is an object with the lists {names}'
-            + "".join(f' and, but for test sets, "{x}"' for x in entries if x in optional)
-        )
 
 
 def _other_kind(plain: Any, name: str) -> str:

@@ -31,6 +31,7 @@ Id = int | float | str
 """What names an image, an annotation or a category; equal ids are the same one, as everywhere in Python."""
 
 T = TypeVar("T")
+Reader = Callable[[Any], T]
 
 
 class Refused(ValueError):
@@ -143,7 +144,7 @@ def keypoints(value: Any) -> list[float] | None:
 
 def read_all(
     values: Iterable[Any],
-    read: Callable[[Any], T],
+    read: Reader[T],
     *,
     key: str,
     labels: Callable[[int], str],
@@ -176,7 +177,7 @@ def read_all(
     )
 
 
-def refusal(read: Callable[[Any], Any], value: Any) -> str:
+def refusal(read: Reader[Any], value: Any) -> str:
     """What a reader expected in place of a value; "" if it reads it."""
     try:
         read(value)

@@ -85,9 +85,9 @@ class DeformableTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if two_stage and not box_refinement:
-            raise ValueError("MODEL.DETR.TRANSFORMER.TWO_STAGE needs MODEL.DETR.TRANSFORMER.BOX_REFINEMENT: True.")
+            raise ValueError("TWO_STAGE of MODEL.DETR.TRANSFORMER.DEFORMABLE needs its BOX_REFINEMENT: True.")
         if mixed_selection and not two_stage:
-            raise ValueError("MODEL.DETR.TRANSFORMER.MIXED_SELECTION needs MODEL.DETR.TRANSFORMER.TWO_STAGE: True.")
+            raise ValueError("MIXED_SELECTION of MODEL.DETR.TRANSFORMER.DEFORMABLE needs its TWO_STAGE: True.")
         attention: dict[str, Any] = {
             "embed_dim": hidden_dim,
             "num_heads": num_heads,
@@ -138,12 +138,11 @@ class DeformableTransformer(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         transformer = cfg.MODEL.DETR.TRANSFORMER
-        if transformer.PRE_NORM:
-            raise ValueError("MODEL.DETR.TRANSFORMER.PRE_NORM is True, but DeformableTransformer has post-norm only.")
-        if transformer.SAMPLING_BACKEND not in DEFORMABLE_BACKENDS:
+        deformable = transformer.DEFORMABLE
+        if deformable.SAMPLING_BACKEND not in DEFORMABLE_BACKENDS:
             raise ValueError(
-                f"MODEL.DETR.TRANSFORMER.SAMPLING_BACKEND is {transformer.SAMPLING_BACKEND!r}, expected one of "
-                f"{', '.join(DEFORMABLE_BACKENDS)}."
+                f"MODEL.DETR.TRANSFORMER.DEFORMABLE.SAMPLING_BACKEND is {deformable.SAMPLING_BACKEND!r}, expected one "
+                f"of {', '.join(DEFORMABLE_BACKENDS)}."
             )
         return {
             "hidden_dim": transformer.HIDDEN_DIM,
@@ -155,12 +154,12 @@ class DeformableTransformer(nn.Module):
             "num_levels": cfg.MODEL.DETR.NUM_FEATURE_LEVELS,
             "dropout": transformer.DROPOUT,
             "activation": transformer.ACTIVATION,
-            "num_points": transformer.NUM_POINTS,
-            "box_refinement": transformer.BOX_REFINEMENT,
-            "two_stage": transformer.TWO_STAGE,
-            "mixed_selection": transformer.MIXED_SELECTION,
-            "sampling_backend": transformer.SAMPLING_BACKEND,
-            "checkpoint": transformer.CHECKPOINT,
+            "num_points": deformable.NUM_POINTS,
+            "box_refinement": deformable.BOX_REFINEMENT,
+            "two_stage": deformable.TWO_STAGE,
+            "mixed_selection": deformable.MIXED_SELECTION,
+            "sampling_backend": deformable.SAMPLING_BACKEND,
+            "checkpoint": transformer.RECOMPUTE,
         }
 
     def forward(
@@ -208,8 +207,8 @@ class DeformableTransformer(nn.Module):
             )
         if self.decoder.refine and not hasattr(head, "box_logits"):
             raise ValueError(
-                "MODEL.DETR.TRANSFORMER.BOX_REFINEMENT needs a head that can be asked for the boxes of every layer: "
-                "set MODEL.DETR.HEAD.NAME to ReferenceHead."
+                "MODEL.DETR.TRANSFORMER.DEFORMABLE.BOX_REFINEMENT needs a head that can be asked for the boxes of "
+                "every layer: set MODEL.DETR.HEAD.NAME to ReferenceHead."
             )
 
     def _position(self, positions: Sequence[Tensor]) -> Tensor:
