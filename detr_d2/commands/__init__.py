@@ -1,1 +1,1 @@
-"""One command per file: `build_parser()`, `main(argv) -> int`; `_options` and `_run` are what several have in common."""
+"""One command per file: `build_parser()`, `main(argv) -> int`; `_options` and `_run` hold what several share."""
