@@ -32,7 +32,7 @@ FAMILIES: dict[str, Callable[..., CfgNode]] = {
     },
 }
 
-# Largest relative error of the losses, of the gradient as one vector, and of scores and boxes, against float32 on a CPU.
+# Largest relative error of losses, of the gradient as one vector, and of scores and boxes, against float32 on a CPU.
 TOLERANCES = {"float32": (1e-4, 1e-2, 1e-4), "float16": (3e-2, 0.3, 3e-2), "bfloat16": (0.1, 0.6, 0.1)}
 
 
