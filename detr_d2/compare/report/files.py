@@ -60,7 +60,7 @@ def main_rows(comparison: Comparison) -> list[list[str]]:
 def _table(rows: Sequence[Sequence[str]], form: str) -> str:
     """Rows as a table of one of tabulate's formats, labels to the left and numbers to the right."""
     alignment = ("left", *["right"] * (len(rows[0]) - 1))
-    return tabulate(rows[1:], headers=rows[0], tablefmt=form, colalign=alignment, disable_numparse=True)
+    return tabulate(rows, headers="firstrow", tablefmt=form, colalign=alignment, disable_numparse=True)
 
 
 def text_table(comparison: Comparison) -> str:
