@@ -32,7 +32,7 @@ from .record_files import to_json
 from .records import Difference, GalleryImage, ModelComparison
 from .segmentation import segmentation_figures
 
-MEASURE_VERSION = 6
+MEASURE_VERSION = 7
 """Raised whenever the same predictions would give other figures."""
 
 
