@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.image_errors import another_size
+from ..prediction import Categories
 from ..prediction.detector_keys import get_num_classes, set_num_classes
-from ..prediction.predictor import Categories
 from .cost.cost import CostSettings, measure_costs
 from .cost.timing import machine_info
 from .data import GroundTruth
