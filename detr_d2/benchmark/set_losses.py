@@ -96,7 +96,7 @@ def package_loss(problem: Problem) -> SetLoss:
         targets = Targets.from_instances(
             problem.instances, num_classes=problem.num_classes, device=problem.logits.device
         )
-        return criterion(problem.logits, problem.boxes_cxcywh, targets)
+        return criterion(Predictions(problem.logits, problem.boxes_cxcywh), targets)
 
     return work
 

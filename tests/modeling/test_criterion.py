@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from naive_criterion import naive_set_loss
 from tiny_models import NUM_CLASSES, per_image, random_input, random_predictions, random_targets
 
-from detr_d2.modeling import HungarianMatcher, SetCriterion, Targets
+from detr_d2.modeling import HungarianMatcher, Predictions, SetCriterion, Step, Targets
 
 
 def build(**changes: Any) -> SetCriterion:
