@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from torch import nn
 
 from .class_head import num_classes, numbering_by_id
@@ -17,6 +17,15 @@ HEADS, DILATED = "num_heads", "dilated"
 
 PANOPTIC_KEYS = ("num_things", "panoptic_layout")
 """What files of this package's panoptic models tell beside the names: see `PanopticClasses`."""
+
+
+class _Config(msgspec.Struct):
+    """What counts in the config.json of a model of `transformers`."""
+
+    id2label: dict[str, str] | None = None
+    encoder_attention_heads: int | None = None
+    dilation: bool | None = None
+    backbone_config: dict[str, Any] | None = None
 
 
 def to_detectron2(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any], Layout | None]:
@@ -71,7 +80,7 @@ def check_architecture(content: Mapping[str, Any], model: nn.Module, source: str
         )
 
 
-def _architecture(content: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+def _architecture(content: Mapping[str, Any], config: _Config | None) -> dict[str, Any]:
     """Number of heads and whether the backbone is dilated (DC5), where they are known.
 
     Args:
@@ -81,33 +90,29 @@ def _architecture(content: Mapping[str, Any], config: Mapping[str, Any] | None) 
     args = vars(content["args"]) if hasattr(content.get("args"), "__dict__") else {}
     stated: dict[str, Any] = {HEADS: args.get("nheads"), DILATED: args.get("dilation")}
     if config is not None:
-        backbone = config.get("backbone_config") or {}
-        stated[HEADS] = config.get("encoder_attention_heads", stated[HEADS])
-        stated[DILATED] = bool(config.get("dilation")) or backbone.get("output_stride") == 16
+        backbone = config.backbone_config or {}
+        stated[HEADS] = config.encoder_attention_heads or stated[HEADS]
+        stated[DILATED] = bool(config.dilation) or backbone.get("output_stride") == 16
     return {key: value for key, value in stated.items() if value is not None}
 
 
-def _classes(content: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+def _classes(content: Mapping[str, Any], config: _Config | None) -> dict[str, Any]:
     """Class names in the checkpoint, else in the config of `transformers`."""
     known = {key: content[key] for key in ("class_names", "category_ids") if key in content}
-    names = (config or {}).get("id2label") or {}
+    names = (config.id2label if config else None) or {}
     return known or ({"class_names": [names[str(i)] for i in range(len(names))]} if names else {})
 
 
-def _transformers_config(path: str) -> dict[str, Any] | None:
+def _transformers_config(path: str) -> _Config | None:
     """The config.json beside the weights of a model of `transformers`, if it is there."""
     file = Path(path).with_name("config.json")
     if not file.is_file():
         return None
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        names = config.get("id2label") or {}
+        told = msgspec.json.decode(file.read_bytes(), type=_Config)
+        names = told.id2label or {}
         if set(names) != {str(i) for i in range(len(names))}:
             raise ValueError("id2label does not count from 0")
-        if not all(isinstance(name, str) for name in names.values()):
-            raise ValueError("id2label holds something else than names")
-        if not isinstance(config.get("backbone_config") or {}, dict):
-            raise ValueError("backbone_config has no keys of its own")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not a config of transformers ({error}): restore or remove it.") from error
-    return dict(config)
+    return told

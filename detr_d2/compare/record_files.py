@@ -45,7 +45,7 @@ def load_record(kind: type[_Record], path: str | os.PathLike[str], *, version: i
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(values, dict) or values.pop("format", None) != version:
             raise _Mismatch(f"its format is not {version}")
-        return from_json(kind, values)  # type: ignore[no-any-return]
+        return from_json(kind, values)
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of nesting, or a mismatch
         raise ValueError(f"{path} is not {what}: {error}; {cure}") from error
 

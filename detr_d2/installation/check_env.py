@@ -24,6 +24,7 @@ REQUIRED = {
     "scipy.optimize": "scipy",
     "PIL.Image": "Pillow",
     "cv2": "opencv-python",
+    "faster_coco_eval": "faster-coco-eval",
     "pycocotools.mask": "pycocotools",
     "fvcore": "fvcore",
     "iopath": "iopath",
@@ -38,8 +39,8 @@ REQUIRED = {
 
 # Module -> what cannot be done without it, and how to get it.
 OPTIONAL = {
-    "detectron2._C": "detectron2 is pure Python here: no deformable convolution, no rotated boxes, and the slower COCO "
-    "evaluator of pycocotools; no config of this package needs it.",
+    "detectron2._C": "detectron2 is pure Python here: no deformable convolution and no rotated boxes; no config of "
+    "this package needs it.",
     "detectron2.model_zoo": "configs of detectron2's model zoo cannot be found by name: `pip install 'setuptools<81'`.",
     "transformers": "`benchmark criterion` cannot compare with the loss of transformers: `pip install 'detr_d2[hf]'`.",
     "safetensors": "weights in .safetensors files cannot be read: `pip install 'detr_d2[hf]'`.",

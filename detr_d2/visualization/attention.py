@@ -139,9 +139,9 @@ def attention_weights(call: Call, rows: Tensor) -> Tensor:
     key = F.linear(call["key"], weight[1], bias[1]).unflatten(-1, (module.num_heads, -1))
     scores = torch.einsum("brhd,bshd->bhrs", query, key) / math.sqrt(query.shape[-1])
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    padding_mask = call["padding_mask"]
-    if padding_mask is not None:
-        scores = scores.masked_fill(padding_mask[:, None, None], -math.inf)
+    attend = call["attend"]
+    if attend is not None:
+        scores = scores.masked_fill(~(attend[..., rows, :] if attend.shape[-2] > 1 else attend), -math.inf)
     return scores.softmax(-1)
 
 

@@ -68,7 +68,7 @@ def test_same_as_pytorchs_own_module() -> None:
     call = random_call(padded=True)
     theirs = nn.MultiheadAttention(16, 4, batch_first=True)
     theirs.load_state_dict(call.module.state_dict())
-    arguments = (call["query"], call["key"], call["value"], call["padding_mask"])
+    arguments = (call["query"], call["key"], call["value"], call["attend"])
     _, expected = theirs(*arguments, average_attn_weights=False)
     torch.testing.assert_close(attention_weights(call, torch.arange(5)), expected)
     torch.testing.assert_close(attention_weights(call, torch.tensor([3, 1])), expected[:, :, [3, 1]])
@@ -110,7 +110,7 @@ def test_arguments_are_known_by_name_however_they_are_given() -> None:
     x = torch.randn(1, 3, 4)
     with recorded_calls([module]) as calls:
         module(x, x, value=x)
-        module(x, key=torch.randn(1, 3, 4), value=x, padding_mask=None)
+        module(x, key=torch.randn(1, 3, 4), value=x, attend=None)
     assert calls[0]["value"] is x
     assert calls[0]["padding_mask"] is None
     assert [call.reads_itself for call in calls] == [True, False]

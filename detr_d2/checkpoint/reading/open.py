@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from torch import Tensor
 
+from ...files import other_kind
 from .array_pickle import ArrayReader, finish
 from .pickle_reader import BoundedFile
 from .plain_data import DamagedError, NotDataError, plain, plain_tensor
@@ -19,28 +21,22 @@ from .torch_file import MAGIC_NUMBER, read_legacy, read_zip
 
 _ZIP = b"PK\x03\x04"
 _NO_CHECKPOINTS = {
-    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: run `git lfs pull`",
-    b"<": "it is a web page, not the file itself: download it again from the link to the raw file",
-    b"{": "it is JSON, not weights: give the file with the weights that belongs to it",
-    b"\x1f\x8b": "it is compressed by gzip: unpack it first",
-    b"BZh": "it is compressed by bzip2: unpack it first",
-    b"\xfd7zXZ": "it is compressed by xz: unpack it first",
-    b"\x28\xb5\x2f\xfd": "it is compressed by zstd: unpack it first",
-    b"\x89PNG": "it is a picture",
-    b"\xff\xd8\xff": "it is a picture",
-    b"\x89HDF": "it is of HDF5: save the weights by torch.save or safetensors",
-    b"\x93NUMPY": "it is a single array of numpy: save the weights by torch.save or safetensors",
+    b"{": "JSON, not weights: give the file with the weights that belongs to it",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"\x89HDF": "of HDF5: save the weights by torch.save or safetensors",
+    b"\x93NUMPY": "a single array of numpy: save the weights by torch.save or safetensors",
 }
 
 # What torch.compile, FSDP and activation checkpointing name the module that they wrap, whichever part of a model it is.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
-# What files of this package say besides the weights -> what it is, its types, and whether it is a list of them.
-_FACTS: dict[str, tuple[str, tuple[type, ...], bool]] = {
-    "class_names": ("a list of names", (str,), True),
-    "category_ids": ("a list of numbers or names", (int, float, str), True),
-    "num_things": ("a number", (int,), False),
-    "panoptic_layout": ("a name", (str,), False),
+# What files of this package say besides the weights -> its type, and what it is.
+_FACTS: dict[str, tuple[Any, str]] = {
+    "class_names": (list[str], "a list of names"),
+    "category_ids": (list[int | float | str], "a list of numbers or names"),
+    "num_things": (int, "a number"),
+    "panoptic_layout": (str, "a name"),
 }
 
 
@@ -91,9 +87,10 @@ def _reader(path: str) -> Callable[[str], Any]:
         return _read_safetensors
     if not head.strip(b"\0 \t\r\n"):
         raise DamagedError("it is empty" if not head else "it begins with nothing but zeros or spaces")
-    for start, what in _NO_CHECKPOINTS.items():
-        if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(start):
-            raise DamagedError(what)
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    what = next((what for begin, what in _NO_CHECKPOINTS.items() if start.startswith(begin)), other_kind(start))
+    if what:
+        raise DamagedError(f"it is {what}")
     return read_legacy if MAGIC_NUMBER.to_bytes(10, "little") in head else _read_arrays
 
 
@@ -143,13 +140,14 @@ def read_model_file(path: str) -> dict[str, Any]:
 
 def _check_facts(content: Mapping[str, Any], path: str) -> None:
     """Checks that what files of this package say besides the weights is of the right kind."""
-    for key, (expected, types, is_list) in _FACTS.items():
-        value = content.get(key)
-        items = value if is_list and isinstance(value, list | tuple) else [value]
-        if value is not None and not all(type(item) in types for item in items):
+    for key, (kind, expected) in _FACTS.items():
+        try:
+            msgspec.convert(content.get(key), kind | None)
+        except msgspec.ValidationError as error:  # noqa: PERF203  (four of them)
+            found = _describe(content[key])
             raise ValueError(
-                f"{path} is no checkpoint of this package: {key} is {_describe(value)}, expected {expected}."
-            )
+                f"{path} is no checkpoint of this package: {key} is {found}, expected {expected}."
+            ) from error
 
 
 def _is_of_caffe2(content: Mapping[str, Any]) -> bool:

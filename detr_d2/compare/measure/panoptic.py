@@ -29,10 +29,11 @@ def panoptic_metrics(
     """
     counts = PanopticCounts(num_classes)
     for truth, image in zip(truths, images, strict=True):
-        ids = np.zeros(truth.ids.shape, dtype=np.int32)  # 0 is void
+        height, width = truth.ids.shape
+        ids = np.zeros((height, width), dtype=np.int32)  # 0 is void
         segments = dict(enumerate(image.segments or [], start=1))
         for number, segment in segments.items():
-            ids[decode(segment.counts, ids.shape) > 0] = number
+            ids[decode(segment.counts, (height, width)) > 0] = number
         counts.add(Segments(ids, {number: row_of(x) for number, x in segments.items()}), truth)
     found = counts.groups(num_things)
     figures = {

@@ -6,12 +6,15 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from ...files import write_text
 from ..records import Comparison, save_comparison
+from ..set_figures import NmsPoint
 from .measures import Measure, measures_of
 from .page import write_report
 
@@ -60,7 +63,7 @@ def main_rows(comparison: Comparison) -> list[list[str]]:
 def _table(rows: Sequence[Sequence[str]], form: str) -> str:
     """Rows as a table of one of tabulate's formats, labels to the left and numbers to the right."""
     alignment = ("left", *["right"] * (len(rows[0]) - 1))
-    return tabulate(rows[1:], headers=rows[0], tablefmt=form, colalign=alignment, disable_numparse=True)
+    return tabulate(rows, headers="firstrow", tablefmt=form, colalign=alignment, disable_numparse=True)
 
 
 def text_table(comparison: Comparison) -> str:
@@ -92,43 +95,34 @@ def markdown_table(comparison: Comparison) -> str:
 def models_csv(comparison: Comparison) -> str:
     """One row per model with full precision; an unknown figure is an empty cell."""
     columns = _columns(comparison)
-    names = [column.csv or column.key for column in columns]
-    rows: list[list[str]] = [["model", "config_file", "weights", "failed", "ap_low", "ap_high", *names]]
+    rows: list[list[Any]] = []
     for x in comparison.models:
         interval = x.confidence.get("ap")
-        bounds = [interval.low, interval.high] if interval else [math.nan, math.nan]
-        figures = [*bounds, *(column.value(x) for column in columns)]
-        rows.append([x.label, x.run.config_file, x.weights, x.failed, *map(_cell, figures)])
-    return _csv(rows)
+        bounds = [interval.low, interval.high] if interval else [None, None]
+        figures = [column.value(x) for column in columns]
+        rows.append([x.label, x.run.config_file, x.weights, x.failed, *bounds, *figures])
+    names = [column.csv or column.key for column in columns]
+    return _csv(["model", "config_file", "weights", "failed", "ap_low", "ap_high", *names], rows)
 
 
 def per_class_csv(comparison: Comparison) -> str:
     """One row per model and class."""
-    rows: list[list[str]] = [["model", "class", "num_objects", "ap", "ap50", "ar"]]
-    for model in comparison.models:
-        classes = model.coco.per_class if model.coco else []
-        rows += [[model.label, x.name, str(x.num_objects), _cell(x.ap), _cell(x.ap50), _cell(x.ar)] for x in classes]
-    return _csv(rows)
+    classes = [(model.label, x) for model in comparison.models if model.coco for x in model.coco.per_class]
+    return _csv(["model", "class", "num_objects", "ap", "ap50", "ar"], [[label, *astuple(x)] for label, x in classes])
 
 
 def nms_csv(comparison: Comparison) -> str:
     """One row per model, decoder layer and NMS threshold (empty without NMS)."""
-    rows: list[list[str]] = [
-        ["model", "layer", "nms_threshold", "shipped", "ap", "ap50", "kept_per_image", "detections_per_image"]
-    ]
-    for model in comparison.models:
-        for x in model.nms:
-            threshold = math.nan if x.nms_threshold is None else x.nms_threshold
-            figures = map(_cell, (x.ap, x.ap50, x.kept_per_image, x.detections_per_image))
-            rows.append([model.label, str(x.layer), _cell(threshold), str(int(x.shipped)), *figures])
-    return _csv(rows)
+    points = [[model.label, *astuple(x)] for model in comparison.models for x in model.nms]
+    return _csv(["model", *(field.name for field in fields(NmsPoint))], points)
 
 
-def _csv(rows: Sequence[Sequence[str]]) -> str:
+def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Flags as 0 and 1; what is not known as an empty cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        known = ("" if x is None or x != x else x for x in row)  # NaN is not equal to itself
+        writer.writerow(int(x) if isinstance(x, bool) else x for x in known)
     return text.getvalue()
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else repr(value)

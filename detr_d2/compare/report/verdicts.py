@@ -27,37 +27,28 @@ class Verdict:
     detail: str = ""
 
 
-def decide(
-    values: Mapping[str, float],
-    difference: Callable[[str, str], Interval | None],
-    *,
-    higher: bool = True,
-    exact: bool = False,
-    digits: int = 1,
-    drawn: str = "images",
-) -> Verdict:
+def decide(values: Mapping[str, float], difference: Callable[[str, str], Interval | None], measure: Measure) -> Verdict:
     """The winner: ahead of every other model by a difference whose interval does not hold 0.
 
     Args:
         values: label -> value; NaN takes no part.
         difference: of two labels: the first's value minus the second's, or None if it was not tested.
-        higher: whether more is better.
-        exact: whether the values have no noise, so that any difference counts.
-        digits: to print.
-        drawn: what the intervals come from.
+        measure: what the values are of.
     """
+    higher, digits = measure.higher, measure.digits
     values = {label: value for label, value in values.items() if math.isfinite(value)}
     if len(values) < 2:
         return Verdict(None, "–", "only one model has this figure" if values else "no model has this figure")
     best = (max if higher else min)(values, key=lambda label: values[label])
     others = [label for label in values if label != best]
     ties = [label for label in others if values[label] == values[best]]
-    if exact:
+    if measure.exact:
         return Verdict(None, "equal") if ties else Verdict(best, best)
     tested = {label: difference(best, label) for label in others}
     for label, interval in tested.items():
         if interval is not None and not (interval.low > 0 if higher else interval.high < 0):
             reach = span(interval.low, interval.high, digits, sign=True)
+            drawn = "rounds" if measure is LATENCY else "images"
             why = f"{best} − {label}: {reach}, which may be noise" if reach else f"too few {drawn} for an interval"
             return Verdict(None, "no clear winner", why)
     if None in tested.values():
@@ -88,15 +79,7 @@ def verdict_of(comparison: Comparison, measure: Measure) -> Verdict:
     """The winner of a row of the summary."""
     models = [model for model in comparison.models if not model.failed]
     values = {model.label: measure.value(model) for model in models}
-    between = paired_difference(comparison, measure.key)
-    verdict = decide(
-        values,
-        between,
-        higher=measure.higher,
-        exact=measure.exact,
-        digits=measure.digits,
-        drawn="rounds" if measure is LATENCY else "images",
-    )
+    verdict = decide(values, paired_difference(comparison, measure.key), measure)
     if measure is LATENCY and verdict.detail == "not tested against noise":
         return _fastest(models)
     return verdict

@@ -17,20 +17,10 @@ from typing import Any
 import msgspec
 from detectron2.utils.file_io import PathManager
 
+from ...files import other_kind
 from .json_values import shown
 
 _SNIPPET = 20  # characters shown of where a file is malformed
-
-_OTHER_KINDS = {
-    b"\x1f\x8b": "compressed by gzip: unpack it",
-    b"BZh": "compressed by bzip2: unpack it",
-    b"\xfd7zXZ": "compressed by xz: unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it",
-    b"PK": "a ZIP archive: unpack it",
-    b"version https://git-lfs": "a pointer of Git LFS: fetch its content with `git lfs pull`",
-    b"<": "HTML or XML, perhaps of a page that a download ended at: expected a COCO file, which is JSON",
-}
-"""How other files begin -> what they are, and what to do."""
 
 Lists = dict[str, list[Any]]
 """Name of a list of the file -> its entries, each of the struct that was asked for."""
@@ -122,9 +112,8 @@ def without_garbage_collection() -> Iterator[None]:
 
 def _as_utf8(content: bytes, path: str) -> bytes:
     """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark, as UTF-8 without one."""
-    for start, kind in _OTHER_KINDS.items():
-        if content.startswith(start):
-            raise ValueError(f"{path} is {kind}")
+    if kind := "a ZIP archive: unpack it first" if content.startswith(b"PK") else other_kind(content[:64]):
+        raise ValueError(f"{path} is {kind}")
     encoding = json.detect_encoding(content)
     if encoding == "utf-8":
         return content

@@ -87,7 +87,7 @@ def _numbers(value: Any) -> list[list[float]] | None:
     if not isinstance(value, list) or not all(isinstance(ring, list) for ring in value):
         return None
     try:
-        return [[number(x, most=1e300) for x in ring] for ring in value]
+        return [[number(x, least=-1e300, most=1e300) for x in ring] for ring in value]
     except Refused:
         return None
 

@@ -62,14 +62,14 @@ class PanopticFile:
 
     Attributes:
         things, stuff: category id -> name, in the order of the ids.
-        images: image id -> `file_name`, `width` and `height`.
+        images: image id -> file name, and width and height.
         annotations: image id -> `file_name` and `segments_info`, whose flags and classes are as those of the
             categories; images without one are not part of the dataset.
     """
 
     things: dict[Id, str]
     stuff: dict[Id, str]
-    images: dict[Id, dict[str, Any]]
+    images: dict[Id, tuple[str, tuple[int, int]]]
     annotations: dict[Id, dict[str, Any]]
 
     @property
@@ -99,12 +99,7 @@ def _read(path: str, source: str, _state: tuple[int, int]) -> PanopticFile:
     return PanopticFile(
         things={i: name for i, name in named.items() if kinds[i]},
         stuff={i: name for i, name in named.items() if not kinds[i]},
-        images={
-            image_id: {"file_name": name, "width": width, "height": height}
-            for image_id, name, (width, height) in zip(
-                images.ids, images.file_names, images.sizes.tolist(), strict=True
-            )
-        },
+        images=dict(zip(images.ids, zip(images.file_names, images.sizes.tolist(), strict=True), strict=True)),
         annotations=_annotations(lists["annotations"], images, classes.ids, source),
     )
 
@@ -170,12 +165,10 @@ def _box_or_none(value: Any) -> list[float] | None:
 
 
 def _segment_id(value: Any) -> int:
-    try:
-        found = json_values.number(value)
-    except Refused:
-        found = -1
-    if found != int(found) or not 0 <= found <= _LARGEST_ID:
-        raise Refused(f"a whole number from 1 to {_LARGEST_ID:,}, which the colour of the segment stands for")
+    expected = f"a whole number from 1 to {_LARGEST_ID:,}, which the colour of the segment stands for"
+    found = json_values.number(value, least=0, most=_LARGEST_ID, expected=expected)
+    if found != int(found):
+        raise Refused(expected)
     return int(found)
 
 
@@ -215,17 +208,16 @@ def panoptic_records(
     """detectron2's dicts of a panoptic file, `segments_info` with contiguous ids and `isthing`."""
     kinds = file.is_thing
     ids = {dataset_id: classes.category_id(row) for row, dataset_id in enumerate(classes.dataset_ids)}
-    return [
-        {
-            "file_name": image_path(image_root, file.images[image_id]["file_name"]),
-            "image_id": image_id,
-            "height": file.images[image_id]["height"],
-            "width": file.images[image_id]["width"],
+    records = []
+    for image_id, annotation in file.annotations.items():
+        name, (width, height) = file.images[image_id]
+        segments = [
+            {**x, "category_id": ids[x["category_id"]], "isthing": kinds[x["category_id"]]}
+            for x in annotation["segments_info"]
+        ]
+        paths = {
+            "file_name": image_path(image_root, name),
             "pan_seg_file_name": os.path.join(png_root, annotation["file_name"]),
-            "segments_info": [
-                {**segment, "category_id": ids[segment["category_id"]], "isthing": kinds[segment["category_id"]]}
-                for segment in annotation["segments_info"]
-            ],
         }
-        for image_id, annotation in file.annotations.items()
-    ]
+        records.append({**paths, "image_id": image_id, "height": height, "width": width, "segments_info": segments})
+    return records

@@ -67,13 +67,14 @@ def test_a_winner_is_ahead_of_all_others_beyond_noise(
     text: str,
 ) -> None:
     between = _between({names: Interval(*x) for names, x in differences.items()})
-    verdict = decide(values, between, higher=higher)
+    verdict = decide(values, between, replace(MEASURES[0], higher=higher))
     assert (verdict.winner, verdict.text) == (winner, text)
 
 
 @pytest.mark.parametrize(("second", "winner", "text"), [(4.0, "a", "a"), (3.0, None, "equal"), (2.0, "b", "b")])
 def test_figures_without_noise_need_no_interval(second: float, winner: str | None, text: str) -> None:
-    verdict = decide({"a": 3.0, "b": second}, lambda *_: None, higher=False, exact=True)
+    exact = replace(MEASURES[0], higher=False, exact=True)
+    verdict = decide({"a": 3.0, "b": second}, lambda *_: None, exact)
     assert (verdict.winner, verdict.text) == (winner, text)
 
 

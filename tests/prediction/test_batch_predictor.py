@@ -11,8 +11,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from tiny_models import tiny_detr
 
-from detr_d2.prediction.batch_prediction import BatchPredictor, batches_by_size
-from detr_d2.prediction.predictor import ImagePredictor
+from detr_d2.prediction.predictor import BatchPredictor, ImagePredictor, batches_by_size
 
 
 class Recorder(torch.nn.Module):

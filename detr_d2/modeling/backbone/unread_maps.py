@@ -1,4 +1,4 @@
-"""Whether the parts of a model fit together; asked when it is built: what does not fit learns less, or stops late."""
+"""Whether a backbone computes maps that nobody reads."""
 
 from __future__ import annotations
 
@@ -8,24 +8,8 @@ from typing import Any
 
 import torch
 from detectron2.modeling import Backbone
-from torch import nn
 
 _SMALLEST_IMAGE = 64
-
-
-def check_references(transformer: nn.Module, head: nn.Module) -> None:
-    """Raises `ValueError` if the transformer gives references, and the head does not read them.
-
-    A transformer that gives them says so by an attribute `gives_references`, a head that reads them by
-    `reads_references`, or by a method `box_logits`.
-    """
-    reads = getattr(head, "reads_references", hasattr(head, "box_logits"))
-    if getattr(transformer, "gives_references", False) and not reads:
-        raise ValueError(
-            f"{type(transformer).__name__} has every query look around a reference, to which its box is relative, but "
-            f"the head {type(head).__name__} does not read references: set MODEL.DETR.HEAD.NAME to ReferenceHead (a "
-            "head of your own that reads them says so by reads_references = True)."
-        )
 
 
 def check_maps_are_read(backbone: Backbone, names: Collection[str], num_channels: int = 3) -> None:
