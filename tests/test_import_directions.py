@@ -17,9 +17,9 @@ PACKAGE = ROOT / "detr_d2"
 # Room (the longest matching prefix of a module's name, without `detr_d2.`) -> the rooms that it may import beside
 # itself; an arrow allows what its target may import, too. "x!" is the module or package x alone, by its public names.
 ARROWS: dict[str, set[str]] = {
-    "": {"config", "data!", "modeling!", "model_zoo", "solver"},
+    "": {"cli", "config", "data!", "modeling!", "model_zoo", "solver"},
     "__main__": {"cli"},
-    "cli": set(),
+    "cli": {"files"},
     "files": set(),
     "class_names": set(),
     "panoptic_classes": set(),
@@ -68,7 +68,11 @@ TRANSFORMER_SHARED = {"build", "output"}
 
 # Run by path before anything is installed; and what works without torch and detectron2.
 STANDARD_LIBRARY_ONLY = {"installation.bootstrap", "installation.install_detectron2"}
-LIGHT = {*STANDARD_LIBRARY_ONLY, "commands", "installation", "installation.check_env", "cli", "__main__"}
+LIGHT = {
+    *STANDARD_LIBRARY_ONLY,
+    *("__main__", "cli", "files.output_folder", "commands", "commands._options", "commands.check_env"),
+    *("commands.install_detectron2", "installation", "installation.check_env"),
+}
 
 OPTIONAL = {
     *("huggingface_hub", "jinja2", "onnx", "onnxruntime", "onnxscript", "panopticapi", "safetensors", "shapely"),
