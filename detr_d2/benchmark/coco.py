@@ -20,7 +20,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 
 from ..data import register_coco
-from ..evaluation.coco import RecordsEvaluator, build_coco_evaluator
+from ..evaluation.coco import RecordsEvaluator
 from .report import differ, measure, report
 
 EVALUATION_TOLERANCE = 1e-9
@@ -171,7 +171,7 @@ def filled_evaluators(
     # The kind is named, for pycocotools adds outlines to detections, from which a second evaluation would infer masks.
     options: dict[str, Any] = {"tasks": ("bbox",), "distributed": False}
     evaluators: dict[str, COCOEvaluator | RecordsEvaluator] = {
-        "ours": build_coco_evaluator(dataset, None, **options),
+        "ours": RecordsEvaluator(dataset, **options),
         "pycocotools": COCOEvaluator(dataset, output_dir=None, use_fast_impl=False, **options),
     }
     for evaluator in evaluators.values():

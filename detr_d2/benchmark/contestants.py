@@ -97,8 +97,9 @@ def chosen_contestants(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
 
 def missing(name: str, cfg: CfgNode) -> str | None:
     """Why a contestant cannot take part; None if it can."""
-    if name in ("transformers", "authors") and is_deformable(cfg) and cfg.MODEL.DETR.TRANSFORMER.MIXED_SELECTION:
-        return "it has no mixed query selection (MODEL.DETR.TRANSFORMER.MIXED_SELECTION)"
+    mixed = is_deformable(cfg) and cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION
+    if mixed and name in ("transformers", "authors"):
+        return "it has no mixed query selection (MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION)"
     if name == "transformers" and importlib.util.find_spec("transformers") is None:
         return 'the package transformers is not installed: pip install "detr_d2[hf]"'
     if name == "authors":
@@ -152,8 +153,8 @@ def _ours(name: str, cfg: CfgNode, state: Mapping[str, Tensor], device: str) -> 
     if name in ("ours-eager", COMPILED):
         cfg.MODEL.DETR.OPTIMIZE_INFERENCE = cfg.MODEL.DETR.OPTIMIZE_TRAINING = False
     if name == "ours-checkpoint":
-        cfg.MODEL.DETR.TRANSFORMER.CHECKPOINT = True
-        cfg.MODEL.DETR.CHECKPOINT_BACKBONE = "resnet" in cfg.MODEL.BACKBONE.NAME
+        cfg.MODEL.DETR.TRANSFORMER.RECOMPUTE = True
+        cfg.MODEL.DETR.RECOMPUTE_BACKBONE = "resnet" in cfg.MODEL.BACKBONE.NAME
     model = build_model(cfg)
     assert isinstance(model, DETR)
     model.train()  # an evaluated model may refuse a state dict

@@ -17,7 +17,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..modeling import HungarianMatcher, SetCriterion, Targets
+from ..modeling import HungarianMatcher, Predictions, SetCriterion, Targets
 from ..other_libraries.references import authors_modules, authors_repository
 from .inputs import normalised_targets
 from .losses import Losses, authors_weights, largest_difference, weighted_by_authors, weighted_by_kind
@@ -95,7 +95,7 @@ def package_loss(problem: Problem) -> SetLoss:
     def work() -> Losses:
         device = problem.logits.device
         targets = Targets.from_instances(problem.instances, num_classes=problem.num_classes, device=device)
-        return criterion(problem.logits, problem.boxes_cxcywh, targets)
+        return criterion(Predictions(problem.logits, problem.boxes_cxcywh), targets)
 
     return work
 

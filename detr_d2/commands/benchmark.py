@@ -17,8 +17,8 @@ from ..benchmark.mapper import mapper
 from ..benchmark.models import infer, latency, train_step
 from ..benchmark.scaling import scaling
 from ..benchmark.start import coco_file, imports
+from ..cli import quiet_libraries
 from ..layers import DEFORMABLE_BACKENDS
-from ._run import quiet_libraries
 
 WORKS: dict[str, Callable[[argparse.Namespace], int]] = {
     "infer": infer,

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from detectron2.data import MetadataCatalog
 
+from ..cli import quiet_libraries
 from ..compare.cost.timing import machine_info
 from ..data import register_coco
 from ..engine.startup.setup import find_config_file, load_config
@@ -20,10 +21,10 @@ from ..experiments.quickstarts import VAL_SEED_OFFSET, shapes_spec
 from ..experiments.timed_training import CLOCKS, TrainingError
 from ..experiments.training_job import TrainingJob, job_options
 from ..files import file_hash, hold_folder, write_text
-from ._run import quiet_libraries
 
 DEFORMABLE = "quickstart/deformable_detr_shapes.yaml"
-REFINEMENT, TWO_STAGE = "MODEL.DETR.TRANSFORMER.BOX_REFINEMENT", "MODEL.DETR.TRANSFORMER.TWO_STAGE"
+_DEFORMABLE = "MODEL.DETR.TRANSFORMER.DEFORMABLE"
+REFINEMENT, TWO_STAGE = f"{_DEFORMABLE}.BOX_REFINEMENT", f"{_DEFORMABLE}.TWO_STAGE"
 MODELS = (
     "DETR=quickstart/detr_shapes.yaml",
     f"Deformable DETR={DEFORMABLE} {REFINEMENT} False",

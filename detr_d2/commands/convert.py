@@ -15,12 +15,12 @@ from detectron2.utils.logger import setup_logger
 from torch import Tensor
 
 from ..checkpoint import local_file
-from ..checkpoint.architecture import DILATED, HEADS
-from ..checkpoint.coco_classes import NUMBERINGS, PANOPTIC
-from ..checkpoint.conversion import FOLDER_FILES, TARGETS, Converted, convert_checkpoint, write_checkpoint
+from ..checkpoint.class_head import NUMBERINGS, PANOPTIC, num_rows
+from ..checkpoint.converting import FOLDER_FILES, TARGETS, Converted, convert_checkpoint, write_checkpoint
 from ..checkpoint.layouts.identify import WITH_MASKS, Layout, convert
-from ..checkpoint.model_file import num_rows
-from ..checkpoint.reading.contents import read_model_file
+from ..checkpoint.reading.open import read_model_file
+from ..checkpoint.renaming import DILATED, HEADS
+from ..cli import quiet_libraries
 from ..data import read_image
 from ..engine.startup.setup import load_config
 from ..model_zoo import list_configs
@@ -33,7 +33,6 @@ from ..other_libraries.references import (
     transformers_forward,
 )
 from ..prediction.predictor import ImagePredictor
-from ._run import quiet_libraries
 
 TOLERANCE = 1e-4  # largest difference of logits, normalised boxes and mask logits that `--verify` accepts
 

@@ -1,31 +1,21 @@
-"""`python -m detr_d2 matching`: how stable the assignment of queries to objects is over checkpoints."""
+"""`python -m detr_d2 matching`: how stable the assignment of queries to objects is over the checkpoints of a run."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from ..cli import quiet_libraries
 from ..data import DetrDatasetMapper
 from ..files import write_json
-from ..visualization.inspection import (
-    add_config_options,
-    add_data_options,
-    add_output_options,
-    find_dataset,
-    in_order_of_model,
-    load_detr,
-    prepare_outputs,
-    read_detr_config,
-    take_images,
-)
 from ..visualization.matching import Assignment, collect_assignment, save_stability, stability
-from ._run import ends_with_its_folders, quiet_libraries
+from ._options import add_detr_options, check_numbers
+from ._run import find_images, in_order_of_model, load_detr, prepare_outputs, read_detr_config
 
-OUTPUTS = ("matching.png", "matching.json")
+FILES = ("matching.png", "matching.json")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,26 +27,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoints", nargs="+", required=True, metavar="FILE", help="two or more, in training order"
     )
-    add_data_options(parser)
-    add_output_options(parser)
-    add_config_options(parser)
+    add_detr_options(parser, data=True)
     return parser
 
 
-@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes a PNG and a JSON file."""
     args = build_parser().parse_args(argv)
     quiet_libraries()
+    check_numbers(args)
     if len(args.checkpoints) < 2:
         raise ValueError(f"--checkpoints names {args.checkpoints[0]} only; it takes two to see what changes")
     for path in args.checkpoints:
         if "://" not in path and not Path(path).exists():
             raise FileNotFoundError(f"there is no checkpoint {path}")
-    picture, numbers = prepare_outputs(args.output, OUTPUTS, overwrite=args.overwrite)
-    cfg = read_detr_config(args.config_file, args.opts, args.imports)
-    dataset, given = find_dataset(cfg, args.dataset, args.coco)
-    records = take_images(dataset, args.limit)
+    paths = prepare_outputs(args, FILES)
+    cfg = read_detr_config(args)
+    dataset, given, records = find_images(cfg, args)
     mapper = DetrDatasetMapper(
         is_train=True,  # with ground truth
         augmentations=DetrDatasetMapper.from_config(cfg, is_train=False)["augmentations"],
@@ -69,27 +56,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         samples = (mapper(record) for record in tqdm(ordered, desc=Path(path).name, unit="image", disable=None))
         assignments.append(collect_assignment(model, samples))
     transitions = stability(_names(args.checkpoints), assignments)
-    result: dict[str, Any] = {
-        "dataset": dataset,
-        "images": len(records),
-        "objects": assignments[0].query.shape[1],
-        "checkpoints": args.checkpoints,
-        "transitions": transitions,
-    }
-    save_stability(picture, transitions)
-    write_json(numbers, result)
+    objects = assignments[0].query.shape[1]
+    save_stability(paths[0], transitions)
+    result = {"dataset": dataset, "images": len(records), "objects": objects, "checkpoints": args.checkpoints}
+    write_json(paths[1], {**result, "transitions": transitions})
     for transition in transitions:
         last = transition["layers"][-1]
         print(
-            f"{transition['from']} -> {transition['to']}: {100 * last['same']:.1f}% of {result['objects']:,} objects "
-            f"keep their query, instability {last['instability']:.2f} (last decoder layer)"
+            f"{transition['from']} -> {transition['to']}: {100 * last['same']:.1f}% of {objects:,} objects keep their "
+            f"query, instability {last['instability']:.2f} (last decoder layer)"
         )
-    print(f"{' and '.join(OUTPUTS)} are in {args.output}")
+    print(f"{', '.join(FILES)} are in {args.output}")
     return 0
 
 
-def _names(paths: Sequence[str]) -> Sequence[str]:
-    """Of checkpoints: of their files, with those of their folders where two files have the same, or all of the path."""
-    files = [Path(path) for path in paths]
-    candidates = [[x.stem for x in files], [f"{x.resolve().parent.name}/{x.stem}" for x in files]]
-    return next((names for names in candidates if len(set(names)) == len(names)), paths)
+def _names(checkpoints: Sequence[str]) -> list[str]:
+    """Short names that tell the checkpoints apart: of the files, with their folders, or as they were given."""
+    files = [Path(path) for path in checkpoints]
+    short = [x.stem for x in files]
+    longer = [f"{x.resolve().parent.name}/{x.stem}" for x in files]
+    return next((names for names in (short, longer) if len(set(names)) == len(names)), list(checkpoints))

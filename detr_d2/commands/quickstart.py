@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cli import quiet_libraries
 from ..experiments.own_folders import settle_output
 from ..experiments.quickstarts import IMAGES, QUICKSTARTS, TRAIN_FILE, VAL_FILE
 from ..experiments.side_by_side import SideBySide
 from ..experiments.timed_training import TrainingError
 from ..files import hold_folder
-from ._run import quiet_libraries
 
 OWN_OPTIONS: dict[str, dict[str, Any]] = {
     "shapes": {"output": "output/quickstart", "train_images": 2000, "val_images": 500},

@@ -18,13 +18,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from tqdm import tqdm
 
-from ..compare.compare_all import REPORT, Plan, compare_all, write_all
+from ..compare.compare_all import compare_all
 from ..compare.cost.cost import CostSettings
 from ..compare.cost.timing import machine_info
 from ..compare.models import Contestant, ModelSpec
 from ..compare.records import Comparison
+from ..compare.report.files import REPORT, write_all
 from ..compare.results import SEGMENTATION_FIGURES, RunResult, minutes, results_table
-from ..compare.run import Settings
+from ..compare.run import Plan, Settings
 from ..data import read_image, register_coco, register_coco_panoptic
 from ..data.panoptic.file import read_segment_ids
 from ..engine.startup.setup import add_coco_datasets, load_config

@@ -1,7 +1,13 @@
 """Tensor in, tensor out: building blocks that know nothing of detectron2."""
 
-from .attention import MultiHeadAttention
-from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou, inverse_sigmoid
+from .attention import MLP, MultiHeadAttention, attention
+from .box_ops import (
+    at_least_float32,
+    box_cxcywh_to_xyxy,
+    box_xyxy_to_cxcywh,
+    elementwise_giou,
+    elementwise_iou,
+)
 from .deformable_attention.attention import (
     DEFORMABLE_BACKENDS,
     MultiScaleDeformableAttention,
@@ -11,10 +17,8 @@ from .deformable_attention.attention import (
 from .fast.acceleration import Accelerated, autocast_dtype, set_acceleration
 from .fast.dropout import Dropout
 from .fast.linear import Linear, linear
-from .mlp import MLP
 from .padding import downsample_mask, padding_mask, valid_ratios
-from .position_encoding import LearnedPositionEncoding, SinePositionEncoding, sine_of_coordinates
-from .precision import at_least_float32
+from .position_encoding import LearnedPositionEncoding, SinePositionEncoding
 from .recompute import run_layer
 
 __all__ = [
@@ -29,17 +33,17 @@ __all__ = [
     "SinePositionEncoding",
     "SpatialShapes",
     "at_least_float32",
+    "attention",
     "autocast_dtype",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "deformable_attention",
     "downsample_mask",
     "elementwise_giou",
-    "inverse_sigmoid",
+    "elementwise_iou",
     "linear",
     "padding_mask",
     "run_layer",
     "set_acceleration",
-    "sine_of_coordinates",
     "valid_ratios",
 ]

@@ -149,7 +149,7 @@ def test_compiled_only_predicts(config: str, capsys: pytest.CaptureFixture[str],
 def test_checkpointing_is_of_transformer_and_backbone() -> None:
     cfg = small_cfg()
     model = build_contestant("ours-checkpoint", cfg, our_weights(cfg, 0), {}, "cpu").model
-    assert model.get_submodule("transformer.encoder").checkpoint
+    assert model.get_submodule("transformer.encoder").recompute
     assert model.get_submodule("backbone").checkpoint
 
 

@@ -64,7 +64,6 @@ def test_mappers_that_differ_are_not_timed(
 
 
 def test_evaluate(tmp_path: Path) -> None:
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
     report = run(tmp_path, *EVALUATE)
     assert report["evaluators"] == {"ours": "faster-coco-eval", "pycocotools": "pycocotools"}
     assert report["largest_difference"] < 1e-9

@@ -32,7 +32,7 @@ def test_default_models_are_five_configs_with_their_overrides() -> None:
         "+ two stages",
         "Faster R-CNN",
     ]
-    assert parsed[1][2] == ("MODEL.DETR.TRANSFORMER.BOX_REFINEMENT", "False")
+    assert parsed[1][2] == ("MODEL.DETR.TRANSFORMER.DEFORMABLE.BOX_REFINEMENT", "False")
     assert parsed[2][2] == ()
 
 

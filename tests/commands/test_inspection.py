@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.visualization.inspection import take_images
+from detr_d2.commands._run import find_images
 
 NAMES = ["red", "green", "blue"]
 _SIZES = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 96]
@@ -243,10 +244,10 @@ def test_data_that_does_not_fit(
 def test_records_of_users_are_looked_through() -> None:
     DatasetCatalog.register("stream_inside", lambda: iter([]))
     with pytest.raises(ValueError, match=r"dataset stream_inside: its function returned .*, expected a list"):
-        take_images("stream_inside", None)
+        find_images(tiny_cfg(), Namespace(coco=None, dataset="stream_inside", limit=None))
     DatasetCatalog.register("boxless_inside", lambda: [{"file_name": "a.png", "annotations": [{"category_id": 0}]}])
     with pytest.raises(ValueError, match=r'boxless_inside: annotation a\.png #0 has no "bbox"'):
-        take_images("boxless_inside", None)
+        find_images(tiny_cfg(), Namespace(coco=None, dataset="boxless_inside", limit=None))
 
 
 def test_results_are_kept_unless_told_otherwise(

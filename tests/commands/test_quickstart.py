@@ -24,7 +24,7 @@ from detr_d2.compare import run as compare_run
 from detr_d2.compare.cost.cost import CostSettings
 from detr_d2.compare.found import boxes as collect
 from detr_d2.compare.models import Contestant
-from detr_d2.compare.record_files import load_comparison
+from detr_d2.compare.records import load_comparison
 from detr_d2.compare.results import RunResult
 from detr_d2.data import read_image
 from detr_d2.data.shapes.synthetic import make_shapes

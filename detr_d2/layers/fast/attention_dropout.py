@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..precision import at_least_float32
+from ..box_ops import at_least_float32
 from .dropout import random_mask
 
 
