@@ -8,9 +8,6 @@ from .deformable_attention.attention import (
     SpatialShapes,
     deformable_attention,
 )
-from .fast.acceleration import Accelerated, autocast_dtype, set_acceleration
-from .fast.dropout import Dropout
-from .fast.linear import Linear, linear
 from .mlp import MLP
 from .padding import downsample_mask, padding_mask, valid_ratios
 from .position_encoding import LearnedPositionEncoding, SinePositionEncoding, sine_of_coordinates
@@ -20,26 +17,20 @@ from .recompute import run_layer
 __all__ = [
     "DEFORMABLE_BACKENDS",
     "MLP",
-    "Accelerated",
-    "Dropout",
     "LearnedPositionEncoding",
-    "Linear",
     "MultiHeadAttention",
     "MultiScaleDeformableAttention",
     "SinePositionEncoding",
     "SpatialShapes",
     "at_least_float32",
-    "autocast_dtype",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "deformable_attention",
     "downsample_mask",
     "elementwise_giou",
     "inverse_sigmoid",
-    "linear",
     "padding_mask",
     "run_layer",
-    "set_acceleration",
     "sine_of_coordinates",
     "valid_ratios",
 ]

@@ -1,4 +1,4 @@
-"""Multi-head attention, batch first, on PyTorch's fused `scaled_dot_product_attention`, with dropout on CPUs on ours.
+"""Multi-head attention, batch first, on PyTorch's fused `scaled_dot_product_attention`.
 
 Differs from `torch.nn.MultiheadAttention`: attention weights are never computed for return, keys and values can be
 projected once and reused, and masks are boolean with True on padding. Parameter names and initialisation are the same.
@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter, init
 
-from .fast.acceleration import Accelerated
-from .fast.attention_dropout import attention_with_dropout
-from .fast.linear import Linear, linear
 
-
-class MultiHeadAttention(Accelerated):
+class MultiHeadAttention(nn.Module):
     """Attention with `num_heads` heads (Vaswani et al. 2017, Sec. 3.2).
 
     Args:
@@ -33,7 +29,7 @@ class MultiHeadAttention(Accelerated):
         self.dropout = dropout
         self.in_proj_weight = Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
         init.xavier_uniform_(self.in_proj_weight)  # over the stacked matrix, as the authors' module has it
         init.zeros_(self.out_proj.bias)
 
@@ -59,16 +55,13 @@ class MultiHeadAttention(Accelerated):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        if 0 < dropout < 1 and q.device.type == "cpu" and self.is_accelerated():
-            return attention_with_dropout(q, k, v, attend, dropout)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=dropout)
 
     def _project(self, x: Tensor, first: int, last: int) -> Tensor:
         """Applies the rows of the stacked projection that belong to blocks first..last of (q, k, v)."""
         width = self.in_proj_weight.shape[1]
         rows = slice(first * width, last * width)
-        function = linear if self.is_accelerated() else F.linear
-        return function(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, S, C) -> (B, heads, S, C / heads)

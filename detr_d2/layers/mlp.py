@@ -6,8 +6,6 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from .fast.linear import Linear
-
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them (paper: Carion et al. 2020, Sec. 3.2, "Prediction feed-forward networks").
@@ -20,7 +18,7 @@ class MLP(nn.Module):
     def __init__(self, *, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         super().__init__()
         widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.ModuleList(Linear(n, m) for n, m in pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., input_dim) to (..., output_dim)."""

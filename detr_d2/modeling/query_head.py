@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ..layers import MLP, Linear, at_least_float32
+from ..layers import MLP, at_least_float32
 from .classification import SOFTMAX, Classification, build_classification
 from .transformer import TransformerOutput
 
@@ -43,7 +43,7 @@ class DETRHead(nn.Module):
     @configurable
     def __init__(self, *, hidden_dim: int, num_classes: int, classification: Classification = SOFTMAX) -> None:
         super().__init__()
-        self.class_embed = Linear(hidden_dim, classification.num_logits(num_classes))
+        self.class_embed = nn.Linear(hidden_dim, classification.num_logits(num_classes))
         self.bbox_embed = MLP(input_dim=hidden_dim, hidden_dim=hidden_dim, output_dim=4, num_layers=3)
         classification.initialise(self.class_embed)
 
@@ -101,7 +101,7 @@ class ReferenceHead(nn.Module):
         if proposals and not per_layer:
             raise ValueError("MODEL.DETR.TRANSFORMER.TWO_STAGE needs MODEL.DETR.TRANSFORMER.BOX_REFINEMENT: True.")
         self.num_layers = num_layers
-        classifier = Linear(hidden_dim, classification.num_logits(num_classes))
+        classifier = nn.Linear(hidden_dim, classification.num_logits(num_classes))
         classification.initialise(classifier)
         perceptron = MLP(input_dim=hidden_dim, hidden_dim=hidden_dim, output_dim=4, num_layers=3)
         for parameter in perceptron.layers[-1].parameters():

@@ -23,7 +23,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from ...layers import at_least_float32
-from ...layers.fast.acceleration import does_only, forwards_of
+from ...layers.fast.calls import does_only, forwards_of
 
 MASK_HEAD_REGISTRY = Registry("MASK_HEAD")
 MASK_HEAD_REGISTRY.__doc__ = """

@@ -28,7 +28,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...layers import DEFORMABLE_BACKENDS, Linear, MultiScaleDeformableAttention, sine_of_coordinates
+from ...layers import DEFORMABLE_BACKENDS, MultiScaleDeformableAttention, sine_of_coordinates
 from .build import TRANSFORMER_REGISTRY
 from .deformable_layers import (
     DeformableDecoder,
@@ -112,12 +112,12 @@ class DeformableTransformer(nn.Module):
         self.decoder = DeformableDecoder(decoder_layers, box_refinement, checkpoint)
         self.level_embed = nn.Parameter(torch.empty(num_levels, hidden_dim))
         if two_stage:
-            self.enc_output = Linear(hidden_dim, hidden_dim)
+            self.enc_output = nn.Linear(hidden_dim, hidden_dim)
             self.enc_output_norm = nn.LayerNorm(hidden_dim)
-            self.pos_trans = Linear(2 * hidden_dim, 2 * hidden_dim)
+            self.pos_trans = nn.Linear(2 * hidden_dim, 2 * hidden_dim)
             self.pos_trans_norm = nn.LayerNorm(2 * hidden_dim)
         else:
-            self.reference_points = Linear(hidden_dim, 2)
+            self.reference_points = nn.Linear(hidden_dim, 2)
         self._reset_parameters()
         if not two_stage:  # after the reset, as the authors keep it outside the transformer: N(0, 1)
             self.query_embed = nn.Embedding(num_queries, 2 * hidden_dim)

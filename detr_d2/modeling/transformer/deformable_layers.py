@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layers import Dropout, Linear, MultiScaleDeformableAttention, inverse_sigmoid, run_layer, valid_ratios
+from ...layers import MultiScaleDeformableAttention, inverse_sigmoid, run_layer, valid_ratios
 from .detr import ACTIVATIONS, Layer
 from .output import LayerHead
 
@@ -79,17 +79,17 @@ class DeformableEncoderLayer(nn.Module):
         hidden_dim = attention["embed_dim"]
         self.self_attn = MultiScaleDeformableAttention(**attention)
         self.norm1 = nn.LayerNorm(hidden_dim)
-        self.linear1 = Linear(hidden_dim, feedforward_dim)
-        self.linear2 = Linear(feedforward_dim, hidden_dim)
+        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.activation = ACTIVATIONS[activation]()
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, references: Tensor, levels: Levels) -> Tensor:
         """Encodes tokens x (B, S, C) at `position` (B or 1, S, C), sampling around `references` (B, S, L, 2)."""
         read = self.self_attn(x + position, references, x, levels.shapes, levels.padding_mask)
         x = self.norm1(x + self.dropout(read))
-        inner = self.dropout.after(self.activation, self.linear1(x))
+        inner = self.dropout(self.activation(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(inner)))
 
 

@@ -19,7 +19,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...layers import Dropout, Linear, MultiHeadAttention, run_layer
+from ...layers import MultiHeadAttention, run_layer
 from .build import TRANSFORMER_REGISTRY
 from .output import LayerHead, TransformerOutput
 
@@ -48,12 +48,12 @@ class Layer(nn.Module):
             )
         self.pre_norm = pre_norm
         self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
-        self.linear1 = Linear(hidden_dim, feedforward_dim)
-        self.linear2 = Linear(feedforward_dim, hidden_dim)
+        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
         self.norm1 = nn.LayerNorm(hidden_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.activation = ACTIVATIONS[activation]()
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def attend_self(self, x: Tensor, position: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Self-attention of tokens x (B, S, C); positions count for queries and keys, not for values."""
@@ -62,7 +62,7 @@ class Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Maps (B, S, C) token by token."""
-        return self.linear2(self.dropout.after(self.activation, self.linear1(x)))
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
 
 
 class EncoderLayer(Layer):
