@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..checkpoint.layouts.identify import convert
-from ..modeling import DETR
+from ..modeling import DETR, build_model
 from ..other_libraries.deformable_reference import build_authors_network, is_deformable
 from ..other_libraries.references import (
     AUTHORS_REPOSITORY,
@@ -35,6 +34,7 @@ from ..other_libraries.references import (
 from ..prediction.detector_keys import set_num_classes
 from .inputs import DETECTRON2, Inputs, normalised_batch, random_detr
 from .losses import Losses, authors_losses, transformers_losses, transformers_trainable
+from .report import relative_difference
 
 COMPILED = "ours-compiled"
 _DEFAULT_COMPILERS = {"darwin": "clang++", "win32": "cl"}
@@ -242,11 +242,3 @@ def network_differences(contestants: Sequence[Contestant], inputs: Inputs) -> di
         for name, got in list(results.items())[1:]
         if expected is not None
     }
-
-
-def relative_difference(got: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, divided by the largest expected value where that exceeds 1; infinite for NaN."""
-    if got.shape != expected.shape:
-        return float("inf")
-    difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
-    return difference if difference == difference else float("inf")  # NaN
