@@ -7,7 +7,6 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import Checkpointer, local_file
@@ -17,6 +16,7 @@ from ..checkpoint.renaming import to_detectron2
 from ..class_names import listed, match_classes, require_same_classes
 from ..data import register_datasets
 from ..data.registration import is_panoptic
+from ..modeling import build_model
 from .categories import Categories
 from .detector_keys import get_num_classes, num_classes_of_head, set_num_classes
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
-from ..fast.acceleration import is_captured
+from ..fast.calls import is_captured
 from .gather import gather_attention
 from .sampling import grid_sample_attention
 
