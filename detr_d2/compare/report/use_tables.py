@@ -85,7 +85,7 @@ def made_table(comparison: Comparison) -> Table:
         limit = f"at most {model.coco.max_detections} detections of an image and class"
         return replace(word(model.coco.evaluator), detail=limit)
 
-    rows = [
+    rows: list[tuple[str, Callable[[ModelComparison], Cell]]] = [
         ("Kind", lambda m: word(m.family)),
         ("IoU of its NMS", partial(shipped, "nms_threshold", 2)),
         ("Lowest score", partial(shipped, "score_threshold", 2)),
