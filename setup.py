@@ -35,6 +35,7 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "dev": [
+        "av>=12.0",
         "hypothesis>=6.80",
         "jinja2>=3.0",
         "matplotlib>=3.6",
@@ -53,6 +54,7 @@ EXTRAS = {
     "report": ["jinja2>=3.0", "matplotlib>=3.6"],
     "export": ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"],
     "hf": ["huggingface_hub>=0.23", "safetensors>=0.4", "timm>=1.0", "transformers>=4.50"],
+    "video": ["av>=12.0"],  # H.264; without it OpenCV writes what no browser plays
     "masks": ["shapely>=1.8"],  # detectron2 crops polygons with it
 }
 

@@ -25,14 +25,12 @@ COMMANDS = {
     "matching": "show how stable the assignment of queries is over checkpoints",
     "predict": "detect objects in images, folders and videos",
     "queries": "show where the boxes of each object query fall over a dataset",
-    "quickstart": "train DETR and Faster R-CNN on shapes and compare them, on a CPU in minutes",
-    "quickstart-real": "train Deformable DETR and Faster R-CNN on real images of yours and compare them",
-    "quickstart-segmentation": "train masks and panoptic segmentation on the models of quickstart and compare them",
+    "quickstart": "train two detectors on shapes or real images, or masks on shapes, and compare them on one page",
     "train": "train or evaluate any detectron2 config (the same as train_net.py)",
 }
 
-# Other names -> command and first arguments.
-ALIASES: dict[str, list[str]] = {}
+# Other names of commands -> what they stand for.
+ALIASES = {"quickstart-real": ["quickstart", "real"], "quickstart-segmentation": ["quickstart", "segmentation"]}
 
 
 def usage() -> str:

@@ -25,8 +25,9 @@ from detr_d2.data import check_order_of_classes
 from detr_d2.data.checks.datasets import check_evaluation_sets
 from detr_d2.engine import Trainer
 from detr_d2.panoptic_classes import PanopticClasses
-from detr_d2.prediction.predictor import Categories
-from detr_d2.prediction.trained_model import class_names_option, load_trained_model
+from detr_d2.prediction import Categories
+from detr_d2.prediction.categories import class_names_option
+from detr_d2.prediction.trained_model import load_trained_model
 
 MODEL = ["cat", "dog", "traffic light"]
 SAME = {"equal": MODEL, "spelling": ["Cat", "dog", "traffic_light"]}

@@ -18,7 +18,7 @@ from ..engine.startup.device import choose_device
 from ..engine.startup.setup import import_user_modules, load_config
 from ..files.output_folder import claim_files
 from ..modeling import DETR
-from ..prediction.predictor import Categories
+from ..prediction import Categories
 from ..prediction.trained_model import load_trained_model
 
 

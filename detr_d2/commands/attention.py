@@ -11,8 +11,8 @@ import numpy as np
 from ..cli import quiet_libraries
 from ..data import read_image
 from ..layers import MultiHeadAttention
-from ..prediction.predictor import Categories, ImagePredictor
-from ..prediction.trained_model import class_names_option
+from ..prediction import Categories, ImagePredictor
+from ..prediction.categories import class_names_option
 from ..visualization.attention_page import LookGroup, save_attention_page
 from ..visualization.attention_pictures import save_looks
 from ..visualization.looks import Frame, Inside, Look, detection_looks, grid_points, look_inside, point_looks

@@ -1,4 +1,4 @@
-"""`python -m detr_d2 check-env`: versions, the GPU, which optional parts are present and what each missing one costs."""
+"""`python -m detr_d2 check-env`: versions, the GPU, and what each missing optional part costs."""
 
 from __future__ import annotations
 

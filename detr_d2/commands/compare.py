@@ -155,7 +155,7 @@ def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Com
 
 def _dataset(args: argparse.Namespace) -> str:
     from ..data import register_coco, register_coco_panoptic
-    from ..data.panoptic.checks import check_panoptic_pngs
+    from ..data.checks.datasets import check_panoptic_pngs
 
     if args.coco_panoptic:
         name = register_coco_panoptic(args.coco_panoptic)

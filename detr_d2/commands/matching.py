@@ -11,8 +11,7 @@ from tqdm import tqdm
 from ..cli import quiet_libraries
 from ..data import DetrDatasetMapper
 from ..files import write_json
-from ..visualization.matching import Assignment, collect_assignment, stability
-from ..visualization.matching_pictures import save_stability
+from ..visualization.matching import Assignment, collect_assignment, save_stability, stability
 from ._options import add_detr_options, check_numbers
 from ._run import find_images, in_order_of_model, load_detr, prepare_outputs, read_detr_config
 

@@ -13,8 +13,13 @@ from ..cli import quiet_libraries
 from ..data import read_image
 from ..files import write_json
 from ..prediction.predictor import ImagePredictor
-from ..visualization.queries import SMALL_AREA, collect_queries, summarise_queries
-from ..visualization.query_pictures import save_query_boxes, save_query_classes
+from ..visualization.queries import (
+    SMALL_AREA,
+    collect_queries,
+    save_query_boxes,
+    save_query_classes,
+    summarise_queries,
+)
 from ._options import add_detr_options, check_numbers
 from ._run import find_images, load_detr, prepare_outputs, read_detr_config
 
@@ -48,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_numbers(args)
     paths = prepare_outputs(args, FILES)
     cfg = read_detr_config(args)
-    if cfg.MODEL.DETR.TRANSFORMER.TWO_STAGE:
+    if cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE:
         raise ValueError(
-            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.TWO_STAGE), whose queries stand at "
-            "proposals that differ from image to image; give a model without two stages"
+            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE), whose queries "
+            "stand at proposals that differ from image to image; give a model without two stages"
         )
     dataset, given, records = find_images(cfg, args)
     model, categories = load_detr(cfg, args.weights or cfg.MODEL.WEIGHTS, given)

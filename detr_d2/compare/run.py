@@ -16,8 +16,8 @@ from ..data.image_errors import another_size
 from ..evaluation.arrays import GroundTruth
 from ..evaluation.ground_truth import MaskTruth, load_mask_truth
 from ..evaluation.panoptic import is_panoptic
+from ..prediction import Categories
 from ..prediction.detector_keys import get_num_classes, set_num_classes
-from ..prediction.predictor import Categories
 from .cost.cost import Costs, CostSettings, measure_costs
 from .cost.timing import machine_info
 from .found.boxes import collect
