@@ -198,6 +198,8 @@ class Cost:
             on a CPU the resident size of the process, libraries included.
         repeat: timed rounds.
         device: "cpu" or "cuda".
+        backbone_path: "fast" for detectron2's ResNet as this package runs it, "plain" for any other backbone; "" in
+            older files.
     """
 
     parameters: int
@@ -210,3 +212,4 @@ class Cost:
     peak_memory_mb: float
     repeat: int
     device: str
+    backbone_path: str = ""

@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 
 from ...data import read_image
+from ...modeling import resnet_path
 from ...prediction.detector_keys import count_parameters
 from ...prediction.predictor import ImagePredictor
 from ..figures import Cost
@@ -120,6 +121,7 @@ def measure_costs(
             peak_memory_mb=memory,
             repeat=settings.repeat,
             device=torch.device(configs[label].MODEL.DEVICE).type,
+            backbone_path=resnet_path(model),
         )
     return Costs(costs, notes, latency_differences({label: x.seconds for label, x in latency.items()}))
 

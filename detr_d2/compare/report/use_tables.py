@@ -27,6 +27,7 @@ def cost_table(comparison: Comparison) -> Table:
         ("Parameters", lambda cost: number(cost.parameters / 1e6, 1, "M")),
         ("Multiply-adds of one image", _flops),
         ("Size of the network's input", lambda cost: _words(" × ".join(map(str, cost.image_size)))),
+        ("Path of the backbone", lambda cost: _words(cost.backbone_path, "not recorded")),
         ("Time of one image", partial(_stage, "total")),
         *((f"of it {stage}", partial(_stage, stage)) for stage in STAGES if stage in used),
         *((f"Images per second, {size} at once", partial(_throughput, size)) for size in sizes),
@@ -85,7 +86,7 @@ def made_table(comparison: Comparison) -> Table:
         limit = f"at most {model.coco.max_detections} detections of an image and class"
         return replace(word(model.coco.evaluator), detail=limit)
 
-    rows = [
+    rows: list[tuple[str, Callable[[ModelComparison], Cell]]] = [
         ("Kind", lambda m: word(m.family)),
         ("IoU of its NMS", partial(shipped, "nms_threshold", 2)),
         ("Lowest score", partial(shipped, "score_threshold", 2)),
