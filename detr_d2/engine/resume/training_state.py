@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import logging
+import random
+import struct
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-
-from .random_state import bytes_to_tensor, get_random_state, set_random_state, tensor_to_bytes
 
 logger = logging.getLogger(__name__)
 
 Groups = list[dict[str, Any]]
 
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")  # flags of PyTorch's optimizers
+
+_MERSENNE_WORDS = 624  # words of 32 bits, in python's and in numpy's generator
+_HEADER = struct.Struct("<I?d I?d")  # python: position, has gauss, gauss; numpy: position, has gauss, gauss
+
+
+def get_random_state() -> bytes:
+    """Captures the generators of `random`, `numpy.random` and torch's on the CPU: small, and only data."""
+    _, (*python_words, python_position), gauss = random.getstate()
+    _, numpy_words, numpy_position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    header = _HEADER.pack(python_position, gauss is not None, gauss or 0.0, numpy_position, bool(has_gauss), cached)
+    words = np.asarray(python_words, dtype=np.uint32).tobytes() + np.asarray(numpy_words, dtype=np.uint32).tobytes()
+    return header + words + torch.get_rng_state().numpy().tobytes()
+
+
+def set_random_state(state: bytes) -> None:
+    """Restores what `get_random_state` captured."""
+    python_position, has_python_gauss, python_gauss, numpy_position, has_gauss, cached = _HEADER.unpack_from(state)
+    words = np.frombuffer(state, dtype=np.uint32, count=2 * _MERSENNE_WORDS, offset=_HEADER.size)
+    python_words, numpy_words = words[:_MERSENNE_WORDS], words[_MERSENNE_WORDS:]
+    random.setstate((3, (*python_words.tolist(), python_position), python_gauss if has_python_gauss else None))
+    np.random.set_state(("MT19937", numpy_words, numpy_position, int(has_gauss), cached))  # noqa: NPY002
+    torch.set_rng_state(bytes_to_tensor(state[_HEADER.size + words.nbytes :]))
+
+
+def bytes_to_tensor(data: bytes) -> Tensor:
+    """(N,) uint8: how bytes are kept in a checkpoint."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def tensor_to_bytes(data: Tensor) -> bytes:
+    """Inverse of `bytes_to_tensor`."""
+    return data.numpy().tobytes()
 
 
 def collect_process_states(before_loader: bytes, data_loader: Any) -> list[dict[str, Any]]:
