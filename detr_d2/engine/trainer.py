@@ -224,8 +224,8 @@ class Trainer(DefaultTrainer):
         restore_random_state(state)
         if not exact:
             logger.warning(
-                "Resuming is not exact: the number of processes or images a step is not that of the checkpoint, or the loader "
-                "has no position."
+                "Resuming is not exact: the number of processes or images a step is not that of the checkpoint, or the "
+                "loader has no position."
             )
 
     def check_gradients(self) -> None:

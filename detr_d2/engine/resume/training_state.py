@@ -175,16 +175,7 @@ def _place_steps(optimizer: Optimizer, group: dict[str, Any]) -> None:
 
 
 def log_resume(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> None:
-    """Says what has changed; for the arguments see `describe_changes`."""
-    changes = describe_changes(saved, cfg, iteration, optimizer)
-    if changes:
-        logger.info(changes)
-    if iteration >= cfg.SOLVER.MAX_ITER:
-        logger.info(f"Nothing is left to train: iteration {iteration} of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}.")
-
-
-def describe_changes(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> str | None:
-    """One line on the settings of the solver that differ from the checkpoint's; None if none does.
+    """Says in a line which settings of the solver differ from the checkpoint's, and in another if nothing is left to do.
 
     Args:
         saved: `solver_settings` in the checkpoint; None in one that detectron2 has written.
@@ -192,12 +183,13 @@ def describe_changes(saved: dict[str, str] | None, cfg: CfgNode, iteration: int,
         iteration: that comes next.
         optimizer: with the learning rate of that iteration.
     """
-    lr = max(group["lr"] for group in optimizer.param_groups)
-    wins = f"the config wins from iteration {iteration} on (learning rate {lr:g})"
-    if saved is None:
-        return f"The checkpoint does not tell its learning rate and schedule: {wins}."
     now = solver_settings(cfg)
     changes = [
-        f"{key} is {now[key]}, {saved[key]} in the checkpoint" for key in now if key in saved and saved[key] != now[key]
+        f"{key} is {now[key]}, {x} in the checkpoint" for key, x in (saved or {}).items() if now.get(key, x) != x
     ]
-    return f"{'; '.join(changes)}: {wins}." if changes else None
+    what = "; ".join(changes) if saved is not None else "The checkpoint does not tell its learning rate and schedule"
+    if what:
+        lr = max(group["lr"] for group in optimizer.param_groups)
+        logger.info(f"{what}: the config wins from iteration {iteration} on (learning rate {lr:g}).")
+    if iteration >= cfg.SOLVER.MAX_ITER:
+        logger.info(f"Nothing is left to train: iteration {iteration} of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}.")
