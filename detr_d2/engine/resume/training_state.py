@@ -175,7 +175,7 @@ def _place_steps(optimizer: Optimizer, group: dict[str, Any]) -> None:
 
 
 def log_resume(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> None:
-    """Says in a line which settings of the solver differ from the checkpoint's, and in another if nothing is left to do.
+    """Says in one line which settings of the solver differ from the checkpoint's, in another if nothing is left to do.
 
     Args:
         saved: `solver_settings` in the checkpoint; None in one that detectron2 has written.
