@@ -17,9 +17,9 @@ PACKAGE = ROOT / "detr_d2"
 # Room (the longest matching prefix of a module's name, without `detr_d2.`) -> the rooms that it may import beside
 # itself; an arrow allows what its target may import, too. "x!" is the module or package x alone, by its public names.
 ARROWS: dict[str, set[str]] = {
-    "": {"config", "data!", "modeling!", "model_zoo", "solver"},
+    "": {"cli", "config", "data!", "modeling!", "model_zoo", "solver"},
     "__main__": {"cli"},
-    "cli": set(),
+    "cli": {"files"},
     "files": set(),
     "class_names": set(),
     "panoptic_classes": set(),
@@ -36,12 +36,19 @@ ARROWS: dict[str, set[str]] = {
     "checkpoint": {"config", "files", "class_names", "panoptic_classes", "downloads"},
     "recipes": {"config", "data", "model_zoo"},
     "evaluation": {"data", "checkpoint", "modeling!"},
+    "evaluation.arrays": set(),
+    "evaluation.panoptic_quality": set(),
     "prediction": {"data", "checkpoint", "modeling!"},
     "visualization": {"prediction", "layers"},
     "engine": {"evaluation", "recipes", "model_zoo", "solver"},
     "compare": {"evaluation", "prediction", "engine.memory"},
-    "compare.records": {"files"},
-    "compare.measure": {"compare.records", "class_names"},
+    "compare.record_files": {"files"},
+    "compare.figures": set(),
+    "compare.set_figures": set(),
+    "compare.masks": set(),
+    "compare.results": {"compare.record_files"},
+    "compare.records": {"compare.results", "compare.figures", "compare.set_figures"},
+    "compare.measure": {"compare.records", "compare.masks", "evaluation.arrays", "evaluation.panoptic_quality"},
     "compare.report": {"compare.records"},
     "other_libraries": {"checkpoint", "modeling!"},
     "benchmark": {"engine", "compare", "visualization", "other_libraries", "layers"},
@@ -61,7 +68,11 @@ TRANSFORMER_SHARED = {"build", "output"}
 
 # Run by path before anything is installed; and what works without torch and detectron2.
 STANDARD_LIBRARY_ONLY = {"installation.bootstrap", "installation.install_detectron2"}
-LIGHT = {*STANDARD_LIBRARY_ONLY, "commands", "installation", "installation.check_env", "cli", "__main__"}
+LIGHT = {
+    *STANDARD_LIBRARY_ONLY,
+    *("__main__", "cli", "files.output_folder", "commands", "commands._options", "commands.check_env"),
+    *("commands.install_detectron2", "installation", "installation.check_env"),
+}
 
 OPTIONAL = {
     *("huggingface_hub", "jinja2", "onnx", "onnxruntime", "onnxscript", "panopticapi", "safetensors", "shapely"),
@@ -262,18 +273,17 @@ def _is_own(node: ast.expr) -> bool:
 # What PyTorch offers under no other name: the operators that its compiler makes of single ones (where they are absent,
 # the single ones run), writes to tensors, hooks, and whether a transformation is at work.
 PRIVATE_NAMES_OF_TORCH = {
-    "layers.fast.acceleration, _C",
-    "layers.fast.acceleration, _backward_hooks",
-    "layers.fast.acceleration, _backward_pre_hooks",
-    "layers.fast.acceleration, _current_level",
-    "layers.fast.acceleration, _forward_hooks",
-    "layers.fast.acceleration, _forward_pre_hooks",
-    "layers.fast.acceleration, _functorch",
-    "layers.fast.acceleration, _has_any_global_hook",
-    "layers.fast.acceleration, _is_mkldnn_bf16_supported",
-    "layers.fast.fused_convolution, _convolution_pointwise",
-    "layers.fast.fused_convolution, _convolution_pointwise_",
-    "layers.fast.linear, _linear_pointwise",
+    "layers.fast.calls, _C",
+    "layers.fast.calls, _backward_hooks",
+    "layers.fast.calls, _backward_pre_hooks",
+    "layers.fast.calls, _current_level",
+    "layers.fast.calls, _forward_hooks",
+    "layers.fast.calls, _forward_pre_hooks",
+    "layers.fast.calls, _functorch",
+    "layers.fast.calls, _has_any_global_hook",
+    "layers.fast.convolution, _is_mkldnn_bf16_supported",
+    "layers.fast.convolution, _convolution_pointwise",
+    "layers.fast.convolution, _convolution_pointwise_",
     "modeling.backbone.folding, _version",
 }
 

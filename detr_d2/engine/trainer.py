@@ -27,6 +27,7 @@ from .. import solver
 from ..checkpoint import Checkpointer
 from ..data import build_stock_mapper, check_order_of_classes
 from ..data.registration import is_panoptic
+from ..modeling import build_model
 from .build import build_train_step, class_metadata, distribute, share_buffers
 from .evaluators import build_evaluator
 from .hooks import BestCheckpoint, PeriodicCheckpoint, PeriodicWriter, TrimMemory, naming_images
@@ -270,6 +271,13 @@ class Trainer(DefaultTrainer):
         hook = WeightAverage(self.unwrapped_model, decay=0.5)  # which it needs no more
         hook.load_state_dict(average)
         hook.before_train()
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """See `detr_d2.modeling.build_model`."""
+        model = build_model(cfg)
+        logging.getLogger(__name__).info("Model:\n%s", model)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:

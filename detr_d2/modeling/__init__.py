@@ -5,27 +5,35 @@ levels, `H, W` of a level, `M` objects, `N` matched pairs. Batch first everywher
 size of the unpadded image, `boxes_xyxy` are in pixels, a `padding_mask` is True on padding.
 """
 
-from .backbone.fast_resnet import refresh
+from .backbone.fast_resnet import accelerate, build_model, refresh, resnet_path
 from .backbone.resnet import build_detr_resnet_backbone
 from .backbone.timm_backbone import TimmBackbone, build_timm_backbone
-from .classification import Classification, FocalClassification, SoftmaxClassification, build_classification
+from .channel_mapper import ChannelMapper
+from .classification import CLASSIFICATION_REGISTRY, Classification, SoftmaxClassification, build_classification
 from .criterion import CRITERION_REGISTRY, SetCriterion, build_criterion
-from .matcher import HungarianMatcher, Matching, NonFinitePredictionsError
-from .meta_arch import DETR, Predictions
-from .neck import NECK_REGISTRY, ChannelMapper, Projection, build_neck
-from .query_head import QUERY_HEAD_REGISTRY, DETRHead, ReferenceHead, build_query_head
-from .segmentation.mask_head import MASK_HEAD_REGISTRY, DETRMaskHead, MaskHead, MaskInputs, build_mask_head
-from .targets import Targets, predictions_to_instances
-from .transformer import (
+from .focal import FocalClassification
+from .interface import (
     TRANSFORMER_REGISTRY,
-    DeformableTransformer,
-    DETRTransformer,
+    Denoising,
+    DenoisingQueries,
     LayerHead,
+    Predictions,
+    Proposals,
+    TransformerInputs,
     TransformerOutput,
     build_transformer,
 )
+from .matcher import HungarianMatcher, Matching, NonFinitePredictionsError
+from .meta_arch import DETR
+from .neck import NECK_REGISTRY, Projection, build_neck
+from .query_head import QUERY_HEAD_REGISTRY, DETRHead, build_query_head
+from .reference_head import ReferenceHead
+from .segmentation.mask_head import MASK_HEAD_REGISTRY, DETRMaskHead, MaskHead, MaskInputs, build_mask_head
+from .targets import Step, Targets, predictions_to_instances
+from .transformer import DeformableTransformer, DETRTransformer
 
 __all__ = [
+    "CLASSIFICATION_REGISTRY",
     "CRITERION_REGISTRY",
     "DETR",
     "MASK_HEAD_REGISTRY",
@@ -38,6 +46,8 @@ __all__ = [
     "DETRMaskHead",
     "DETRTransformer",
     "DeformableTransformer",
+    "Denoising",
+    "DenoisingQueries",
     "FocalClassification",
     "HungarianMatcher",
     "LayerHead",
@@ -47,20 +57,26 @@ __all__ = [
     "NonFinitePredictionsError",
     "Predictions",
     "Projection",
+    "Proposals",
     "ReferenceHead",
     "SetCriterion",
     "SoftmaxClassification",
+    "Step",
     "Targets",
     "TimmBackbone",
+    "TransformerInputs",
     "TransformerOutput",
+    "accelerate",
     "build_classification",
     "build_criterion",
     "build_detr_resnet_backbone",
     "build_mask_head",
+    "build_model",
     "build_neck",
     "build_query_head",
     "build_timm_backbone",
     "build_transformer",
     "predictions_to_instances",
     "refresh",
+    "resnet_path",
 ]

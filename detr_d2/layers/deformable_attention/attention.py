@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
-from ..fast.acceleration import is_captured
-from ..fast.linear import Linear
+from ..fast.calls import is_captured
 from .gather import gather_attention
 from .sampling import grid_sample_attention
 
@@ -174,10 +173,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_points = num_points
         self.backend = backend
         points = num_heads * num_levels * num_points
-        self.sampling_offsets = Linear(embed_dim, 2 * points)
-        self.attention_weights = Linear(embed_dim, points)
-        self.value_proj = Linear(embed_dim, embed_dim)
-        self.output_proj = Linear(embed_dim, embed_dim)
+        self.sampling_offsets = nn.Linear(embed_dim, 2 * points)
+        self.attention_weights = nn.Linear(embed_dim, points)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
