@@ -217,17 +217,12 @@ class Trainer(DefaultTrainer):
         restore_before_loader(state)
         self._before_loader = get_random_state()
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
-        if hasattr(self.data_loader, "seek") and state["loader"] is not None:
-            exact = self.data_loader.seek(state["loader"]) and exact
-        else:
-            exact = False
+        seek = getattr(self.data_loader, "seek", None)
+        exact = bool(seek and state["loader"] and seek(state["loader"])) and exact
         self._trainer.batches()  # starting workers draws a random number
         restore_random_state(state)
         if not exact:
-            logger.warning(
-                "Resuming is not exact: the number of processes or images a step is not that of the checkpoint, or the "
-                "loader has no position."
-            )
+            logger.warning("Resuming is not exact: the processes or images a step are not those of the checkpoint.")
 
     def check_gradients(self) -> None:
         """Raises FloatingPointError if the last step has spoiled the weights; see `TrainStep.check_gradients`."""
