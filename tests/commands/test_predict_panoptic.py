@@ -19,7 +19,7 @@ from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.data import register_datasets, resolve_num_classes
 from detr_d2.data.panoptic.file import read_panoptic_file, read_segment_ids
-from detr_d2.engine.class_metadata import class_metadata
+from detr_d2.engine.build import class_metadata
 
 
 @pytest.fixture
