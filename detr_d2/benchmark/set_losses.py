@@ -16,7 +16,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..modeling import HungarianMatcher, SetCriterion, Targets
+from ..modeling import HungarianMatcher, Predictions, SetCriterion, Targets
 
 COST = {"class": 1.0, "l1": 5.0, "giou": 2.0}
 """Matching costs and loss weights of the paper; they happen to be the same numbers."""

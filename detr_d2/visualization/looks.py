@@ -110,7 +110,7 @@ def look_inside(
     of_image = [call for call in calls if call.module in decoder and not call.reads_itself]
     if not of_image:
         raise ValueError(f"a decoder layer of {type(model.transformer).__name__} does not attend to the image")
-    maps = next(iter(calls[-1].arguments.values()))  # of the transformer, the first of whose arguments they are
+    maps = calls[-1]["inputs"].maps  # of the transformer
     frame = _frame(inputs, images.image_sizes[0], images.tensor.shape, [tuple(x.shape[-2:]) for x in maps])
     scores, classes, queries = (x[0].cpu() for x in model.classification.select(logits[-1], None))
     boxes = box_cxcywh_to_xyxy(boxes_cxcywh[-1, 0].float().cpu())[queries]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from detr_d2.layers import Accelerated, Linear, set_acceleration
-from detr_d2.layers.deformable_attention.attention import _kept_sizes
+from detr_d2.layers.deformable_attention.attention import _kept_table
 
 
 @pytest.mark.parametrize("inference", [False, True])
@@ -48,9 +48,9 @@ def test_never_in_a_transformation() -> None:
     assert layer.eval().is_accelerated()
 
 
-def test_sizes_kept_in_inference_mode_serve_in_training() -> None:
+def test_tables_kept_in_inference_mode_serve_in_training() -> None:
     with torch.inference_mode():
-        sizes = _kept_sizes(((5, 3), (2, 1)), torch.float32, torch.device("cpu"))
-    assert not sizes.is_inference()
-    assert sizes.tolist() == [[5, 3], [2, 1]]
-    assert _kept_sizes(((5, 3), (2, 1)), torch.float32, torch.device("cpu")) is sizes
+        table = _kept_table(((5, 3), (2, 1)), torch.device("cpu"))
+    assert not table.is_inference()
+    assert table.tolist() == [[5, 3, 0], [2, 1, 15]]
+    assert _kept_table(((5, 3), (2, 1)), torch.device("cpu")) is table
