@@ -50,7 +50,7 @@ def test_keys_and_values_of_different_widths_by_hand():
 def test_masked_keys_have_no_influence():
     module = MultiHeadAttention(embed_dim=8, num_heads=2)
     query, key, value = torch.randn(1, 3, 8), torch.randn(1, 4, 8), torch.randn(1, 4, 8)
-    attend = torch.tensor([True, True, True, False])
+    attend = torch.tensor([[True, True, True, False]])
     before = module(query, key, value, attend)
     key[:, 3], value[:, 3] = 1e3, -1e3
     torch.testing.assert_close(module(query, key, value, attend), before)
