@@ -156,6 +156,14 @@ def _timm_keys() -> CN:
     return keys
 
 
+def _resnet_keys() -> CN:
+    keys = CN()
+    # The ResNet of any other detector than DETR, also under an FPN, runs as DETR's does: the same maps and gradients up
+    # to rounding, sooner. DETR has OPTIMIZE_INFERENCE and OPTIMIZE_TRAINING.
+    keys.FAST = True
+    return keys
+
+
 def _training_keys() -> CN:
     keys = CN({"SOLVER": {"CLIP_GRADIENTS": {}, "AMP": {}}, "INPUT": {}, "DATASETS": {}, "TEST": {}})
     # "SGD" (detectron2's) or "ADAMW".
@@ -212,7 +220,7 @@ def add_detr_config(cfg: CN) -> None:
     Args:
         cfg: what `detectron2.config.get_cfg()` returns.
     """
-    _complete(cfg, CN({"MODEL": {"DETR": _model_keys(), "TIMM": _timm_keys()}}))
+    _complete(cfg, CN({"MODEL": {"DETR": _model_keys(), "TIMM": _timm_keys(), "RESNETS": _resnet_keys()}}))
     _complete(cfg, _training_keys())
 
 

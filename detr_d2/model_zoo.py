@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
 from .checkpoint import Checkpointer
 from .config import get_cfg
+from .modeling import build_model
 
 _BASE_CONFIG = "Base-DETR.yaml"
 

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..checkpoint.layouts.identify import convert
-from ..modeling import DETR
+from ..modeling import DETR, build_model
 from ..other_libraries.deformable_reference import build_authors_network, is_deformable
 from ..other_libraries.references import (
     AUTHORS_REPOSITORY,

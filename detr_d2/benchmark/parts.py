@@ -10,10 +10,10 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..engine.startup.setup import load_config
+from ..modeling import build_model
 from ..prediction.detector_keys import count_parameters, set_num_classes
 from .deformable_attention_cost import (
     AttentionFunction,

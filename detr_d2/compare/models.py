@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import local_file
 from ..class_names import listed, match_classes
 from ..data import register_datasets
 from ..files import file_hash
+from ..modeling import build_model
 from ..prediction.detector_keys import get_num_classes, set_num_classes
 from ..prediction.predictor import Categories, ImagePredictor
 from ..prediction.trained_model import load_trained_model

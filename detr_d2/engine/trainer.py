@@ -27,6 +27,7 @@ from .. import solver
 from ..checkpoint import Checkpointer
 from ..data import build_stock_mapper, check_order_of_classes, uses_detr_augmentation
 from ..data.registration import is_panoptic
+from ..modeling import build_model
 from .build import build_train_step, distribute, share_buffers
 from .class_metadata import class_metadata
 from .evaluators import build_evaluator
@@ -271,6 +272,13 @@ class Trainer(DefaultTrainer):
         hook = WeightAverage(self.unwrapped_model, decay=0.5)  # which it needs no more
         hook.load_state_dict(average)
         hook.before_train()
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """See `detr_d2.modeling.build_model`."""
+        model = build_model(cfg)
+        logging.getLogger(__name__).info("Model:\n%s", model)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:

@@ -14,36 +14,25 @@ from .deformable_attention.attention import (
     SpatialShapes,
     deformable_attention,
 )
-from .fast.acceleration import Accelerated, autocast_dtype, set_acceleration
-from .fast.dropout import Dropout
-from .fast.linear import Linear, linear
 from .padding import downsample_mask, padding_mask, valid_ratios
 from .position_encoding import LearnedPositionEncoding, SinePositionEncoding
-from .recompute import run_layer
 
 __all__ = [
     "DEFORMABLE_BACKENDS",
     "MLP",
-    "Accelerated",
-    "Dropout",
     "LearnedPositionEncoding",
-    "Linear",
     "MultiHeadAttention",
     "MultiScaleDeformableAttention",
     "SinePositionEncoding",
     "SpatialShapes",
     "at_least_float32",
     "attention",
-    "autocast_dtype",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "deformable_attention",
     "downsample_mask",
     "elementwise_giou",
     "elementwise_iou",
-    "linear",
     "padding_mask",
-    "run_layer",
-    "set_acceleration",
     "valid_ratios",
 ]

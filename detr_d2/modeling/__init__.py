@@ -5,7 +5,7 @@ levels, `H, W` of a level, `M` objects, `N` matched pairs. Batch first everywher
 size of the unpadded image, `boxes_xyxy` are in pixels, a `padding_mask` is True on padding.
 """
 
-from .backbone.fast_resnet import refresh
+from .backbone.fast_resnet import accelerate, build_model, refresh, resnet_path
 from .backbone.resnet import build_detr_resnet_backbone
 from .backbone.timm_backbone import TimmBackbone, build_timm_backbone
 from .channel_mapper import ChannelMapper
@@ -66,14 +66,17 @@ __all__ = [
     "TimmBackbone",
     "TransformerInputs",
     "TransformerOutput",
+    "accelerate",
     "build_classification",
     "build_criterion",
     "build_detr_resnet_backbone",
     "build_mask_head",
+    "build_model",
     "build_neck",
     "build_query_head",
     "build_timm_backbone",
     "build_transformer",
     "predictions_to_instances",
     "refresh",
+    "resnet_path",
 ]

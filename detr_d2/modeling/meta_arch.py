@@ -18,10 +18,9 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ..config import with_num_classes
-from ..layers.fast.acceleration import set_acceleration
 from ..layers.padding import downsample_mask, padding_mask
 from . import checks
-from .backbone.fast_resnet import accelerated, checkpoint_backbone, refresh
+from .backbone.fast_resnet import accelerate, recompute_backbone, refresh
 from .backbone.unread_maps import check_maps_are_read
 from .classification import SOFTMAX, Classification, build_classification
 from .criterion import build_criterion
@@ -59,9 +58,9 @@ class DETR(nn.Module):
         input_format: channel order of the input, for pictures.
         vis_period: iterations between pictures of ground truth and predictions in the event storage; 0 for none.
         optimize_inference, optimize_training: faster ways to the same results, up to rounding, in evaluation mode and
-            in training; see `Accelerated`.
+            in training; see `accelerate`.
         inference_dtype: bfloat16 or float16 predict under autocast to that type.
-        checkpointed_backbone: save memory in training at the price of time; see `checkpoint_backbone`.
+        recomputed_backbone: save memory in training at the price of time; see `recompute_backbone`.
     """
 
     pixel_mean: Tensor
@@ -93,10 +92,10 @@ class DETR(nn.Module):
         optimize_inference: bool = True,
         optimize_training: bool = True,
         inference_dtype: torch.dtype = torch.float32,
-        checkpointed_backbone: bool = False,
+        recomputed_backbone: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = accelerated(backbone)
+        self.backbone = backbone
         self.in_features = tuple(in_features)
         self.neck = neck
         self.position_encoding = position_encoding
@@ -121,11 +120,11 @@ class DETR(nn.Module):
         checks.check_references(transformer, head)
         for name in freeze:
             checks.freeze_part(self, name)
-        if checkpointed_backbone:
-            checkpoint_backbone(self.backbone)
+        accelerate(self, inference=optimize_inference, training=optimize_training)
+        if recomputed_backbone:
+            recompute_backbone(self.backbone)
         read = {*in_features, *(() if mask_head is None else mask_head.in_features)}
         check_maps_are_read(self.backbone, read, len(pixel_mean))
-        set_acceleration(self, inference=optimize_inference, training=optimize_training)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -156,7 +155,7 @@ class DETR(nn.Module):
             "optimize_inference": cfg.MODEL.DETR.OPTIMIZE_INFERENCE,
             "optimize_training": cfg.MODEL.DETR.OPTIMIZE_TRAINING,
             "inference_dtype": checks.inference_dtype_of(cfg),
-            "checkpointed_backbone": cfg.MODEL.DETR.CHECKPOINT_BACKBONE,
+            "recomputed_backbone": cfg.MODEL.DETR.CHECKPOINT_BACKBONE,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import Checkpointer, local_file
@@ -18,6 +17,7 @@ from ..checkpoint.reading.contents import read_model_file
 from ..class_names import listed, match_classes, require_same_classes
 from ..data import register_coco, register_coco_panoptic, register_datasets
 from ..data.registration import is_panoptic
+from ..modeling import build_model
 from .detector_keys import get_num_classes, num_classes_of_head, set_num_classes
 from .predictor import Categories
 

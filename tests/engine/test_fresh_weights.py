@@ -17,7 +17,7 @@ from tiny_models import random_input, tiny_detr
 
 from detr_d2.engine import Trainer
 from detr_d2.engine.build import share_buffers
-from detr_d2.layers import set_acceleration
+from detr_d2.modeling import accelerate
 from detr_d2.modeling.backbone import folding
 
 
@@ -50,9 +50,9 @@ class ValidationLoss(HookBase):
         self.losses.append((self._loss(batch), self._loss(batch, fast=False)))
 
     def _loss(self, batch: list[dict[str, Any]], fast: bool = True) -> float:
-        set_acceleration(self.trainer.model, inference=fast, training=fast)
+        accelerate(self.trainer.model, inference=fast, training=fast)
         loss = sum(self.trainer.model(batch).values())
-        set_acceleration(self.trainer.model, inference=True, training=True)
+        accelerate(self.trainer.model, inference=True, training=True)
         return float(loss)
 
 
@@ -85,9 +85,9 @@ def test_detectron2s_hooks_for_statistics_and_evaluation(detr_cfg: Callable[...,
         backbone = trainer.model.backbone
         with inference_context(backbone), torch.no_grad():
             for fast in (True, False):
-                set_acceleration(backbone, inference=fast, training=fast)
+                accelerate(backbone, inference=fast, training=fast)
                 seen.append(backbone(image)["res3"])
-        set_acceleration(backbone, inference=True, training=True)
+        accelerate(backbone, inference=True, training=True)
         return {}
 
     trainer._hooks = []
@@ -114,6 +114,6 @@ def test_buffers_of_the_main_process_are_followed(monkeypatch: pytest.MonkeyPatc
         before = model.backbone(image)["res4"]
         share_buffers(model)
         got = model.backbone(image)["res4"]
-        set_acceleration(model, inference=False, training=False)
+        accelerate(model, inference=False, training=False)
         torch.testing.assert_close(got, model.backbone(image)["res4"], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(got, before)

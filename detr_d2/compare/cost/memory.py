@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 
 from ...data import read_image
 from ...data.registration import is_panoptic
+from ...modeling import build_model
 from ...panoptic_classes import PanopticClasses
 from ...prediction.predictor import ImagePredictor
 from .fresh_process import measured_mb

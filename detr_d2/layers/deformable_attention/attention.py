@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import init
 
 from ..box_ops import at_least_float32
-from ..fast.acceleration import is_captured
+from ..fast.calls import is_captured
 from .gather import gather_attention
 from .sampling import grid_sample_attention
 

@@ -1,1 +1,1 @@
-"""The same numbers, sooner."""
+"""The same numbers, sooner: fused convolutions, and when something else may stand for the call of a module."""

@@ -1,25 +1,26 @@
 """detectron2's ResNet, faster: folded batch norms, channels-last maps, one operator for convolution, sum and ReLU.
 
-The modules, their names and the results (up to rounding) are detectron2's. A block that is not one of detectron2's own
-`BasicStem`, `BasicBlock` and `BottleneckBlock`, whose norm cannot be folded now (batch norm in training, group norm),
-that somebody watches with hooks or whose forward was replaced, runs as it is.
+The modules, their names and the results (up to rounding) are detectron2's. A block through which gradients go, that is
+not one of detectron2's own `BasicStem`, `BasicBlock` and `BottleneckBlock`, whose norm cannot be folded now (batch norm
+in training, group norm), that somebody watches with hooks or whose forward was replaced, runs as it is, on
+channels-last maps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import Backbone, ResNet
+from detectron2.config import CfgNode
+from detectron2.modeling import FPN, ResNet
+from detectron2.modeling import build_model as build_plain_model
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ...layers.fast.acceleration import Accelerated, Forwards, autocast_dtype, does_only, forwards_of, is_captured
-from ...layers.fast.fused_convolution import fused_convolution
-from ...layers.recompute import run_layer
+from ...layers.fast.calls import Forwards, does_only, forwards_of, is_captured
+from ...layers.fast.convolution import fused_convolution
 from .folding import FoldedConvolutions, is_foldable
 
 _CONVOLUTIONS: dict[type[nn.Module], tuple[str, ...]] = {
@@ -32,17 +33,17 @@ _BLOCKS = forwards_of(BasicBlock, BottleneckBlock)
 _STAGE = forwards_of(nn.Sequential)
 
 
-class FastResNet(Accelerated, ResNet):
-    """A `ResNet` with another way to the same maps.
-
-    While a graph is being traced, exported or compiled, and where `Accelerated` is told so, it is detectron2's.
+class FastResNet(ResNet):
+    """A `ResNet` with another way to the same maps, which is not taken while something else is made of the calls.
 
     Attributes:
-        checkpoint: keep only what enters a block in training, and run the block again in the backward pass; see
-            `checkpoint_backbone`.
+        fast_inference, fast_training: False for detectron2's own way in evaluation mode, in training mode.
+        recompute: keep only what enters a block in training; see `recompute_backbone`.
     """
 
-    checkpoint: bool = False
+    fast_inference: bool = True
+    fast_training: bool = True
+    recompute: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,40 +73,34 @@ class FastResNet(Accelerated, ResNet):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps images (B, C, H, W) to {name: (B, C, H / stride, W / stride)}."""
-        fast, checkpointed = self.is_accelerated(), self._is_checkpointed()
-        if not (fast or checkpointed) or self.num_classes is not None or x.dim() != 4:
+        is_seen_through = is_captured()
+        fast = (self.fast_training if self.training else self.fast_inference) and not is_seen_through
+        recompute = self.recompute and self.training and not is_seen_through
+        if not (fast or recompute) or self.num_classes is not None or x.dim() != 4:
             return super().forward(x)
         self._folded.drop_stale()
-        outputs = {}
         x = self._stem(self.stem, x.contiguous(memory_format=torch.channels_last)) if fast else self.stem(x)
-        if "stem" in self._out_features:
-            outputs["stem"] = x
+        outputs = {"stem": x}
         for name, stage in zip(self.stage_names, self.stages, strict=True):
-            for block, run in self._steps(stage, fast):
-                x = run_layer(run, x, checkpointed=checkpointed and _has_graph(block, x))
-            if name in self._out_features:
-                outputs[name] = x
-        return outputs
-
-    def _is_checkpointed(self) -> bool:
-        return self.checkpoint and self.training and torch.is_grad_enabled() and not is_captured()
+            x = outputs[name] = self._stage(stage, x, fast=fast, recompute=recompute)
+        return {name: outputs[name] for name in outputs if name in self._out_features}
 
     def _stem(self, stem: Any, x: Tensor) -> Tensor:
-        if not _is_known(stem, _STEM):
+        if _needs_gradients(stem, x) or not _is_known(stem, _STEM):
             return stem(x)
-        x = self._convolve(stem.conv1, x, relu=True)
-        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        return F.max_pool2d(self._convolve(stem.conv1, x, relu=True), kernel_size=3, stride=2, padding=1)
 
-    def _steps(self, stage: Any, fast: bool) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-        """The blocks of a stage, each with the function that runs it; the stage itself if it is not a plain row."""
-        if not does_only(stage, _STAGE):
-            yield stage, stage
-            return
+    def _stage(self, stage: Any, x: Tensor, *, fast: bool, recompute: bool) -> Tensor:
         is_private = False  # what enters a stage may be an output of the network
-        for block in stage:
-            is_known = fast and _is_known(block, _BLOCKS)
-            yield block, partial(self._block, block, is_private=is_private) if is_known else block
-            is_private = is_known
+        for block in stage if does_only(stage, _STAGE) else [stage]:
+            needs_gradients = _needs_gradients(block, x)
+            if fast and not needs_gradients and _is_known(block, _BLOCKS):
+                x = self._block(block, x, is_private=is_private)
+                is_private = True
+                continue
+            x = checkpoint(block, x, use_reentrant=False) if recompute and needs_gradients else block(x)
+            is_private = False
+        return x
 
     def _block(self, block: Any, x: Tensor, *, is_private: bool) -> Tensor:
         """Runs a block; nobody else reads `x` if it is private."""
@@ -119,14 +114,46 @@ class FastResNet(Accelerated, ResNet):
             getattr(block, last), y, relu=True, residual=residual, overwrite=is_private or has_shortcut
         )
 
+    @torch.no_grad()
     def _convolve(self, convolution: nn.Module, x: Tensor, **after: Any) -> Tensor:
         dtype = _compute_dtype(x)
         return fused_convolution(x.to(dtype), self._folded.get(convolution, dtype), **after)
 
 
-def accelerated(backbone: Backbone) -> Backbone:
-    """The backbone, as a `FastResNet` if it is detectron2's ResNet; every other one as it is."""
-    return FastResNet.of(backbone) if type(backbone) is ResNet else backbone
+def build_model(cfg: CfgNode) -> nn.Module:
+    """As detectron2's `build_model`; with `MODEL.RESNETS.FAST` the ResNet of any detector is a `FastResNet`.
+
+    A DETR chooses by keys of its own.
+    """
+    model = build_plain_model(cfg)
+    if cfg.MODEL.RESNETS.get("FAST", True) and not any(isinstance(x, FastResNet) for x in model.modules()):
+        accelerate(model)
+    return model
+
+
+def accelerate(model: nn.Module, *, inference: bool = True, training: bool = True) -> None:
+    """Makes every ResNet inside a model, under an FPN too, a `FastResNet` of the same modules; other parts stay.
+
+    Under an FPN a ResNet whose norms are neither frozen nor absent trains in detectron2's own way: the pyramid loses
+    more by channels-last maps than the blocks win.
+
+    Args:
+        model: any that holds its backbone as a submodule.
+        inference, training: whether to take the faster way in evaluation mode, in training mode.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            resnet = FastResNet.of(child) if type(child) is ResNet else child
+            if isinstance(resnet, FastResNet):
+                resnet.fast_inference = inference
+                resnet.fast_training = training and not (isinstance(parent, FPN) and _has_live_norms(resnet))
+                setattr(parent, name, resnet)
+
+
+def resnet_path(model: nn.Module) -> str:
+    """Which ResNet predicts in a model: "fast" for a `FastResNet`, "plain" for any other backbone."""
+    resnets = [x for x in model.modules() if isinstance(x, FastResNet)]
+    return "fast" if any(x.fast_inference for x in resnets) else "plain"
 
 
 def refresh(model: nn.Module) -> None:
@@ -144,10 +171,12 @@ def refresh(model: nn.Module) -> None:
             module.refresh()
 
 
-def checkpoint_backbone(backbone: nn.Module) -> None:
+def recompute_backbone(backbone: nn.Module) -> None:
     """Has a ResNet run its blocks again in the backward pass of training instead of keeping what is inside them.
 
     Frozen blocks keep nothing anyway. Maps, losses and gradients stay the same.
+
+    Paper: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost.
 
     Raises:
         ValueError: the backbone is no ResNet, or has batch norms that train, which would count every batch twice.
@@ -161,12 +190,15 @@ def checkpoint_backbone(backbone: nn.Module) -> None:
                 f"{key}, but the {type(module).__name__} backbone.{name} is not frozen and would count every batch "
                 "twice: set MODEL.RESNETS.NORM to FrozenBN or GN, or CHECKPOINT_BACKBONE to False."
             )
-    backbone.checkpoint = True
+    backbone.recompute = True
 
 
-def _has_graph(block: nn.Module, x: Tensor) -> bool:
-    """Whether anything is kept for the backward pass of a block."""
-    return x.requires_grad or any(parameter.requires_grad for parameter in block.parameters())
+def _needs_gradients(block: nn.Module, x: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters()))
+
+
+def _has_live_norms(resnet: ResNet) -> bool:
+    return any(isinstance(x, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)) for x in resnet.modules())
 
 
 def _is_known(block: nn.Module, forwards: Forwards) -> bool:
@@ -177,6 +209,14 @@ def _is_known(block: nn.Module, forwards: Forwards) -> bool:
     if getattr(block, "shortcut", None) is not None:
         convolutions.append(block.shortcut)
     return all(map(is_foldable, convolutions))
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The type to which autocast has an operation on `x` computed; None without autocast for its device."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

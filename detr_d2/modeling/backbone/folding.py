@@ -1,8 +1,7 @@
 """Batch norms folded into the convolutions before them, kept until a weight changes.
 
 A batch norm with fixed statistics is an affine map of each channel: scaling the rows of the convolution's weight gives
-the same as scaling its output, and is exact for gradients too. The map is then neither multiplied nor kept for the
-backward pass.
+the same as scaling its output, and the map need not be multiplied.
 
 A folded weight must never outlive what it was made of; `FoldedConvolutions` says how that is seen.
 """
@@ -17,8 +16,8 @@ from detectron2.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, NaiveSyncB
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ...layers.fast.acceleration import does_only, forwards_of
-from ...layers.fast.fused_convolution import Convolution
+from ...layers.fast.calls import does_only, forwards_of
+from ...layers.fast.convolution import Convolution
 
 _PLAIN = (Tensor, nn.Parameter)
 _CONVOLUTION = forwards_of(Conv2d)
@@ -36,33 +35,27 @@ def is_foldable(convolution: Any) -> bool:
     return does_only(norm, _BATCH_NORMS) and not norm.training and norm.running_mean is not None
 
 
-def folded(convolution: Any) -> Convolution:
-    """The convolution with its batch norm in it, differentiable by the parameters of both."""
-    bias, scale = convolution.bias, None
-    if convolution.norm is not None:
-        dtype = torch.promote_types(convolution.weight.dtype, torch.float32)
-        bias, scale = _shift_and_scale(bias, convolution.norm, dtype)
+@torch.no_grad()
+def folded(convolution: Any, dtype: torch.dtype) -> Convolution:
+    """The convolution with its batch norm in it, in a type; without gradients."""
+    weight, bias, norm = convolution.weight, convolution.bias, convolution.norm
+    if norm is not None:
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        scale = (norm.running_var.to(exact) + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight.to(exact)
+        shift = -norm.running_mean.to(exact) if bias is None else bias.to(exact) - norm.running_mean.to(exact)
+        weight, bias = weight * scale[:, None, None, None], shift * scale
+        if norm.bias is not None:
+            bias = bias + norm.bias.to(exact)
     geometry = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
-    result = Convolution(convolution.weight, bias, *geometry, scale)
-    return result.scaled(result.weight.dtype) if scale is not None and scale.requires_grad else result
-
-
-def _shift_and_scale(bias: Tensor | None, norm: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    mean, variance = norm.running_mean.to(dtype), norm.running_var.to(dtype)
-    scale = (variance + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.to(dtype)
-    shift = -mean if bias is None else bias.to(dtype) - mean
-    shift = shift * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.to(dtype)
-    return shift, scale
+    return Convolution(weight.to(dtype), None if bias is None else bias.to(dtype), *geometry)
 
 
 class FoldedConvolutions:
     """Folded convolutions, kept as long as they are those of the weights.
 
-    * What is trained is not kept while gradients are computed or the module is in training mode.
+    * What is trained is not kept while the module is in training mode.
     * On a CPU the values themselves are compared, by a checksum of every row of a weight: a write is seen however it
       was done.
     * Elsewhere a forward would have to wait for that. What is seen there is the trace of a write: a tensor that was
@@ -108,13 +101,10 @@ class FoldedConvolutions:
     def get(self, convolution: nn.Module, dtype: torch.dtype) -> Convolution:
         """The folded convolution in a type; what is kept is in channels-last."""
         sources = _sources(convolution)
-        is_trained = any(x.requires_grad for x in sources)
-        if is_trained and torch.is_grad_enabled():
-            return _with_bias_in(dtype, folded(convolution))
         can_be_read = _can_be_read(sources)
         is_traceless = not can_be_read and any(x.is_inference() for x in sources)
-        if is_traceless or (is_trained and convolution.training):
-            return folded(convolution).scaled(dtype)
+        if is_traceless or (convolution.training and any(x.requires_grad for x in sources)):
+            return folded(convolution, dtype)
         entry = self._entries.get(convolution)
         if entry is None or entry.dtype != dtype:
             result = _fold_to_keep(convolution, dtype)
@@ -213,12 +203,6 @@ def _settings(convolution: Any, sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
 
 
 def _fold_to_keep(convolution: nn.Module, dtype: torch.dtype) -> Convolution:
-    # An inference tensor could not take part in a later training step, where frozen layers use these weights.
-    with torch.inference_mode(False), torch.no_grad():
-        result = folded(convolution).scaled(dtype)
+    with torch.inference_mode(False):  # an inference tensor could not take part in a later training step
+        result = folded(convolution, dtype)
         return result._replace(weight=result.weight.contiguous(memory_format=torch.channels_last))
-
-
-def _with_bias_in(dtype: torch.dtype, convolution: Convolution) -> Convolution:
-    """The weight is cast where it is used, so that no copy of it is kept."""
-    return convolution if convolution.bias is None else convolution._replace(bias=convolution.bias.to(dtype))

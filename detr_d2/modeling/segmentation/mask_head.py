@@ -23,7 +23,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from ...layers.box_ops import at_least_float32
-from ...layers.fast.acceleration import does_only, forwards_of
+from ...layers.fast.calls import does_only, forwards_of
 from ..interface import Predictions, TransformerOutput, build_part
 
 MASK_HEAD_REGISTRY = Registry("MASK_HEAD")

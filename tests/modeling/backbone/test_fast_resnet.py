@@ -37,7 +37,7 @@ def test_stride_in_either_convolution(stride_in_1x1: bool) -> None:
 def test_training_has_the_same_gradients(norm: str, basic: bool, freeze_at: int) -> None:
     fast = make(norm, basic=basic, freeze_at=freeze_at).double().train()
     slow = copy.deepcopy(fast)
-    slow.optimize_training = False
+    slow.fast_training = False
     for resnet in (fast, slow):
         loss = sum((value.square().mean() * (i + 1) for i, value in enumerate(resnet(IMAGES.double()).values())))
         assert isinstance(loss, Tensor)
@@ -151,7 +151,7 @@ def test_meta_device() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_can_be_switched_off(training: bool) -> None:
     resnet = make().train(training)
-    resnet.optimize_inference = resnet.optimize_training = False
+    resnet.fast_inference = resnet.fast_training = False
     with torch.no_grad():
         got, expected = resnet(IMAGES), plain(resnet, IMAGES)
     assert all(torch.equal(got[name], expected[name]) for name in ALL)

@@ -22,7 +22,6 @@ from tiny_models import random_input, tiny_cfg, tiny_detr
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detr_d2.layers import Accelerated
 from detr_d2.modeling import DETR, refresh
 from detr_d2.modeling.backbone import folding
 from detr_d2.modeling.backbone.fast_resnet import FastResNet
@@ -49,7 +48,8 @@ def pair(kind: str = "detr", *options: Any) -> tuple[DETR, DETR]:
     stir(fast)
     plain = MODELS[kind](*options, *PLAIN)
     plain.load_state_dict(fast.state_dict())
-    assert not any(x.optimize_inference or x.optimize_training for x in plain.modules() if isinstance(x, Accelerated))
+    assert (fast.backbone.fast_inference, fast.backbone.fast_training) == (True, True)
+    assert (plain.backbone.fast_inference, plain.backbone.fast_training) == (False, False)
     return fast, plain
 
 
