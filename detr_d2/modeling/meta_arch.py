@@ -260,21 +260,18 @@ class DETR(nn.Module):
             return predictions
         return self.mask_head.masks_of(predictions, output, features, maps[0], masks[0], padded_size)
 
-    def losses(
-        self, predictions: Predictions, targets: Targets, batched_inputs: list[dict[str, Any]]
-    ) -> dict[str, Tensor]:
+    def losses(self, predictions: Predictions, targets: Targets, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Weighted losses; every key starts with "loss_". The inputs are for messages and pictures."""
         # Under fp16 the gradient scaler recovers from overflow: let the non-finite loss reach it.
         strict = predictions.logits.dtype != torch.float16
         try:
             losses = self.criterion(predictions, targets, strict=strict)
         except NonFinitePredictionsError as error:
-            raise FloatingPointError(
-                checks.describe_non_finite(predictions, batched_inputs, error.image_index)
-            ) from error
+            message = checks.describe_non_finite(predictions, inputs, error.image_index)
+            raise FloatingPointError(message) from error
         if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
-            found = self._decode(predictions, [x["instances"].image_size for x in batched_inputs])
-            checks.draw_training_image(batched_inputs[0], found[0].pred_boxes.tensor, self.input_format)
+            found = self._decode(predictions, [x["instances"].image_size for x in inputs])
+            checks.draw_training_image(inputs[0], found[0].pred_boxes.tensor, self.input_format)
         return losses
 
     def postprocess(

@@ -11,7 +11,7 @@ from tiny_models import tiny_cfg
 from torch import Tensor
 
 from detr_d2.modeling import DETRMaskHead, MaskInputs, build_mask_head
-from detr_d2.modeling.segmentation.mask_head import AttentionMaps
+from detr_d2.modeling.segmentation.attention_maps import AttentionMaps
 
 SHAPES = {name: ShapeSpec(channels=8 * 2**i, stride=4 * 2**i) for i, name in enumerate(["res2", "res3", "res4"])}
 C, HEADS = 32, 4
