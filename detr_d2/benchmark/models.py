@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..engine.startup.setup import load_config
+from ..modeling import build_model
 from ..prediction.detector_keys import count_parameters, set_num_classes
 from .contestants import (
     COMPILED,

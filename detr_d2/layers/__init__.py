@@ -16,7 +16,6 @@ from .deformable_attention.attention import (
 )
 from .padding import downsample_mask, padding_mask, valid_ratios
 from .position_encoding import LearnedPositionEncoding, SinePositionEncoding
-from .recompute import run_layer
 
 __all__ = [
     "DEFORMABLE_BACKENDS",
@@ -35,6 +34,5 @@ __all__ = [
     "elementwise_giou",
     "elementwise_iou",
     "padding_mask",
-    "run_layer",
     "valid_ratios",
 ]
