@@ -23,10 +23,10 @@ quickstart: $(READY) ## train DETR and Faster R-CNN on shapes and compare them o
 	@$(RUN) -m detr_d2 quickstart $(ARGS)
 
 quickstart-real: $(READY) ## train Deformable DETR and Faster R-CNN on real images (DATA=path/to/bccd) and compare them on one page
-	@$(RUN) -m detr_d2 quickstart-real --data "$(DATA)" $(ARGS)
+	@$(RUN) -m detr_d2 quickstart real --data "$(DATA)" $(ARGS)
 
 quickstart-segmentation: $(READY) ## train masks and panoptic segmentation on the models of a finished quickstart (28 minutes on one core)
-	@$(RUN) -m detr_d2 quickstart-segmentation $(ARGS)
+	@$(RUN) -m detr_d2 quickstart segmentation $(ARGS)
 
 test: $(READY_DEV) ## run the tests: all of them in two processes, those of ARGS in one, which shows what they print
 	@$(RUN) -m pytest $(or $(ARGS),-n 2 --dist loadscope)

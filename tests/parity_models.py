@@ -122,8 +122,8 @@ def losses_of(
     model: DETR, images: ImageList, inputs: list[dict[str, Any]], *, all_layers: bool = True
 ) -> dict[str, Tensor]:
     """Weighted losses of images that are normalised already."""
-    predictions = model.predict(images, all_layers=all_layers)
-    return model.losses(predictions.logits, predictions.boxes_cxcywh, inputs, mask_inputs=predictions.mask_inputs)
+    targets = model.pack_targets(inputs, images)
+    return model.losses(model.predict(images, all_layers=all_layers, targets=targets), targets, inputs)
 
 
 def gradients_of(model: DETR, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,8 +40,8 @@ ALLOWED = {
     "compare/run.py: unlink",
     "commands/attention.py: unlink",
     "experiments/training_job.py: unlink, rmdir",
-    # OpenCV takes a name only, here that of a new file; predict.py uses the class around it.
-    "prediction/media.py: VideoWriter",
+    # OpenCV and PyAV take a name, here that of a new file.
+    "prediction/videos.py: VideoWriter, open",
     # From a folder beside, where it was downloaded.
     "downloads.py: os.replace",
     # What is not a file of the user's: a switch of the kernel, /dev/null, the console of a training.

@@ -227,8 +227,8 @@ class TrainStep(SimpleTrainer):
 
 
 def accumulation_context(model: nn.Module, micro_batches: Sequence[MicroBatch]) -> AbstractContextManager[Any] | None:
-    """What a criterion offers to normalise its losses over several micro-batches, or None if it does not."""
-    accumulated_over = getattr(getattr(model, "criterion", None), "accumulated_over", None)
+    """What a model offers to normalise its losses over several micro-batches, or None if it does not."""
+    accumulated_over = getattr(model, "accumulated_over", None)
     if len(micro_batches) == 1 or accumulated_over is None:
         return None
     return accumulated_over(micro_batches)

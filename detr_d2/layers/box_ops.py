@@ -1,4 +1,4 @@
-"""Boxes as (centre x, centre y, width, height) and as corners (x1, y1, x2, y2)."""
+"""Boxes as (centre x, centre y, width, height) and as corners (x1, y1, x2, y2), and the precision that they need."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ def box_xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 
 
-def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of numbers (...) in [0, 1], each of x and 1 - x taken as `eps` at least (1e-5 limits it to +-11.5)."""
-    x = x.clamp(0, 1)
-    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same numbers in float32, or as they are if that is wider: bfloat16 near 1 has steps of 5 pixels in 1333."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def elementwise_iou(boxes_a_xyxy: Tensor, boxes_b_xyxy: Tensor) -> Tensor:
+    """IoU of boxes that face each other, in [0, 1]; arguments as of `elementwise_giou`."""
+    intersection, union = _intersection_and_union(boxes_a_xyxy, boxes_b_xyxy)
+    return intersection / union
 
 
 def elementwise_giou(boxes_a_xyxy: Tensor, boxes_b_xyxy: Tensor) -> Tensor:
@@ -38,13 +43,18 @@ def elementwise_giou(boxes_a_xyxy: Tensor, boxes_b_xyxy: Tensor) -> Tensor:
 
     Paper: Rezatofighi et al. 2019, Generalized Intersection over Union, Algorithm 1.
     """
-    ax1, ay1, ax2, ay2 = boxes_a_xyxy.unbind(-1)
-    bx1, by1, bx2, by2 = boxes_b_xyxy.unbind(-1)
-    inner_w = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
-    inner_h = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
-    intersection = inner_w * inner_h
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
+    intersection, union = _intersection_and_union(boxes_a_xyxy, boxes_b_xyxy)
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = boxes_a_xyxy.unbind(-1), boxes_b_xyxy.unbind(-1)
     hull_w = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
     hull_h = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
     hull = hull_w * hull_h
     return intersection / union - (hull - union) / hull
+
+
+def _intersection_and_union(boxes_a_xyxy: Tensor, boxes_b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas (...,)."""
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = boxes_a_xyxy.unbind(-1), boxes_b_xyxy.unbind(-1)
+    inner_w = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    inner_h = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
+    intersection = inner_w * inner_h
+    return intersection, (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection

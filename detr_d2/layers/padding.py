@@ -1,6 +1,6 @@
 """Padding masks, True on padding, and what follows from them.
 
-The only code that knows where images end inside a padded batch.
+The only code that knows where images end inside a padded batch: in its top left corner each image begins.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 def padding_mask(
     image_sizes: list[tuple[int, int]], padded_size: tuple[int, int], device: torch.device | str
 ) -> Tensor | None:
-    """Marks the padding of a batch whose images stand in the top left corner.
+    """Marks the padding of a batch, without copying anything to the device.
 
     Args:
         image_sizes: (height, width) of each of the B images, in pixels.
@@ -26,9 +26,9 @@ def padding_mask(
     """
     if all(tuple(size) == tuple(padded_size) for size in image_sizes):
         return None
-    heights, widths = torch.tensor(image_sizes, device=device).unbind(1)
-    below = torch.arange(padded_size[0], device=device) >= heights[:, None]  # (B, H)
-    beside = torch.arange(padded_size[1], device=device) >= widths[:, None]  # (B, W)
+    y, x = (torch.arange(size, device=device) for size in padded_size)
+    below = torch.stack([y >= height for height, _ in image_sizes])  # (B, H)
+    beside = torch.stack([x >= width for _, width in image_sizes])  # (B, W)
     return below[:, :, None] | beside[:, None, :]
 
 
@@ -40,7 +40,9 @@ def downsample_mask(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None
     """
     if mask is None:
         return None
-    return F.interpolate(mask[:, None].float(), size=size, mode="nearest")[:, 0].bool()
+    below, beside = mask[:, None, :, :1].float(), mask[:, None, :1].float()
+    rows, columns = F.interpolate(below, size=(size[0], 1)), F.interpolate(beside, size=(1, size[1]))
+    return (rows + columns)[:, 0] > 0
 
 
 def valid_ratios(masks: Sequence[Tensor | None]) -> Tensor | None:
@@ -52,11 +54,7 @@ def valid_ratios(masks: Sequence[Tensor | None]) -> Tensor | None:
     Returns:
         (B, L, 2) float32: fraction of the width, of the height; None when there are no masks.
     """
-    ratios = [_valid_ratio(mask) for mask in masks if mask is not None]
+    ratios = [
+        torch.stack([(~x[:, 0]).float().mean(1), (~x[:, :, 0]).float().mean(1)], 1) for x in masks if x is not None
+    ]
     return torch.stack(ratios, dim=1) if ratios else None
-
-
-def _valid_ratio(mask: Tensor) -> Tensor:
-    """(B, 2). Images stand in the top left corner: the first row and the first column tell."""
-    valid = ~mask
-    return torch.stack([valid[:, 0, :].float().mean(1), valid[:, :, 0].float().mean(1)], dim=-1)

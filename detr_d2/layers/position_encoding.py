@@ -1,4 +1,4 @@
-"""Two-dimensional position encodings: of a feature map, (B, C, H, W) each, and of single points and boxes.
+"""Two-dimensional position encodings of a feature map, (B, C, H, W) each.
 
 Paper: Carion et al. 2020, appendix A.4, "Spatial positional encoding".
 """
@@ -41,20 +41,14 @@ class SinePositionEncoding(nn.Module):
         Returns:
             (B, C, H, W) float32; B is 1, to be broadcast, without a mask.
         """
-        if padding_mask is None:
-            return self._encode_unpadded(size, device)
-        y, x = ((~padding_mask).cumsum(axis).float() for axis in (1, 2))  # integers: deterministic on GPUs, too
-        y = self._normalise(y, y[:, -1:, :])
-        x = self._normalise(x, x[:, :, -1:])
-        return torch.cat([self._encode(y), self._encode(x)], dim=3).permute(0, 3, 1, 2)
-
-    def _encode_unpadded(self, size: tuple[int, int], device: torch.device) -> Tensor:
-        """The same for a map without padding, where y is one number for a row and x one for a column."""
-        height, width = size
-        y, x = (torch.arange(1, n + 1, dtype=torch.float32, device=device) for n in size)
-        rows = self._encode(self._normalise(y, y[-1:]))[:, None].expand(-1, width, -1)
-        columns = self._encode(self._normalise(x, x[-1:]))[None].expand(height, -1, -1)
-        return torch.cat([rows, columns], dim=2).permute(2, 0, 1)[None]
+        if padding_mask is None:  # y is one number for a row and x one for a column
+            y, x = (torch.arange(1, n + 1, dtype=torch.float32, device=device) for n in size)
+            y, x = y[None, :, None], x[None, None, :]
+        else:
+            y, x = ((~padding_mask).cumsum(axis).float() for axis in (1, 2))  # integers: deterministic on GPUs, too
+        rows = self._encode(self._normalise(y, y[:, -1:])).expand(-1, -1, size[1], -1)
+        columns = self._encode(self._normalise(x, x[:, :, -1:])).expand(-1, size[0], -1, -1)
+        return torch.cat([rows, columns], dim=3).permute(0, 3, 1, 2)
 
     def _normalise(self, count: Tensor, last: Tensor) -> Tensor:
         return (count + self.offset) / (last + 1e-6) * (2 * math.pi)
@@ -64,21 +58,6 @@ class SinePositionEncoding(nn.Module):
         exponent = torch.arange(channels // 2, dtype=torch.float32, device=angle.device) * 2 / channels
         phase = angle[..., None] / self.temperature**exponent  # (..., C / 4)
         return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-2)  # interleaved: sin, cos, sin, ...
-
-
-def sine_of_coordinates(coordinates: Tensor, *, num_channels: int, temperature: float = 10000.0) -> Tensor:
-    """Sines and cosines of points or boxes (..., D) in (0, 1), as (..., D * num_channels), in the order given.
-
-    Args:
-        coordinates: D numbers each, float32 or wider.
-        num_channels: of each coordinate, even.
-        temperature: base of the frequencies.
-
-    Paper: Zhu et al. 2021 (Deformable DETR), appendix A.4.
-    """
-    exponent = torch.arange(num_channels // 2, dtype=coordinates.dtype, device=coordinates.device) * 2 / num_channels
-    phase = coordinates[..., None] * (2 * math.pi) / temperature**exponent  # (..., D, num_channels / 2)
-    return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-3)  # interleaved: sin, cos, sin, ...
 
 
 class LearnedPositionEncoding(nn.Module):

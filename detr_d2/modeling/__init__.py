@@ -8,24 +8,32 @@ size of the unpadded image, `boxes_xyxy` are in pixels, a `padding_mask` is True
 from .backbone.fast_resnet import accelerate, build_model, refresh, resnet_path
 from .backbone.resnet import build_detr_resnet_backbone
 from .backbone.timm_backbone import TimmBackbone, build_timm_backbone
-from .classification import Classification, FocalClassification, SoftmaxClassification, build_classification
+from .channel_mapper import ChannelMapper
+from .classification import CLASSIFICATION_REGISTRY, Classification, SoftmaxClassification, build_classification
 from .criterion import CRITERION_REGISTRY, SetCriterion, build_criterion
-from .matcher import HungarianMatcher, Matching, NonFinitePredictionsError
-from .meta_arch import DETR, Predictions
-from .neck import NECK_REGISTRY, ChannelMapper, Projection, build_neck
-from .query_head import QUERY_HEAD_REGISTRY, DETRHead, ReferenceHead, build_query_head
-from .segmentation.mask_head import MASK_HEAD_REGISTRY, DETRMaskHead, MaskHead, MaskInputs, build_mask_head
-from .targets import Targets, predictions_to_instances
-from .transformer import (
+from .focal import FocalClassification
+from .interface import (
     TRANSFORMER_REGISTRY,
-    DeformableTransformer,
-    DETRTransformer,
+    Denoising,
+    DenoisingQueries,
     LayerHead,
+    Predictions,
+    Proposals,
+    TransformerInputs,
     TransformerOutput,
     build_transformer,
 )
+from .matcher import HungarianMatcher, Matching, NonFinitePredictionsError
+from .meta_arch import DETR
+from .neck import NECK_REGISTRY, Projection, build_neck
+from .query_head import QUERY_HEAD_REGISTRY, DETRHead, build_query_head
+from .reference_head import ReferenceHead
+from .segmentation.mask_head import MASK_HEAD_REGISTRY, DETRMaskHead, MaskHead, MaskInputs, build_mask_head
+from .targets import Step, Targets, predictions_to_instances
+from .transformer import DeformableTransformer, DETRTransformer
 
 __all__ = [
+    "CLASSIFICATION_REGISTRY",
     "CRITERION_REGISTRY",
     "DETR",
     "MASK_HEAD_REGISTRY",
@@ -38,6 +46,8 @@ __all__ = [
     "DETRMaskHead",
     "DETRTransformer",
     "DeformableTransformer",
+    "Denoising",
+    "DenoisingQueries",
     "FocalClassification",
     "HungarianMatcher",
     "LayerHead",
@@ -47,11 +57,14 @@ __all__ = [
     "NonFinitePredictionsError",
     "Predictions",
     "Projection",
+    "Proposals",
     "ReferenceHead",
     "SetCriterion",
     "SoftmaxClassification",
+    "Step",
     "Targets",
     "TimmBackbone",
+    "TransformerInputs",
     "TransformerOutput",
     "accelerate",
     "build_classification",

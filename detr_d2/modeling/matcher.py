@@ -16,7 +16,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ..layers import box_cxcywh_to_xyxy, elementwise_giou
+from ..layers.box_ops import box_cxcywh_to_xyxy, elementwise_giou
 from .classification import SOFTMAX, Classification, build_classification
 from .targets import Targets
 
@@ -70,7 +70,7 @@ class HungarianMatcher:
         classification: Classification = SOFTMAX,
     ) -> None:
         if cost_class == 0 and cost_l1 == 0 and cost_giou == 0:
-            raise ValueError("All weights in MODEL.DETR.MATCHER are zero: give at least one of them a positive value.")
+            raise ValueError("cost_class, cost_l1 and cost_giou are all zero: give at least one a positive value.")
         self.cost_class = cost_class
         self.cost_l1 = cost_l1
         self.cost_giou = cost_giou
@@ -121,17 +121,13 @@ class HungarianMatcher:
         """Assigns each image's block of the (M, Q) cost; returns (2, N): queries, then packed target indices."""
         from scipy.optimize import linear_sum_assignment  # slow to import, and only training matches
 
-        queries, targets, start = [], [], 0
+        pairs, start = [np.zeros((2, 0), dtype=np.int64)], 0
         for image, count in enumerate(counts):
             if count:
-                block = _finite(cost[start : start + count], image, strict)
-                target, query = linear_sum_assignment(block)
-                queries.append(query)
-                targets.append(target + start)
+                target, query = linear_sum_assignment(_finite(cost[start : start + count], image, strict))
+                pairs.append(np.stack([query, target + start]))
             start += count
-        if not queries:
-            return np.zeros((2, 0), dtype=np.int64)
-        return np.stack([np.concatenate(queries), np.concatenate(targets)])
+        return np.concatenate(pairs, axis=1)
 
 
 def _finite(block: np.ndarray, image: int, strict: bool) -> np.ndarray:

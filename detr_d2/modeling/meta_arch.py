@@ -5,54 +5,36 @@ Paper: Carion et al. 2020, Fig. 2. What a relative of DETR changes is in the par
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from ..layers import downsample_mask, padding_mask
-from .agreement import check_maps_are_read, check_references
-from .backbone.fast_resnet import accelerate, autocast_dtype, recompute_backbone, refresh
+from ..layers.padding import downsample_mask, padding_mask
+from . import checks
+from .backbone.fast_resnet import accelerate, recompute_backbone, refresh
+from .backbone.unread_maps import check_maps_are_read
 from .classification import SOFTMAX, Classification, build_classification
-from .config_values import check_in_features, inference_dtype_of, with_num_classes
 from .criterion import build_criterion
-from .freezing import freeze_part
+from .interface import Predictions, TransformerInputs, build_transformer
 from .matcher import NonFinitePredictionsError
-from .neck import build_neck
-from .non_finite import describe_non_finite
-from .position_encoding import build_position_encoding
+from .neck import build_neck, build_position_encoding
 from .query_head import build_query_head
-from .segmentation.mask_head import MaskHead, MaskInputs, build_mask_head
+from .segmentation.mask_head import MaskHead, build_mask_head
 from .segmentation.panoptic import PanopticPostprocessor, build_panoptic
 from .segmentation.postprocess import add_masks
-from .state_dict_check import check_state_dict
-from .targets import Targets, predictions_to_instances
-from .transformer import build_transformer
-from .visualize import draw_training_image
+from .targets import Step, Targets, predictions_to_instances
 
-
-class Predictions(NamedTuple):
-    """What the network says about B images.
-
-    Attributes:
-        logits: (L, B, Q, num_logits), the last decoder layer at the end.
-        boxes_cxcywh: (L, B, Q, 4), normalised by the unpadded image.
-        proposals: the same of the S tokens of a two-stage encoder, (B, S, num_logits) and (B, S, 4); otherwise None.
-        mask_inputs: what the mask head reads, in models that have one.
-    """
-
-    logits: Tensor
-    boxes_cxcywh: Tensor
-    proposals: tuple[Tensor, Tensor] | None = None
-    mask_inputs: MaskInputs | None = None
+VISIBLE_BOXES = 20  # in pictures of training images
 
 
 @META_ARCH_REGISTRY.register()
@@ -135,11 +117,12 @@ class DETR(nn.Module):
         self.input_format = input_format
         self.vis_period = vis_period
         self.inference_dtype = inference_dtype
+        self._step: Step | None = None  # that batches are part of, if they do not make one each
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        check_references(transformer, head)
+        checks.check_references(transformer, head)
         for name in freeze:
-            freeze_part(self, name)
+            checks.freeze_part(self, name)
         accelerate(self, inference=optimize_inference, training=optimize_training)
         if recomputed_backbone:
             recompute_backbone(self.backbone)
@@ -148,10 +131,10 @@ class DETR(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        cfg = with_num_classes(cfg)
+        cfg = checks.with_num_classes(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        check_in_features(cfg, shapes)
+        checks.check_in_features(cfg, shapes)
         return {
             "backbone": backbone,
             "in_features": cfg.MODEL.DETR.IN_FEATURES,
@@ -174,17 +157,17 @@ class DETR(nn.Module):
             "vis_period": cfg.VIS_PERIOD,
             "optimize_inference": cfg.MODEL.DETR.OPTIMIZE_INFERENCE,
             "optimize_training": cfg.MODEL.DETR.OPTIMIZE_TRAINING,
-            "inference_dtype": inference_dtype_of(cfg),
-            "recomputed_backbone": cfg.MODEL.DETR.CHECKPOINT_BACKBONE,
+            "inference_dtype": checks.inference_dtype_of(cfg),
+            "recomputed_backbone": cfg.MODEL.DETR.RECOMPUTE_BACKBONE,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As `nn.Module.load_state_dict`, but refuses checkpoints of other models and libraries.
 
         Raises:
-            ValueError: see `check_state_dict`.
+            ValueError: see `checks.check_state_dict`.
         """
-        check_state_dict(state_dict, self)
+        checks.check_state_dict(state_dict, self)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def refresh(self) -> None:
@@ -217,12 +200,12 @@ class DETR(nn.Module):
                 files.
         """
         images = self.preprocess_image(batched_inputs)
-        all_layers = self.training and self.aux_loss
+        targets = self.pack_targets(batched_inputs, images) if self.training else None
         with self._precision():
-            logits, boxes_cxcywh, proposals, mask_inputs = self.predict(images, all_layers=all_layers)
-            if self.training:
-                return self.losses(logits, boxes_cxcywh, batched_inputs, proposals, mask_inputs)
-            return self.postprocess(logits[-1], boxes_cxcywh[-1], images.image_sizes, batched_inputs, mask_inputs)
+            predictions = self.predict(images, all_layers=self.training and self.aux_loss, targets=targets)
+            if targets is not None:
+                return self.losses(predictions, targets, batched_inputs)
+            return self.postprocess(predictions, images.image_sizes, batched_inputs)
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Autocast of `inference_dtype`; training is left to the trainer."""
@@ -238,104 +221,97 @@ class DETR(nn.Module):
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
 
-    def predict(self, images: ImageList, *, all_layers: bool) -> Predictions:
+    def pack_targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+        """The ground truth on the model's device, where it is before the backbone runs: nothing waits for it later."""
+        instances = [x["instances"] for x in batched_inputs]
+        padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
+        return Targets.from_instances(
+            instances,
+            num_classes=self.num_classes,
+            device=self.device,
+            padded_size=None if self.mask_head is None else padded_size,
+            step=self._step or Step.of([[x.gt_classes for x in instances]], self.device),
+        )
+
+    @contextmanager
+    def accumulated_over(self, batches: Sequence[Sequence[dict[str, Any]]]) -> Iterator[None]:
+        """Inside, the batches (detectron2 inputs with "instances") are parts of one step; see `Step`."""
+        self._step = Step.of([[x["instances"].gt_classes for x in batch] for batch in batches], self.device)
+        try:
+            yield
+        finally:
+            self._step = None
+
+    def predict(self, images: ImageList, *, all_layers: bool, targets: Targets | None = None) -> Predictions:
         """Runs the network.
 
         Args:
             images: normalised and padded.
             all_layers: predict from every decoder layer, not just the last.
+            targets: the objects, in training.
         """
+        padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
+        mask = padding_mask(images.image_sizes, padded_size, self.device)
         features = self.backbone(images.tensor)
         maps = self.neck([features[name] for name in self.in_features])
-        sizes = [tuple(x.shape[-2:]) for x in maps]
-        mask = padding_mask(images.image_sizes, tuple(images.tensor.shape[-2:]), self.device)
+        sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
         masks = [downsample_mask(mask, size) for size in sizes]
         positions = [self.position_encoding(size, m, self.device) for size, m in zip(sizes, masks, strict=True)]
-        queries = self.transformer(maps, masks, positions, all_layers, self.head)
-        logits, boxes_cxcywh = self.head(queries)
-        mask_inputs = None
-        if self.mask_head is not None:
-            mask_inputs = MaskInputs(
-                features=[features[name] for name in self.mask_head.in_features],
-                source=maps[0],
-                memory=queries.memory,
-                padding_mask=masks[0],
-                hidden_states=queries.hidden_states[-1],
-                padded_size=tuple(images.tensor.shape[-2:]),
-            )
-        return Predictions(logits, boxes_cxcywh, queries.proposals, mask_inputs)
+        output = self.transformer(TransformerInputs(maps, masks, positions, all_layers, self.head, targets))
+        predictions = self.head(output).completed(output)
+        if self.mask_head is None:
+            return predictions
+        return self.mask_head.masks_of(predictions, output, features, maps[0], masks[0], padded_size)
 
     def losses(
-        self,
-        logits: Tensor,
-        boxes_cxcywh: Tensor,
-        batched_inputs: list[dict[str, Any]],
-        proposals: tuple[Tensor, Tensor] | None = None,
-        mask_inputs: MaskInputs | None = None,
+        self, predictions: Predictions, targets: Targets, batched_inputs: list[dict[str, Any]]
     ) -> dict[str, Tensor]:
-        """Weighted losses against the ground truth in `batched_inputs`; every key starts with "loss_"."""
-        instances = [x["instances"] for x in batched_inputs]
-        padded_size, predict_masks = None, None
-        if self.mask_head is not None and mask_inputs is not None:
-            padded_size, predict_masks = mask_inputs.padded_size, partial(self.mask_head, mask_inputs)
-        targets = Targets.from_instances(
-            instances, num_classes=self.num_classes, device=self.device, padded_size=padded_size
-        )
+        """Weighted losses; every key starts with "loss_". The inputs are for messages and pictures."""
         # Under fp16 the gradient scaler recovers from overflow: let the non-finite loss reach it.
-        strict = autocast_dtype(logits) is None or logits.dtype != torch.float16
+        strict = predictions.logits.dtype != torch.float16
         try:
-            losses = self.criterion(
-                logits, boxes_cxcywh, targets, proposals=proposals, predict_masks=predict_masks, strict=strict
-            )
+            losses = self.criterion(predictions, targets, strict=strict)
         except NonFinitePredictionsError as error:
-            message = describe_non_finite(logits, boxes_cxcywh, batched_inputs, error.image_index)
-            raise FloatingPointError(message) from error
+            raise FloatingPointError(
+                checks.describe_non_finite(predictions, batched_inputs, error.image_index)
+            ) from error
         if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
-            detections = self._decode(logits[-1].detach(), boxes_cxcywh[-1].detach(), [x.image_size for x in instances])
-            draw_training_image(batched_inputs[0], detections[0], self.input_format)
+            self._draw(batched_inputs[0], predictions)
         return losses
 
+    @torch.no_grad()
+    def _draw(self, batched_input: dict[str, Any], predictions: Predictions) -> None:
+        """Puts ground truth (left) and the best predictions (right) of the first image into the event storage."""
+        from detectron2.utils.visualizer import Visualizer  # brings matplotlib, which few processes need
+
+        truth = batched_input["instances"]
+        found = self._decode(predictions, [truth.image_size])[0].pred_boxes[:VISIBLE_BOXES]
+        image = convert_image_to_rgb(batched_input["image"].permute(1, 2, 0), self.input_format)
+        boxes = [x.tensor.cpu().numpy() for x in (truth.gt_boxes, found)]
+        drawn = [Visualizer(image, None).overlay_instances(boxes=x).get_image() for x in boxes]
+        picture = np.concatenate(drawn, axis=1).transpose(2, 0, 1)  # (H, 2 W, 3) -> (3, H, 2 W)
+        get_event_storage().put_image("Left: ground truth; right: best predictions", picture)
+
     def postprocess(
-        self,
-        logits: Tensor,
-        boxes_cxcywh: Tensor,
-        image_sizes: list[tuple[int, int]],
-        batched_inputs: list[dict[str, Any]],
-        mask_inputs: MaskInputs | None = None,
+        self, predictions: Predictions, image_sizes: list[tuple[int, int]], batched_inputs: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Decodes logits (B, Q, num_logits) and boxes (B, Q, 4) into Instances at the resolution the inputs ask for."""
-        with_masks = self.mask_head is not None and mask_inputs is not None
-        decoded = self._decode(logits, boxes_cxcywh, image_sizes, with_queries=with_masks)
+        """Decodes the last layer into Instances, and what masks add, at the resolution that the inputs ask for."""
         results = [
             {"instances": detector_postprocess(result, x.get("height", size[0]), x.get("width", size[1]))}
-            for result, x, size in zip(decoded, batched_inputs, image_sizes, strict=True)
+            for result, x, size in zip(self._decode(predictions, image_sizes), batched_inputs, image_sizes, strict=True)
         ]
-        if self.mask_head is not None and mask_inputs is not None:
-            add_masks(
-                results,
-                mask_head=self.mask_head,
-                inputs=mask_inputs,
-                logits=logits,
-                image_sizes=image_sizes,
-                panoptic=self.panoptic,
-            )
+        if predictions.masks is not None:
+            add_masks(results, predictions.masks, predictions.logits[-1], image_sizes, self.panoptic)
         return results
 
-    def _decode(
-        self,
-        logits: Tensor,
-        boxes_cxcywh: Tensor,
-        image_sizes: list[tuple[int, int]],
-        *,
-        with_queries: bool = False,
-    ) -> list[Instances]:
+    def _decode(self, predictions: Predictions, image_sizes: list[tuple[int, int]]) -> list[Instances]:
         return predictions_to_instances(
-            logits,
-            boxes_cxcywh,
+            predictions.logits[-1],
+            predictions.boxes_cxcywh[-1],
             image_sizes,
             score_threshold=self.score_threshold,
             max_detections=self.max_detections,
             classification=self.classification,
             num_things=self.num_things,
-            with_queries=with_queries,
+            with_queries=predictions.masks is not None,
         )

@@ -6,15 +6,47 @@ DETR: boxes_cxcywh divided by the size of the augmented image before padding, "n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 from torch import Tensor
 
-from ..layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from ..layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from .classification import SOFTMAX, Classification
 from .segmentation.masks import pack_masks
+
+
+@dataclass
+class Step:
+    """All that one step of training learns from, which may be several batches and the batches of other processes.
+
+    Attributes:
+        num_boxes: (), objects per process, at least 1: what losses of boxes are divided by.
+        labels: class indices of each image of this process's batches, on the host.
+        num_batches: this process's batches.
+    """
+
+    num_boxes: Tensor
+    labels: list[Tensor]
+    num_batches: int = 1
+
+    @classmethod
+    def of(cls, batches: Sequence[Sequence[Tensor]], device: torch.device) -> Step:
+        """Reads it off the class indices of the images of each batch; every process must call this equally often."""
+        labels = [x.cpu() for batch in batches for x in batch]
+        num_boxes = torch.full((), float(sum(map(len, labels))), device=device)
+        return cls(mean_over_processes(num_boxes).clamp(min=1), labels, len(batches))
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of a tensor over all processes; changes `x`."""
+    if comm.get_world_size() > 1:
+        dist.all_reduce(x)
+    return x / comm.get_world_size()
 
 
 @dataclass
@@ -27,6 +59,7 @@ class Targets:
         image_index: (M,), the image in the batch that holds the object; ascending.
         counts: objects of each of the B images, on the host.
         masks: (M, H, W) bool at the size of the padded images; None for models without masks.
+        step: that the batch is part of; None if it is one by itself.
     """
 
     labels: Tensor
@@ -34,6 +67,7 @@ class Targets:
     image_index: Tensor
     counts: list[int]
     masks: Tensor | None = None
+    step: Step | None = None
 
     @classmethod
     def from_instances(
@@ -43,14 +77,16 @@ class Targets:
         num_classes: int,
         device: torch.device | str = "cpu",
         padded_size: tuple[int, int] | None = None,
+        step: Step | None = None,
     ) -> Targets:
-        """Packs ground truth (`gt_boxes` in pixels, `gt_classes`) and moves it to `device`.
+        """Packs ground truth (`gt_boxes` in pixels, `gt_classes`) and moves it to `device`, without waiting for it.
 
         Args:
             instances: of each image.
             num_classes: K.
             device: where to.
             padded_size: height and width of the padded images, to pack their `gt_masks`, too.
+            step: that the batch is part of.
 
         Raises:
             ValueError: if a class index is outside 0..K-1, or as `pack_masks`.
@@ -63,16 +99,23 @@ class Targets:
         sizes = torch.tensor([x.image_size for x in instances], device=boxes_xyxy.device)  # (B, 2): height, width
         boxes_xyxy = boxes_xyxy / sizes.flip(1).repeat(1, 2)[image_index]
         return cls(
-            labels=labels.to(device),
-            boxes_cxcywh=box_xyxy_to_cxcywh(boxes_xyxy).to(device),
-            image_index=image_index.to(device),
+            labels=_send(labels, device),
+            boxes_cxcywh=_send(box_xyxy_to_cxcywh(boxes_xyxy), device),
+            image_index=_send(image_index, device),
             counts=counts,
-            masks=None if padded_size is None else pack_masks(instances, padded_size).to(device),
+            masks=None if padded_size is None else _send(pack_masks(instances, padded_size), device),
+            step=step,
         )
 
     def as_objects(self) -> Targets:
-        """The same objects, all of class 0: what the encoder's proposals of two-stage models are to find."""
+        """The same objects, all of class 0: what class-agnostic proposals are to find."""
         return replace(self, labels=torch.zeros_like(self.labels))
+
+
+def _send(x: Tensor, device: torch.device | str) -> Tensor:
+    """Copies to a device; from pinned memory, which is the only one that a GPU reads while the host goes on."""
+    pinned = x.pin_memory() if torch.device(device).type == "cuda" and x.device.type == "cpu" else x
+    return pinned.to(device, non_blocking=True)
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
@@ -96,7 +139,7 @@ def predictions_to_instances(
     num_things: int | None = None,
     with_queries: bool = False,
 ) -> list[Instances]:
-    """Decodes predictions of the last layer.
+    """Decodes predictions of one layer.
 
     Args:
         logits: (B, Q, num_logits).
@@ -114,17 +157,18 @@ def predictions_to_instances(
     limit = max_detections if max_detections >= 0 else None
     if num_things is not None:
         logits = classification.first_classes(logits, num_things)
-    scores, classes, queries = classification.select(logits, limit)  # (B, N) each
-    sizes = torch.tensor(image_sizes, device=scores.device)  # (B, 2): height, width
-    boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.float()) * sizes.flip(1).repeat(1, 2)[:, None]
+    scores, classes, queries = classification.select(logits, limit)  # (B, N) each, best first, NaN before that
+    first, count = torch.stack([scores.isnan().sum(1), (scores >= score_threshold).sum(1)]).tolist()
+    boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.float())
     results = []
-    for b, image_size in enumerate(image_sizes):
-        keep = scores[b] >= score_threshold
-        result = Instances(tuple(image_size))
-        result.pred_boxes = Boxes(boxes_xyxy[b, queries[b, keep]])
-        result.scores = scores[b, keep]
-        result.pred_classes = classes[b, keep]
+    for b, (height, width) in enumerate(image_sizes):
+        kept = slice(first[b], first[b] + count[b])
+        result = Instances((height, width))
+        result.pred_boxes = Boxes(boxes_xyxy[b, queries[b, kept]])
+        result.pred_boxes.scale(width, height)
+        result.scores = scores[b, kept]
+        result.pred_classes = classes[b, kept]
         if with_queries:
-            result.query = queries[b, keep]
+            result.query = queries[b, kept]
         results.append(result)
     return results

@@ -48,11 +48,10 @@ def our_forward(model: DETR) -> Forward:
         sizes = [tuple(int(x) for x in (~mask).nonzero().amax(0) + 1) for mask in padding_mask]
         predictions = model.predict(ImageList(images, sizes), all_layers=False)
         logits, boxes = predictions.logits, predictions.boxes_cxcywh
-        if model.mask_head is None or predictions.mask_inputs is None:
+        if predictions.masks is None:
             return logits, boxes
         all_queries = [torch.arange(logits.shape[2], device=logits.device)] * len(images)
-        masks = model.mask_head(predictions.mask_inputs, all_queries)
-        return logits, boxes, masks.unflatten(0, logits.shape[1:3])[None]
+        return logits, boxes, predictions.masks(all_queries).unflatten(0, logits.shape[1:3])[None]
 
     return forward
 
@@ -113,7 +112,7 @@ def authors_arguments(cfg: CfgNode, **changes: Any) -> argparse.Namespace:
         "enc_layers": transformer.NUM_ENCODER_LAYERS,
         "dec_layers": transformer.NUM_DECODER_LAYERS,
         "dropout": transformer.DROPOUT,
-        "pre_norm": transformer.PRE_NORM,
+        "pre_norm": transformer.DETR.PRE_NORM,
         "num_queries": detr.NUM_QUERIES,
         "aux_loss": detr.AUX_LOSS,
         "set_cost_class": detr.MATCHER.COST_CLASS,

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from detr_d2 import model_zoo
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.checkpoint.coco_classes import DETECTION, PANOPTIC
-from detr_d2.checkpoint.conversion import convert_checkpoint, write_checkpoint
+from detr_d2.checkpoint.class_head import DETECTION, PANOPTIC
+from detr_d2.checkpoint.converting import convert_checkpoint, write_checkpoint
 from detr_d2.checkpoint.layouts.identify import LAYOUTS, OFFICIAL, WITH_MASKS, Layout, convert, identify
 from detr_d2.checkpoint.layouts.rules import ConversionError
-from detr_d2.checkpoint.reading.contents import read_model_file
+from detr_d2.checkpoint.reading.open import read_model_file
 from detr_d2.modeling import DETR
 
 CLASS_HEAD = ("head.class_embed.weight", "head.class_embed.bias")

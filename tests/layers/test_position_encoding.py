@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from detr_d2.layers import LearnedPositionEncoding, SinePositionEncoding, sine_of_coordinates
+from detr_d2.layers import LearnedPositionEncoding, SinePositionEncoding
+from detr_d2.modeling.transformer.deformable_layers import sine_of_coordinates
 
 CPU = torch.device("cpu")
 

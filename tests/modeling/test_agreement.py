@@ -11,8 +11,8 @@ from tiny_deformable import tiny_deformable, tiny_deformable_cfg
 from tiny_models import random_input, tiny_cfg, tiny_detr
 from torch import nn
 
-from detr_d2.modeling import DETR, DETRHead, TransformerOutput
-from detr_d2.modeling.agreement import check_maps_are_read
+from detr_d2.modeling import DETR, DETRHead, Predictions, TransformerOutput
+from detr_d2.modeling.backbone.unread_maps import check_maps_are_read
 
 OUT = "MODEL.RESNETS.OUT_FEATURES"
 IN = "MODEL.DETR.IN_FEATURES"
@@ -30,10 +30,11 @@ def test_a_head_may_say_that_it_reads_references() -> None:
     class Head(DETRHead):
         reads_references = True
 
-        def forward(self, queries: TransformerOutput) -> Any:
-            logits, boxes = super().forward(queries)
-            assert queries.reference_logits is not None
-            return logits, (boxes.logit() + torch.stack(list(queries.reference_logits)).repeat(1, 1, 1, 2)).sigmoid()
+        def forward(self, output: TransformerOutput) -> Predictions:
+            logits, boxes = super().forward(output)[:2]
+            assert output.reference_logits is not None
+            references = torch.stack(list(output.reference_logits)).repeat(1, 1, 1, 2)
+            return Predictions(logits, (boxes.logit() + references).sigmoid())
 
     cfg = tiny_deformable_cfg("single_scale")
     model = DETR(**{**DETR.from_config(cfg), "head": Head(cfg)})

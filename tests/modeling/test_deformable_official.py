@@ -124,7 +124,7 @@ def test_equals_the_authors(variant: str, sizes: list[tuple[int, int]], authors:
         torch.testing.assert_close(predictions.proposals[0], encoder["pred_logits"], atol=1e-4, rtol=0)
         torch.testing.assert_close(predictions.proposals[1], encoder["pred_boxes"], atol=1e-5, rtol=0)
 
-    losses = model.losses(predictions.logits, predictions.boxes_cxcywh, inputs, predictions.proposals)
+    losses = model.losses(predictions, model.pack_targets(inputs, images), inputs)
     matcher = authors.matcher.HungarianMatcher(2, 5, 2)
     criterion = authors.detr.SetCriterion(NUM_CLASSES, matcher, {}, ["labels", "boxes"])
     their_losses = criterion(out, [their_target(x["instances"]) for x in inputs])

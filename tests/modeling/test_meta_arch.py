@@ -12,7 +12,7 @@ from detectron2.utils.events import EventStorage
 from tiny_models import random_input, tiny_cfg, tiny_detr
 
 from detr_d2.layers import downsample_mask, padding_mask
-from detr_d2.modeling import DETR
+from detr_d2.modeling import DETR, Predictions
 
 
 def detections(model: DETR, inputs: list[dict[str, Any]]) -> list[torch.Tensor]:
@@ -134,10 +134,11 @@ def test_nan_under_fp16_autocast_reaches_the_scaler_as_a_loss():
     logits = torch.full((1, 1, 8, 4), float("nan"), dtype=torch.float16)
     boxes = torch.rand(1, 1, 8, 4).half()
     inputs = [random_input(64, 64, 2)]
+    targets = model.pack_targets(inputs, model.preprocess_image(inputs))
     with torch.autocast("cpu", dtype=torch.float16):
-        assert model.losses(logits, boxes, inputs)["loss_ce"].isnan()
+        assert model.losses(Predictions(logits, boxes), targets, inputs)["loss_ce"].isnan()
     with pytest.raises(FloatingPointError):
-        model.losses(logits.float(), boxes.float(), inputs)
+        model.losses(Predictions(logits.float(), boxes.float()), targets, inputs)
 
 
 def test_bfloat16_autocast_trains():

@@ -81,8 +81,8 @@ def test_content_learns() -> None:
 
 
 def test_needs_two_stages() -> None:
-    with pytest.raises(ValueError, match=r"MIXED_SELECTION needs MODEL\.DETR\.TRANSFORMER\.TWO_STAGE: True"):
-        tiny_deformable("refine", "MODEL.DETR.TRANSFORMER.MIXED_SELECTION", True)
+    with pytest.raises(ValueError, match=r"MIXED_SELECTION .* needs its TWO_STAGE: True"):
+        tiny_deformable("refine", "MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION", True)
 
 
 def test_checkpoints(tmp_path: Path) -> None:

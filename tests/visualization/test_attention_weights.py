@@ -12,8 +12,7 @@ from tiny_models import random_input, tiny_detr
 from torch import Tensor, nn
 
 from detr_d2.layers import MultiHeadAttention
-from detr_d2.visualization.attention import attention_weights
-from detr_d2.visualization.recording import Call, attention_of_layer, choose_head, recorded_calls
+from detr_d2.visualization.attention import Call, attention_of_layer, attention_weights, heads_shown, recorded_calls
 
 
 def record(module: nn.Module, *args: Tensor | None) -> Call:
@@ -69,19 +68,18 @@ def test_same_as_pytorchs_own_module() -> None:
     call = random_call(padded=True)
     theirs = nn.MultiheadAttention(16, 4, batch_first=True)
     theirs.load_state_dict(call.module.state_dict())
-    arguments = (call["query"], call["key"], call["value"], call["padding_mask"])
+    arguments = (call["query"], call["key"], call["value"], call["attend"])
     _, expected = theirs(*arguments, average_attn_weights=False)
     torch.testing.assert_close(attention_weights(call, torch.arange(5)), expected)
     torch.testing.assert_close(attention_weights(call, torch.tensor([3, 1])), expected[:, :, [3, 1]])
 
 
 def test_heads() -> None:
-    weights = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
-    torch.testing.assert_close(choose_head(weights, None, 0), torch.tensor([0.4, 0.6]))
-    torch.testing.assert_close(choose_head(weights, 2, 0), torch.tensor([0.6, 0.4]))
+    assert heads_shown(2, None) == [0, 1]
+    assert heads_shown(2, 2) == [1]
     for head in (0, 3):
         with pytest.raises(ValueError, match=f"2 heads, so there is no head {head}"):
-            choose_head(weights, head, 0)
+            heads_shown(2, head)
 
 
 def test_recording_changes_nothing_and_leaves_no_hook() -> None:
@@ -112,7 +110,7 @@ def test_arguments_are_known_by_name_however_they_are_given() -> None:
     x = torch.randn(1, 3, 4)
     with recorded_calls([module]) as calls:
         module(x, x, value=x)
-        module(x, key=torch.randn(1, 3, 4), value=x, padding_mask=None)
+        module(x, key=torch.randn(1, 3, 4), value=x, attend=None)
     assert calls[0]["value"] is x
     assert calls[0]["padding_mask"] is None
     assert [call.reads_itself for call in calls] == [True, False]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from ..records import Comparison, ModelComparison, StageLatency
+from ..records import Comparison, ModelComparison
 from .cells import Cell, Table, by_model, dash, decimal, failure, model_cell, number, word
-from .plot import STAGES, bin_name, nms_name, range_name
+from .measures import Measure, measures_of
+from .plot import bin_name, nms_name, range_name
 from .set_plots import last_layer
-
-_MEGA = 1e-6
 
 
 def nms_table(comparison: Comparison) -> Table:
@@ -174,72 +173,6 @@ def queries_table(comparison: Comparison) -> Table:
     return by_model("queries-table", "Number of objects against number of queries", models, rows, first="Measure")
 
 
-def cost_table(comparison: Comparison) -> Table:
-    """Size, work, time and memory."""
-    costs = [model.cost for model in comparison.models if model.cost is not None]
-    used = {stage.stage for cost in costs for stage in cost.latency}
-    sizes = sorted({x.batch_size for cost in costs for x in cost.throughput})
-
-    def of(value: Callable[[ModelComparison], Cell]) -> Callable[[ModelComparison], Cell]:
-        return lambda model: dash("cost was not measured") if model.cost is None else value(model)
-
-    rows = [
-        ("Parameters", of(lambda m: number(m.cost.parameters * _MEGA if m.cost else None, 1, "M"))),
-        ("Multiply-adds of one image", of(_flops)),
-        ("Size of the network's input", of(_input_size)),
-        ("Time of one image", of(_stage("total"))),
-        *((f"of it {stage}", of(_stage(stage))) for stage in STAGES if stage in used),
-        *((f"Images per second, {size} at once", of(_throughput(size))) for size in sizes),
-        ("Peak memory", of(lambda m: number(m.cost.peak_memory_mb if m.cost else None, 0, "MB"))),
-        ("Measured on", of(lambda m: word(f"{m.cost.device}, {m.cost.repeat} rounds" if m.cost else ""))),
-    ]
-    return by_model("cost-table", "What the models cost", comparison.models, rows, first="Measure")
-
-
-def _flops(model: ModelComparison) -> Cell:
-    assert model.cost is not None
-    images = model.cost.flops_images
-    detail = f"mean of {images} images" if images > 1 else "of one image"
-    if model.cost.flops_uncounted:
-        detail += f"; {_plain_operators(model.cost.flops_uncounted)} not counted"
-    return number(model.cost.gflops, 2, "× 10⁹", detail=detail)
-
-
-_OPERATORS = {"CallFunction": "scripted code such as NMS", "nms": "NMS", "sort": "sorting", "argsort": "sorting"}
-
-
-def _plain_operators(uncounted: Iterable[str]) -> str:
-    """Operators in words where there are some, else by their names in torch."""
-    names = (name.rpartition("::")[2] for name in uncounted)
-    return ", ".join(dict.fromkeys(_OPERATORS.get(name, name.replace("_", " ").strip()) for name in names))
-
-
-def _input_size(model: ModelComparison) -> Cell:
-    assert model.cost is not None
-    return word(" × ".join(map(str, model.cost.image_size))) if model.cost.image_size else dash("not measured")
-
-
-def _stage(name: str) -> Callable[[ModelComparison], Cell]:
-    def cell(model: ModelComparison) -> Cell:
-        stages: list[StageLatency] = model.cost.latency if model.cost else []
-        found = next((s for s in stages if s.stage == name), None)
-        if found is None:
-            return dash("not a part of this model" if stages else "not measured")
-        detail = f"95 % below {decimal(found.p95_ms)}" if math.isfinite(found.p95_ms) else ""
-        return number(found.p50_ms, 1, "ms", detail=detail)
-
-    return cell
-
-
-def _throughput(size: int) -> Callable[[ModelComparison], Cell]:
-    def cell(model: ModelComparison) -> Cell:
-        points = model.cost.throughput if model.cost else []
-        found = next((x for x in points if x.batch_size == size), None)
-        return number(found.images_per_second if found else None, reason="did not fit into memory, or failed")
-
-    return cell
-
-
 def classes_table(comparison: Comparison) -> Table:
     """AP and AP50 of every class, to be sorted."""
     live = [model for model in comparison.models if not model.failed]
@@ -264,3 +197,25 @@ def classes_table(comparison: Comparison) -> Table:
             cells.append(Cell(decimal(gap, sign=True), sort=gap) if both else dash(why))
         rows.append([word(name), number(count, 0), *cells])
     return Table("classes-table", "Figures of each class; press a heading to sort", columns, rows, sortable=True)
+
+
+def masks_table(comparison: Comparison) -> Table:
+    """Average precision of masks and of their boundaries; no rows if no model has masks."""
+    return _part_table(comparison, "masks", "Masks of objects")
+
+
+def panoptic_table(comparison: Comparison) -> Table:
+    """Panoptic quality; no rows if no model makes panoptic maps."""
+    return _part_table(comparison, "panoptic", "Panoptic maps")
+
+
+def _part_table(comparison: Comparison, part: str, caption: str) -> Table:
+    def of(measure: Measure) -> Callable[[ModelComparison], Cell]:
+        def cell(model: ModelComparison) -> Cell:
+            found = f"of {model.masks.matched:,} objects" if measure.key == "boundary_iou" and model.masks else ""
+            return number(measure.value(model), measure.digits, reason=measure.missing_in(model), detail=found)
+
+        return cell
+
+    rows = [(x.name, of(x)) for x in measures_of(comparison) if x.part == part]
+    return by_model(f"{part}-table", caption, comparison.models, rows, first="Measure")

@@ -22,13 +22,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ...layers import at_least_float32
+from ...layers.box_ops import at_least_float32
 from ...layers.fast.calls import does_only, forwards_of
+from ..interface import Predictions, TransformerOutput, build_part
 
 MASK_HEAD_REGISTRY = Registry("MASK_HEAD")
 MASK_HEAD_REGISTRY.__doc__ = """
 Mask heads: `MaskInputs` and the queries to segment in, mask logits out. A registered class is a `MaskHead` and called
-with `cfg` and the backbone's shapes by name; see `DETRMaskHead`.
+with `cfg` and the backbone's shapes by name; see `DETRMaskHead`. Denoising queries are none of its.
 """
 
 _CONVOLUTION = forwards_of(nn.Conv2d)
@@ -49,7 +50,8 @@ def build_mask_head(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> MaskHead |
         )
     if not cfg.MODEL.MASK_ON:
         return None
-    return MASK_HEAD_REGISTRY.get(cfg.MODEL.DETR.MASK_HEAD.NAME)(cfg, shapes)
+    head = MASK_HEAD_REGISTRY.get(cfg.MODEL.DETR.MASK_HEAD.NAME)
+    return build_part("MODEL.DETR.MASK_HEAD", head, cfg, shapes)
 
 
 @dataclass
@@ -96,9 +98,36 @@ class MaskHead(nn.Module, ABC):
     def __init__(self, *, in_features: Sequence[str], chunk_size: int) -> None:
         super().__init__()
         if chunk_size < 1:
-            raise ValueError(f"MODEL.DETR.MASK_HEAD.CHUNK_SIZE is {chunk_size}, expected at least 1.")
+            raise ValueError(f"chunk_size is {chunk_size}, expected at least 1.")
         self.in_features = tuple(in_features)
         self.chunk_size = chunk_size
+
+    def masks_of(
+        self,
+        predictions: Predictions,
+        output: TransformerOutput,
+        features: Mapping[str, Tensor],
+        source: Tensor,
+        padding_mask: Tensor | None,
+        padded_size: tuple[int, int],
+    ) -> Predictions:
+        """The predictions together with their masks, computed when they are asked for.
+
+        Args:
+            predictions: of a batch, without denoising queries, which come first in the output.
+            output: of the transformer.
+            features: maps of the backbone by name.
+            source, padding_mask, padded_size: see `MaskInputs`.
+        """
+        inputs = MaskInputs(
+            features=[features[name] for name in self.in_features],
+            source=source,
+            memory=output.memory,
+            padding_mask=padding_mask,
+            hidden_states=output.hidden_states[-1][:, -predictions.logits.shape[2] :],
+            padded_size=padded_size,
+        )
+        return predictions._replace(masks=QueryMasks(self, inputs))
 
     @abstractmethod
     def forward(self, inputs: MaskInputs, queries: Sequence[Tensor]) -> Tensor:
@@ -116,6 +145,23 @@ class MaskHead(nn.Module, ABC):
         """Mask logits (N, h, w) of queries (N,) of one image, `chunk_size` at a time to bound memory."""
         one = inputs.of_image(image)
         return torch.cat([self(one, [chunk]) for chunk in queries.split(self.chunk_size)])
+
+
+@dataclass
+class QueryMasks:
+    """The masks of a batch, computed when they are asked for; see `Predictions.masks`.
+
+    Attributes:
+        head: that computes them.
+        inputs: what it reads.
+    """
+
+    head: MaskHead
+    inputs: MaskInputs
+
+    def __call__(self, queries: Sequence[Tensor]) -> Tensor:
+        """Mask logits (N, h, w) of some queries (N_b,) of each image."""
+        return self.head(self.inputs, queries)
 
 
 class AttentionMaps(nn.Module):
@@ -188,9 +234,7 @@ class DETRMaskHead(MaskHead):
     ) -> None:
         super().__init__(in_features=in_features, chunk_size=chunk_size)
         if hidden_dim % 16:
-            raise ValueError(
-                f"MODEL.DETR.TRANSFORMER.HIDDEN_DIM is {hidden_dim}, but the mask head needs a multiple of 16."
-            )
+            raise ValueError(f"hidden_dim is {hidden_dim}, but the mask head needs a multiple of 16.")
         self.hidden_dim = hidden_dim
         self.bbox_attention = AttentionMaps(hidden_dim=hidden_dim, num_heads=num_heads)
         first = hidden_dim + num_heads

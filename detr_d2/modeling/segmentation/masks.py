@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances, PolygonMasks, polygons_to_bitmask
 from torch import Tensor
 
-from ...layers import at_least_float32
+from ...layers.box_ops import at_least_float32
 
 PIXELS_AT_ONCE = 2**25  # float32 pixels that are resized together: 128 MiB
 

@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .mask_head import MaskHead, MaskInputs
+from .mask_head import QueryMasks
 from .masks import enlarge, to_bitmaps
 from .panoptic import PanopticPostprocessor
 
 
 def add_masks(
     results: list[dict[str, Any]],
-    *,
-    mask_head: MaskHead,
-    inputs: MaskInputs,
+    masks: QueryMasks,
     logits: Tensor,
     image_sizes: list[tuple[int, int]],
     panoptic: PanopticPostprocessor | None = None,
@@ -27,25 +25,23 @@ def add_masks(
     Args:
         results: of each image, "instances" at the output's size with the `query` of each, in exchange for which they
             get `pred_masks` (N, H, W) bool; with `panoptic`, what that returns is added.
-        mask_head: see `MASK_HEAD_REGISTRY`.
-        inputs: what it reads.
+        masks: of the queries.
         logits: (B, Q, num_logits).
         image_sizes: (height, width) of the images before padding.
         panoptic: post-processing of panoptic models.
     """
+    padded_size = masks.inputs.padded_size
     for index, (result, image_size) in enumerate(zip(results, image_sizes, strict=True)):
         instances = result["instances"]
         needed = _needed(instances.query, logits[index], panoptic)
-        masks = mask_head.segment(inputs, index, needed.nonzero()[:, 0])
+        found = masks.head.segment(masks.inputs, index, needed.nonzero()[:, 0])
         place = needed.cumsum(0) - 1  # (Q,), where the mask of a query stands
-        instances.pred_masks = to_bitmaps(
-            masks[place[instances.query]], inputs.padded_size, image_size, instances.image_size
-        )
+        instances.pred_masks = to_bitmaps(found[place[instances.query]], padded_size, image_size, instances.image_size)
         instances.remove("query")
         if panoptic is not None:
-            upsample = partial(enlarge, padded_size=inputs.padded_size, image_size=image_size)
-            found = panoptic(logits[index, needed], masks, output_size=instances.image_size, upsample=upsample)
-            result.update(found)
+            upsample = partial(enlarge, padded_size=padded_size, image_size=image_size)
+            size = instances.image_size
+            result.update(panoptic(logits[index, needed], found, output_size=size, upsample=upsample))
 
 
 def _needed(queries: Tensor, logits: Tensor, panoptic: PanopticPostprocessor | None) -> Tensor:

@@ -28,16 +28,17 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...layers import DEFORMABLE_BACKENDS, MultiScaleDeformableAttention, sine_of_coordinates
-from .build import TRANSFORMER_REGISTRY
+from ...layers.box_ops import at_least_float32
+from ...layers.deformable_attention.attention import MultiScaleDeformableAttention
+from ..interface import TRANSFORMER_REGISTRY, LayerHead, Proposals, TransformerInputs, TransformerOutput
 from .deformable_layers import (
     DeformableDecoder,
     DeformableDecoderLayer,
     DeformableEncoder,
     DeformableEncoderLayer,
     Levels,
+    sine_of_coordinates,
 )
-from .output import LayerHead, TransformerOutput
 
 UNUSABLE_LOGIT = 100.0  # its sigmoid is 1 in float32, as that of the authors' infinity
 PROPOSAL_SIZE = 0.05  # width and height of the proposals of the finest level; doubled from level to level
@@ -58,7 +59,7 @@ class DeformableTransformer(nn.Module):
         two_stage: the encoder proposes the queries.
         mixed_selection: it proposes their places, while the content of the i-th best is learned.
         sampling_backend: see `MultiScaleDeformableAttention`.
-        checkpoint: save memory in training at the price of time; see `run_layer`.
+        recompute: see `Stack`.
     """
 
     gives_references = True  # see `check_references`
@@ -81,13 +82,13 @@ class DeformableTransformer(nn.Module):
         two_stage: bool = False,
         mixed_selection: bool = False,
         sampling_backend: str = "auto",
-        checkpoint: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if two_stage and not box_refinement:
-            raise ValueError("MODEL.DETR.TRANSFORMER.TWO_STAGE needs MODEL.DETR.TRANSFORMER.BOX_REFINEMENT: True.")
+            raise ValueError("two_stage needs box_refinement: True.")
         if mixed_selection and not two_stage:
-            raise ValueError("MODEL.DETR.TRANSFORMER.MIXED_SELECTION needs MODEL.DETR.TRANSFORMER.TWO_STAGE: True.")
+            raise ValueError("mixed_selection needs two_stage: True.")
         attention: dict[str, Any] = {
             "embed_dim": hidden_dim,
             "num_heads": num_heads,
@@ -107,9 +108,9 @@ class DeformableTransformer(nn.Module):
         self.mixed_selection = mixed_selection
         decoder_layers = [DeformableDecoderLayer(**layer) for _ in range(num_decoder_layers)]
         self.encoder = DeformableEncoder(
-            [DeformableEncoderLayer(**layer) for _ in range(num_encoder_layers)], checkpoint
+            (DeformableEncoderLayer(**layer) for _ in range(num_encoder_layers)), recompute=recompute
         )
-        self.decoder = DeformableDecoder(decoder_layers, box_refinement, checkpoint)
+        self.decoder = DeformableDecoder(decoder_layers, box_refinement, recompute)
         self.level_embed = nn.Parameter(torch.empty(num_levels, hidden_dim))
         if two_stage:
             self.enc_output = nn.Linear(hidden_dim, hidden_dim)
@@ -138,13 +139,6 @@ class DeformableTransformer(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         transformer = cfg.MODEL.DETR.TRANSFORMER
-        if transformer.PRE_NORM:
-            raise ValueError("MODEL.DETR.TRANSFORMER.PRE_NORM is True, but DeformableTransformer has post-norm only.")
-        if transformer.SAMPLING_BACKEND not in DEFORMABLE_BACKENDS:
-            raise ValueError(
-                f"MODEL.DETR.TRANSFORMER.SAMPLING_BACKEND is {transformer.SAMPLING_BACKEND!r}, expected one of "
-                f"{', '.join(DEFORMABLE_BACKENDS)}."
-            )
         return {
             "hidden_dim": transformer.HIDDEN_DIM,
             "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
@@ -155,62 +149,45 @@ class DeformableTransformer(nn.Module):
             "num_levels": cfg.MODEL.DETR.NUM_FEATURE_LEVELS,
             "dropout": transformer.DROPOUT,
             "activation": transformer.ACTIVATION,
-            "num_points": transformer.NUM_POINTS,
-            "box_refinement": transformer.BOX_REFINEMENT,
-            "two_stage": transformer.TWO_STAGE,
-            "mixed_selection": transformer.MIXED_SELECTION,
-            "sampling_backend": transformer.SAMPLING_BACKEND,
-            "checkpoint": transformer.CHECKPOINT,
+            "num_points": transformer.DEFORMABLE.NUM_POINTS,
+            "box_refinement": transformer.DEFORMABLE.BOX_REFINEMENT,
+            "two_stage": transformer.DEFORMABLE.TWO_STAGE,
+            "mixed_selection": transformer.DEFORMABLE.MIXED_SELECTION,
+            "sampling_backend": transformer.DEFORMABLE.SAMPLING_BACKEND,
+            "recompute": transformer.RECOMPUTE,
         }
 
-    def forward(
-        self,
-        features: Sequence[Tensor],
-        padding_masks: Sequence[Tensor | None],
-        positions: Sequence[Tensor],
-        all_layers: bool,
-        head: LayerHead | None = None,
-    ) -> TransformerOutput:
-        """Turns feature maps into object queries.
-
-        Args:
-            features: a map (B, C, H, W) for each level, finest first.
-            padding_masks: masks (B, H, W), True on padding, or None for all levels when nothing is padded.
-            positions: encodings (B or 1, C, H, W).
-            all_layers: return every decoder layer, not just the last.
-            head: asked for boxes between the layers (refinement) and for the proposals (two-stage).
+    def forward(self, inputs: TransformerInputs) -> TransformerOutput:
+        """Turns feature maps into object queries; the head is asked for boxes between layers, and for proposals.
 
         Raises:
             ValueError: if the number of maps is not that of the levels, or the head cannot answer.
         """
-        self._check(features, head)
-        levels = Levels.of(features, padding_masks)
-        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in features], dim=1)  # (B, S, C)
-        position = self._position(positions).to(tokens.dtype)
+        maps, head = inputs.maps, inputs.head
+        if len(maps) != self.num_levels:
+            raise ValueError(
+                f"DeformableTransformer has {self.num_levels} feature levels (MODEL.DETR.NUM_FEATURE_LEVELS), but the "
+                f"neck gives {len(maps)} maps: make MODEL.DETR.NECK and MODEL.DETR.IN_FEATURES agree with it."
+            )
+        if self.decoder.refine and not hasattr(head, "box_logits"):
+            raise ValueError(
+                "box_refinement needs a head that can be asked for the boxes of every layer: ReferenceHead."
+            )
+        levels = Levels.of(maps, inputs.padding_masks)
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)  # (B, S, C)
+        position = self._position(inputs.positions).to(tokens.dtype)
         memory = self.encoder(tokens, position, levels)
         proposals = None
         if self.two_stage:
             assert head is not None
             logits, box_logits = self._propose(memory, levels, head)
-            proposals = logits, box_logits.sigmoid()
+            proposals = Proposals(logits, box_logits.sigmoid())
             references, query_position, content = self._proposed_queries(logits, box_logits)
         else:
             references, query_position, content = self._learned_queries(tokens.shape[0])
         outputs, reference_logits = self.decoder(content, query_position, references, memory, levels, head)
-        first = 0 if all_layers else -1
+        first = 0 if inputs.all_layers else -1
         return TransformerOutput(torch.stack(outputs[first:]), memory, reference_logits[first:], proposals)
-
-    def _check(self, features: Sequence[Tensor], head: LayerHead | None) -> None:
-        if len(features) != self.num_levels:
-            raise ValueError(
-                f"DeformableTransformer has {self.num_levels} feature levels (MODEL.DETR.NUM_FEATURE_LEVELS), but the "
-                f"neck gives {len(features)} maps: make MODEL.DETR.NECK and MODEL.DETR.IN_FEATURES agree with it."
-            )
-        if self.decoder.refine and not hasattr(head, "box_logits"):
-            raise ValueError(
-                "MODEL.DETR.TRANSFORMER.BOX_REFINEMENT needs a head that can be asked for the boxes of every layer: "
-                "set MODEL.DETR.HEAD.NAME to ReferenceHead."
-            )
 
     def _position(self, positions: Sequence[Tensor]) -> Tensor:
         """(B or 1, S, C): where in its map a token is, plus which map that is."""
@@ -221,7 +198,7 @@ class DeformableTransformer(nn.Module):
         """References (B, Q, 2), positions and contents (B, Q, C) of queries that are the same for all images."""
         position, content = self.query_embed.weight.expand(batch, -1, -1).chunk(2, dim=-1)
         points = self.reference_points(position)
-        return points.to(torch.promote_types(points.dtype, torch.float32)).sigmoid(), position, content
+        return at_least_float32(points).sigmoid(), position, content
 
     def _propose(self, memory: Tensor, levels: Levels, head: LayerHead) -> tuple[Tensor, Tensor]:
         """Logits of classes (B, S, num_logits) and boxes_cxcywh (B, S, 4) of every cell (paper, appendix A.4)."""

@@ -9,16 +9,24 @@ the cross-attention and `norm2` the self-attention, although self-attention runs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...layers import MultiScaleDeformableAttention, inverse_sigmoid, run_layer, valid_ratios
-from .detr import ACTIVATIONS, Layer
-from .output import LayerHead
+from ...layers.deformable_attention.attention import MultiScaleDeformableAttention
+from ...layers.padding import valid_ratios
+from ..interface import LayerHead
+from .detr import ACTIVATIONS, Layer, Stack
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of numbers (...) in [0, 1], each of x and 1 - x taken as `eps` at least (1e-5 limits it to +-11.5)."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
 
 
 @dataclass
@@ -56,7 +64,7 @@ class Levels:
             y = torch.arange(height, dtype=ratio.dtype, device=ratio.device) + 0.5
             x = torch.arange(width, dtype=ratio.dtype, device=ratio.device) + 0.5
             cells = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1)
-            valid_size = ratio * ratio.new_tensor([width, height])  # (B or 1, 2)
+            valid_size = torch.stack([ratio[:, 0] * width, ratio[:, 1] * height], dim=-1)  # (B or 1, 2)
             centres.append(cells / valid_size[:, None])
         return torch.cat(centres, dim=1)
 
@@ -64,6 +72,21 @@ class Levels:
         """Places on each padded level (B, Q, L, 2 or 4) of references (B or 1, Q, 2 or 4) in the unpadded image."""
         scale = self.valid_ratios.repeat(1, 1, references.shape[-1] // 2)  # (B or 1, L, 2 or 4)
         return references[:, :, None] * scale[:, None]
+
+
+def sine_of_coordinates(coordinates: Tensor, *, num_channels: int, temperature: float = 10000.0) -> Tensor:
+    """Sines and cosines of points or boxes (..., D) in (0, 1), as (..., D * num_channels), in the order given.
+
+    Args:
+        coordinates: D numbers each, float32 or wider.
+        num_channels: of each coordinate, even.
+        temperature: base of the frequencies.
+
+    Paper: Zhu et al. 2021 (Deformable DETR), appendix A.4.
+    """
+    exponent = torch.arange(num_channels // 2, dtype=coordinates.dtype, device=coordinates.device) * 2 / num_channels
+    phase = coordinates[..., None] * (2 * math.pi) / temperature**exponent  # (..., D, num_channels / 2)
+    return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-3)  # interleaved: sin, cos, sin, ...
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -111,49 +134,47 @@ class DeformableDecoderLayer(Layer):
         self.cross_attn = MultiScaleDeformableAttention(**attention)
         self.norm3 = nn.LayerNorm(attention["embed_dim"])
 
-    def forward(self, x: Tensor, query_position: Tensor, references: Tensor, memory: Tensor, levels: Levels) -> Tensor:
-        """Updates queries x (B, Q, C), sampling memory (B, S, C) around `references` (B, Q, L, 2 or 4)."""
-        x = self.norm2(x + self.dropout(self.attend_self(x, query_position)))
+    def forward(
+        self,
+        x: Tensor,
+        query_position: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        levels: Levels,
+        attend: Tensor | None = None,
+    ) -> Tensor:
+        """Updates queries x (B, Q, C), sampling memory (B, S, C) around `references` (B, Q, L, 2 or 4).
+
+        `attend` is True where a query may read another, see `attention`.
+        """
+        x = self.norm2(x + self.dropout(self.attend_self(x, query_position, attend)))
         read = self.cross_attn(x + query_position, references, memory, levels.shapes, levels.padding_mask)
         x = self.norm1(x + self.dropout(read))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
-class DeformableEncoder(nn.Module):
-    """A stack of encoder layers.
-
-    Args:
-        layers: the layers, in order.
-        checkpoint: see `run_layer`.
-    """
-
-    def __init__(self, layers: Sequence[DeformableEncoderLayer], checkpoint: bool) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.checkpoint = checkpoint
+class DeformableEncoder(Stack):
+    """A stack of encoder layers."""
 
     def forward(self, x: Tensor, position: Tensor, levels: Levels) -> Tensor:
         """Encodes (B, S, C) tokens, each sampling around its own cell on every level."""
         references = levels.on_maps(levels.cell_centres()).expand(x.shape[0], -1, -1, -1)
         for layer in self.layers:
-            x = run_layer(layer, x, position, references, levels, checkpointed=self.checkpoint)
+            x = self.run(layer, x, position, references, levels)
         return x
 
 
-class DeformableDecoder(nn.Module):
+class DeformableDecoder(Stack):
     """A stack of decoder layers; with refinement each one's boxes are the references of the next.
 
     Args:
-        layers: the layers, in order.
+        layers, recompute: see `Stack`.
         refine: iterative bounding box refinement.
-        checkpoint: see `run_layer`.
     """
 
-    def __init__(self, layers: Sequence[DeformableDecoderLayer], refine: bool, checkpoint: bool) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
+    def __init__(self, layers: Iterable[nn.Module], refine: bool, recompute: bool) -> None:
+        super().__init__(layers, recompute=recompute)
         self.refine = refine
-        self.checkpoint = checkpoint
 
     def forward(
         self,
@@ -179,7 +200,7 @@ class DeformableDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             logits = inverse_sigmoid(references)
             places = levels.on_maps(references)
-            x = run_layer(layer, x, query_position, places, memory, levels, checkpointed=self.checkpoint)
+            x = self.run(layer, x, query_position, places, memory, levels)
             outputs.append(x)
             reference_logits.append(logits)
             if self.refine and index + 1 < len(self.layers):

@@ -12,18 +12,18 @@ it is this paper's way of making queries. Parameter names below `encoder` and `d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ...layers import MultiHeadAttention, run_layer
-from .build import TRANSFORMER_REGISTRY
-from .output import LayerHead, TransformerOutput
+from ...layers.attention import MultiHeadAttention
+from ..interface import TRANSFORMER_REGISTRY, TransformerInputs, TransformerOutput
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "prelu": nn.PReLU}
 
 
 class Layer(nn.Module):
@@ -34,18 +34,23 @@ class Layer(nn.Module):
         num_heads: attention heads.
         feedforward_dim: hidden width of the feed-forward network.
         dropout: of attention weights, residuals and the feed-forward network.
-        activation: "relu" or "gelu".
+        activation: of `ACTIVATIONS`.
         pre_norm: normalise the input of a sub-layer instead of the sum after it.
     """
 
     def __init__(
-        self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
+        self,
+        *,
+        hidden_dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        dropout: float,
+        activation: str = "relu",
+        pre_norm: bool = False,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"MODEL.DETR.TRANSFORMER.ACTIVATION is {activation!r}, expected one of {sorted(ACTIVATIONS)}."
-            )
+            raise ValueError(f"activation is {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
         self.pre_norm = pre_norm
         self.self_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
         self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
@@ -55,10 +60,10 @@ class Layer(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
 
-    def attend_self(self, x: Tensor, position: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def attend_self(self, x: Tensor, position: Tensor, attend: Tensor | None = None) -> Tensor:
         """Self-attention of tokens x (B, S, C); positions count for queries and keys, not for values."""
         query = x + position
-        return self.self_attn(query, query, x, padding_mask)
+        return self.self_attn(query, query, x, attend)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Maps (B, S, C) token by token."""
@@ -68,12 +73,12 @@ class Layer(nn.Module):
 class EncoderLayer(Layer):
     """Self-attention and feed-forward network (paper, Fig. 10 left)."""
 
-    def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Encodes tokens x (B, S, C) at `position` (B or 1, S, C); `padding_mask` is (B, S) or None."""
+    def forward(self, x: Tensor, position: Tensor, attend: Tensor | None) -> Tensor:
+        """Encodes tokens x (B, S, C) at `position` (B or 1, S, C); `attend` as of `attention`."""
         if self.pre_norm:
-            x = x + self.dropout(self.attend_self(self.norm1(x), position, padding_mask))
+            x = x + self.dropout(self.attend_self(self.norm1(x), position, attend))
             return x + self.dropout(self.feed_forward(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self.attend_self(x, position, padding_mask)))
+        x = self.norm1(x + self.dropout(self.attend_self(x, position, attend)))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
@@ -83,22 +88,13 @@ class DecoderLayer(Layer):
     Args: see `Layer`.
     """
 
-    def __init__(
-        self, *, hidden_dim: int, num_heads: int, feedforward_dim: int, dropout: float, activation: str, pre_norm: bool
-    ) -> None:
-        super().__init__(
-            hidden_dim=hidden_dim,
-            num_heads=num_heads,
-            feedforward_dim=feedforward_dim,
-            dropout=dropout,
-            activation=activation,
-            pre_norm=pre_norm,
-        )
+    def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float, **layer: Any) -> None:
+        super().__init__(hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout, **layer)
         self.multihead_attn = MultiHeadAttention(embed_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
         self.norm3 = nn.LayerNorm(hidden_dim)
 
     def forward(
-        self, x: Tensor, query_position: Tensor, memory: Tensor, memory_key: Tensor, padding_mask: Tensor | None
+        self, x: Tensor, query_position: Tensor, memory: Tensor, memory_key: Tensor, attend: Tensor | None
     ) -> Tensor:
         """Updates the queries.
 
@@ -107,14 +103,14 @@ class DecoderLayer(Layer):
             query_position: (B, Q, C).
             memory: (B, S, C), the values of the cross-attention.
             memory_key: (B, S, C), memory with its position added.
-            padding_mask: (B, S), True on padding, or None.
+            attend: True at keys of the image to read, see `attention`.
 
         Returns:
             (B, Q, C).
         """
 
         def attend_image(x: Tensor) -> Tensor:
-            return self.multihead_attn(x + query_position, memory_key, memory, padding_mask)
+            return self.multihead_attn(x + query_position, memory_key, memory, attend)
 
         if self.pre_norm:
             x = x + self.dropout(self.attend_self(self.norm1(x), query_position))
@@ -125,42 +121,42 @@ class DecoderLayer(Layer):
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
-class Encoder(nn.Module):
-    """A stack of encoder layers; only the pre-norm variant ends in a LayerNorm.
+class Stack(nn.Module):
+    """Layers that run one after the other.
 
     Args:
-        layers: the layers, in order.
-        norm: applied to the last output, or None.
-        checkpoint: see `run_layer`.
+        layers: in order.
+        norm: of outputs, or None.
+        recompute: keep nothing that is inside a layer for the backward pass of training, which runs it again: less
+            memory for more time, and the same results, dropout included (Chen et al. 2016, Training Deep Nets with
+            Sublinear Memory Cost).
     """
 
-    def __init__(self, layers: Sequence[EncoderLayer], norm: nn.Module | None = None, checkpoint: bool = False) -> None:
+    def __init__(self, layers: Iterable[nn.Module], norm: nn.Module | None = None, recompute: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
-        self.checkpoint = checkpoint
+        self.recompute = recompute
 
-    def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def run(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        """The output of one layer."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
+
+
+class Encoder(Stack):
+    """A stack of encoder layers; only the pre-norm variant ends in a LayerNorm."""
+
+    def forward(self, x: Tensor, position: Tensor, attend: Tensor | None) -> Tensor:
         """Encodes (B, S, C) tokens."""
         for layer in self.layers:
-            x = run_layer(layer, x, position, padding_mask, checkpointed=self.checkpoint)
+            x = self.run(layer, x, position, attend)
         return x if self.norm is None else self.norm(x)
 
 
-class Decoder(nn.Module):
-    """A stack of decoder layers whose outputs all pass through one LayerNorm.
-
-    Args:
-        layers: the layers, in order.
-        norm: shared by the outputs of all layers; not part of what the next layer reads.
-        checkpoint: see `run_layer`.
-    """
-
-    def __init__(self, layers: Sequence[DecoderLayer], norm: nn.Module, checkpoint: bool = False) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-        self.checkpoint = checkpoint
+class Decoder(Stack):
+    """A stack of decoder layers whose outputs all pass through one LayerNorm, which the next layer does not read."""
 
     def forward(
         self,
@@ -168,15 +164,16 @@ class Decoder(nn.Module):
         query_position: Tensor,
         memory: Tensor,
         position: Tensor,
-        padding_mask: Tensor | None,
+        attend: Tensor | None,
         all_layers: bool,
     ) -> Tensor:
         """Returns (L, B, Q, C) for all layers, or (1, B, Q, C) for the last one."""
         memory_key = memory + position
         outputs = []
         for layer in self.layers:
-            x = run_layer(layer, x, query_position, memory, memory_key, padding_mask, checkpointed=self.checkpoint)
+            x = self.run(layer, x, query_position, memory, memory_key, attend)
             outputs.append(x)
+        assert self.norm is not None
         return self.norm(torch.stack(outputs if all_layers else outputs[-1:]))
 
 
@@ -187,9 +184,9 @@ class DETRTransformer(nn.Module):
     Args:
         hidden_dim: C.
         num_queries: Q.
-        num_heads, feedforward_dim, dropout, activation, pre_norm: see `Layer`.
         num_encoder_layers, num_decoder_layers: depth; the encoder may be empty.
-        checkpoint: save memory in training at the price of time; see `run_layer`.
+        pre_norm, **layer: see `Layer`.
+        recompute: see `Stack`.
     """
 
     @configurable
@@ -198,32 +195,18 @@ class DETRTransformer(nn.Module):
         *,
         hidden_dim: int,
         num_queries: int,
-        num_heads: int,
-        feedforward_dim: int,
         num_encoder_layers: int,
         num_decoder_layers: int,
-        dropout: float,
-        activation: str = "relu",
         pre_norm: bool = False,
-        checkpoint: bool = False,
+        recompute: bool = False,
+        **layer: Any,
     ) -> None:
         super().__init__()
-        layer: dict[str, Any] = {
-            "hidden_dim": hidden_dim,
-            "num_heads": num_heads,
-            "feedforward_dim": feedforward_dim,
-            "dropout": dropout,
-            "activation": activation,
-            "pre_norm": pre_norm,
-        }
-        self.encoder = Encoder(
-            [EncoderLayer(**layer) for _ in range(num_encoder_layers)],
-            nn.LayerNorm(hidden_dim) if pre_norm else None,
-            checkpoint,
-        )
-        self.decoder = Decoder(
-            [DecoderLayer(**layer) for _ in range(num_decoder_layers)], nn.LayerNorm(hidden_dim), checkpoint
-        )
+        layer.update(hidden_dim=hidden_dim, pre_norm=pre_norm)
+        encoder_norm = nn.LayerNorm(hidden_dim) if pre_norm else None
+        self.encoder = Encoder((EncoderLayer(**layer) for _ in range(num_encoder_layers)), encoder_norm, recompute)
+        decoder_layers = (DecoderLayer(**layer) for _ in range(num_decoder_layers))
+        self.decoder = Decoder(decoder_layers, nn.LayerNorm(hidden_dim), recompute)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -242,39 +225,26 @@ class DETRTransformer(nn.Module):
             "num_decoder_layers": transformer.NUM_DECODER_LAYERS,
             "dropout": transformer.DROPOUT,
             "activation": transformer.ACTIVATION,
-            "pre_norm": transformer.PRE_NORM,
-            "checkpoint": transformer.CHECKPOINT,
+            "pre_norm": transformer.DETR.PRE_NORM,
+            "recompute": transformer.RECOMPUTE,
         }
 
-    def forward(
-        self,
-        features: Sequence[Tensor],
-        padding_masks: Sequence[Tensor | None],
-        positions: Sequence[Tensor],
-        all_layers: bool,
-        head: LayerHead | None = None,  # noqa: ARG002
-    ) -> TransformerOutput:
+    def forward(self, inputs: TransformerInputs) -> TransformerOutput:
         """Turns one feature map into object queries.
-
-        Args:
-            features: one map (B, C, H, W).
-            padding_masks: one mask (B, H, W), True on padding, or None when nothing is padded.
-            positions: one encoding (B or 1, C, H, W).
-            all_layers: return every decoder layer, not just the last.
-            head: not needed, as no layer depends on the predictions of another.
 
         Raises:
             ValueError: if more than one feature map is given.
         """
-        if len(features) != 1:
+        if len(inputs.maps) != 1:
             raise ValueError(
-                f"DETRTransformer reads one feature map, got {len(features)}: set MODEL.DETR.IN_FEATURES to one name."
+                f"DETRTransformer reads one feature map, got {len(inputs.maps)}: let MODEL.DETR.IN_FEATURES name one."
             )
-        tokens = features[0].flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, S, C)
-        position = positions[0].to(tokens.dtype).flatten(2).transpose(1, 2)
-        mask = None if padding_masks[0] is None else padding_masks[0].flatten(1)  # (B, S)
-        memory = self.encoder(tokens, position, mask)
+        tokens = inputs.maps[0].flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, S, C)
+        position = inputs.positions[0].to(tokens.dtype).flatten(2).transpose(1, 2)
+        mask = inputs.padding_masks[0]
+        attend = None if mask is None else ~mask.flatten(1)[:, None, None]  # (B, 1, 1, S): by all heads and queries
+        memory = self.encoder(tokens, position, attend)
         query_position = self.query_embed.weight.expand(tokens.shape[0], -1, -1)  # (Q, C) -> (B, Q, C)
         content = torch.zeros_like(query_position)
-        hidden_states = self.decoder(content, query_position, memory, position, mask, all_layers)
+        hidden_states = self.decoder(content, query_position, memory, position, attend, inputs.all_layers)
         return TransformerOutput(hidden_states=hidden_states, memory=memory)
