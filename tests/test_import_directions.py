@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "config_file": {"downloads", "renamed_keys"},
     "config": {"config_file", "panoptic_classes"},
     "solver": set(),
-    "model_zoo": {"config", "checkpoint"},
+    "model_zoo": {"config", "checkpoint", "modeling!"},
     "layers": set(),
     "modeling": {"layers", "config"},
     "modeling.transformer": {"layers", "modeling.interface"},

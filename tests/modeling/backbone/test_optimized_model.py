@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detr_d2.modeling import DETR, refresh
 from detr_d2.modeling.backbone import folding
 from detr_d2.modeling.backbone.fast_resnet import FastResNet
+from detr_d2.modeling.interface import TransformerInputs
 from detr_d2.solver import build_optimizer
 
 PLAIN = ("MODEL.DETR.OPTIMIZE_INFERENCE", False, "MODEL.DETR.OPTIMIZE_TRAINING", False)
@@ -245,7 +246,9 @@ def test_export_takes_the_plain_way() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             maps = self.model.neck([self.model.backbone(images)["res4"]])
             position = self.model.position_encoding(tuple(maps[0].shape[-2:]), None, images.device)
-            return self.model.head(self.model.transformer(maps, [None], [position], False, self.model.head))[0]
+            inputs = TransformerInputs(maps, [None], [position], all_layers=False, head=self.model.head)
+            logits: torch.Tensor = self.model.head(self.model.transformer(inputs)).logits
+            return logits
 
     images = torch.randn(1, 3, 64, 96)
     program = torch.export.export(Network(), (images,))

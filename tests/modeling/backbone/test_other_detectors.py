@@ -44,7 +44,10 @@ def pair(kind: str, *options: Any) -> tuple[Any, Any]:
     """A detector on a fast ResNet, and one of the same weights on detectron2's; norms that are not the identity."""
     torch.manual_seed(0)
     cfg = CONFIGS[kind]("MODEL.BACKBONE.FREEZE_AT", 2, *options)
-    fast, plain = cast(Any, (build_model(cfg), build_plain_model(cfg)))
+    # All proposals are trained on, so that rounding does not choose others.
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN, cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION = 60, 1.0
+    fast: Any = build_model(cfg)
+    plain: Any = build_plain_model(cfg)
     with torch.no_grad():
         for name, x in fast.backbone.bottom_up.state_dict().items():
             if ".norm." in name and name.endswith(("weight", "running_var")):
