@@ -2,7 +2,7 @@
 #   PYTHON=python3.12       the Python to make it with (3.10 or newer)
 #   ARGS="..."              more arguments for the quickstarts, test and test-slow
 #   DATA=...                the folder of quickstart-real, with train.json, val.json and images/
-#   PIP_ARGS="..."          more arguments for every `pip install`, such as --index-url
+#   PIP_ARGS="..."          more arguments for every `pip install` (of uv where it is there), such as --index-url
 #   DETECTRON2_SOURCE=...   a folder or git URL to install detectron2 from
 
 PYTHON ?= python3
@@ -23,10 +23,10 @@ quickstart: $(READY) ## train DETR and Faster R-CNN on shapes and compare them o
 	@$(RUN) -m detr_d2 quickstart $(ARGS)
 
 quickstart-real: $(READY) ## train Deformable DETR and Faster R-CNN on real images (DATA=path/to/bccd) and compare them on one page
-	@$(RUN) -m detr_d2 quickstart-real --data "$(DATA)" $(ARGS)
+	@$(RUN) -m detr_d2 quickstart real --data "$(DATA)" $(ARGS)
 
 quickstart-segmentation: $(READY) ## train masks and panoptic segmentation on the models of a finished quickstart (28 minutes on one core)
-	@$(RUN) -m detr_d2 quickstart-segmentation $(ARGS)
+	@$(RUN) -m detr_d2 quickstart segmentation $(ARGS)
 
 test: $(READY_DEV) ## run the tests: all of them in two processes, those of ARGS in one, which shows what they print
 	@$(RUN) -m pytest $(or $(ARGS),-n 2 --dist loadscope)

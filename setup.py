@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "Pillow>=9.1",
     "pycocotools>=2.0.6",
     "opencv-python>=4.6",
+    "faster-coco-eval>=1.8",  # before, its Boundary AP was wrong where a detection lies in a crowd region
     "packaging>=21.0",
     "PyYAML>=5.4",
     "fvcore>=0.1.5",
@@ -34,7 +35,7 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "dev": [
-        "faster-coco-eval>=1.6",
+        "av>=12.0",
         "hypothesis>=6.80",
         "jinja2>=3.0",
         "matplotlib>=3.6",
@@ -50,10 +51,10 @@ EXTRAS = {
         "torchmetrics>=1.2",
         "transformers>=4.50",
     ],
-    "eval": ["faster-coco-eval>=1.6"],
     "report": ["jinja2>=3.0", "matplotlib>=3.6"],
     "export": ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"],
     "hf": ["huggingface_hub>=0.23", "safetensors>=0.4", "timm>=1.0", "transformers>=4.50"],
+    "video": ["av>=12.0"],  # H.264; without it OpenCV writes what no browser plays
     "masks": ["shapely>=1.8"],  # detectron2 crops polygons with it
 }
 

@@ -20,18 +20,17 @@ COMMANDS = {
     "compare": "compare detectors on the same images, with and without NMS: one page",
     "convergence": "train detectors for the same time with several seeds and draw how fast they learn",
     "convert": "convert checkpoints between the authors' code, detectron2 and Hugging Face",
+    "install-detectron2": "install detectron2 from PyPI or a source, unless it is there",
     "make-shapes": "make a dataset of coloured shapes with COCO annotations",
-    "matching": "show how stable the assignment of queries is over checkpoints, and loss curves of runs",
+    "matching": "show how stable the assignment of queries is over checkpoints",
     "predict": "detect objects in images, folders and videos",
     "queries": "show where the boxes of each object query fall over a dataset",
-    "quickstart": "train DETR and Faster R-CNN on shapes and compare them, on a CPU in minutes",
-    "quickstart-real": "train Deformable DETR and Faster R-CNN on real images of yours and compare them",
-    "quickstart-segmentation": "train masks and panoptic segmentation on the models of quickstart and compare them",
+    "quickstart": "train two detectors on shapes or real images, or masks on shapes, and compare them on one page",
     "train": "train or evaluate any detectron2 config (the same as train_net.py)",
 }
 
-# Commands that work without torch and detectron2.
-_STANDALONE = {"check-env"}
+# Other names of commands -> what they stand for.
+ALIASES = {"quickstart-real": ["quickstart", "real"], "quickstart-segmentation": ["quickstart", "segmentation"]}
 
 
 def usage() -> str:
@@ -68,19 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(detr_d2.__version__)
         return 0
-    name = arguments[0]
+    name, *rest = [*ALIASES.get(arguments[0], arguments[:1]), *arguments[1:]]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        close = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}."
         return cli.fail(f"there is no command {name!r}; {hint}")
-    if name not in _STANDALONE and detr_d2.import_problem is not None:
+    if not cli.is_light([name, *rest]) and detr_d2.import_problem is not None:
         return cli.fail(
             f"{name!r} needs torch and detectron2, which cannot be imported here ({detr_d2.import_problem}); "
             "use the Python of .venv (`. .venv/bin/activate`), or see `python -m detr_d2 check-env`."
         )
-    room = "installation" if name in _STANDALONE else "commands"
-    module = importlib.import_module(f"detr_d2.{room}.{name.replace('-', '_')}")
-    return cli.run(module.main, arguments[1:])
+    module = importlib.import_module(f"detr_d2.commands.{name.replace('-', '_')}")
+    return cli.run(module.main, rest)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,57 @@
-"""Every config key that DETR adds to detectron2's defaults, one sentence each."""
+"""Every config key that DETR adds to detectron2's defaults, one sentence each, and the config that has them."""
 
 from __future__ import annotations
 
-from collections.abc import Sized
+import copy
+from collections.abc import Callable, Mapping, Sized
+from typing import Any
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-from .config_file import CfgNode
+from .config_file import ConfigFileError, load_config_file
+from .renamed_keys import REMOVED, RENAMED, translate_keys, translate_overrides
+
+
+class CfgNode(CN):
+    """detectron2's config, whose `merge_from_file` runs nothing that a file says; it knows the old names of keys.
+
+    Only the root of a config is of this class. Nodes that are merged must be of one class, and those of users' own keys
+    are detectron2's; so all below the root are.
+    """
+
+    def __init__(
+        self, init_dict: Mapping[str, Any] | None = None, key_list: list[str] | None = None, new_allowed: bool = False
+    ) -> None:
+        super().__init__(None, key_list, new_allowed)
+        self.update(CN(dict(init_dict or {}), key_list))
+
+    def merge_from_other_cfg(self, cfg_other: CN) -> None:
+        """As detectron2's; keys may have old names."""
+        other = copy.deepcopy(cfg_other)
+        translate_keys(other)
+        self._change(lambda node: node.merge_from_other_cfg(other))
+
+    def merge_from_list(self, cfg_list: list[Any]) -> None:
+        """As detectron2's; keys may have old names."""
+        self._change(lambda node: node.merge_from_list(translate_overrides(cfg_list)))
+
+    def _change(self, change: Callable[[CN], object]) -> None:
+        """Changes a node of detectron2's class that has the same nodes below it, and takes over its values."""
+        node = CN()
+        node.update(self)
+        vars(node).update(vars(self))  # whether it is frozen, and the like
+        change(node)
+        self.update(node)
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:  # noqa: ARG003
+        """`load_config_file`; detectron2 sets `allow_unsafe` where nobody has said so, so that it means nothing."""
+        values = load_config_file(filename)
+        for name, default in get_detectron2_cfg().items():
+            if isinstance(default, CN) and not isinstance(values.get(name, {}), dict):
+                raise ConfigFileError(f"{filename}: {name} is {values[name]!r:.100}, expected keys of its own.")
+        return values
 
 
 def _model_keys() -> CN:
@@ -41,8 +85,8 @@ def _model_keys() -> CN:
     # "float32", or "bfloat16" or "float16" to predict under autocast: less exact, faster where the processor has it.
     detr.INFERENCE_DTYPE = "float32"
     # Recompute every block of a ResNet in the backward pass instead of keeping it in memory: slower, same results. Not
-    # with batch norms that train. TRANSFORMER.CHECKPOINT does the same for the transformer.
-    detr.CHECKPOINT_BACKBONE = False
+    # with batch norms that train. TRANSFORMER.RECOMPUTE does the same for the transformer.
+    detr.RECOMPUTE_BACKBONE = False
 
     detr.POSITION_ENCODING = CN()
     # "sine" (fixed, paper default) or "learned" (at most 50 x 50 feature cells).
@@ -69,24 +113,29 @@ def _model_keys() -> CN:
     detr.TRANSFORMER.NUM_DECODER_LAYERS = 6
     # Dropout of attention weights, residuals and feed-forward networks alike.
     detr.TRANSFORMER.DROPOUT = 0.1
-    # Normalise before each sub-layer instead of after its residual sum.
-    detr.TRANSFORMER.PRE_NORM = False
     # "relu" or "gelu".
     detr.TRANSFORMER.ACTIVATION = "relu"
     # Recompute every layer in the backward pass instead of keeping it in memory: slower, same results.
-    detr.TRANSFORMER.CHECKPOINT = False
+    detr.TRANSFORMER.RECOMPUTE = False
+
+    # Each node below holds what one paper's transformer reads, and those that build on it; others do not look there.
+    detr.TRANSFORMER.DETR = CN()
+    # Normalise before each sub-layer instead of after its residual sum.
+    detr.TRANSFORMER.DETR.PRE_NORM = False
+
+    detr.TRANSFORMER.DEFORMABLE = CN()
     # Deformable attention: points K that each head samples on each level (Zhu et al. 2021, Eq. 3).
-    detr.TRANSFORMER.NUM_POINTS = 4
+    detr.TRANSFORMER.DEFORMABLE.NUM_POINTS = 4
     # Deformable attention: which implementation samples; "auto" takes the fastest that the device has.
-    detr.TRANSFORMER.SAMPLING_BACKEND = "auto"
+    detr.TRANSFORMER.DEFORMABLE.SAMPLING_BACKEND = "auto"
     # Every decoder layer corrects the boxes of the layer before (Zhu et al. 2021, Sec. 4.2, "Iterative Bounding Box
     # Refinement").
-    detr.TRANSFORMER.BOX_REFINEMENT = False
+    detr.TRANSFORMER.DEFORMABLE.BOX_REFINEMENT = False
     # The queries are the encoder's best proposals (same place, "Two-Stage Deformable DETR"); needs BOX_REFINEMENT.
-    detr.TRANSFORMER.TWO_STAGE = False
+    detr.TRANSFORMER.DEFORMABLE.TWO_STAGE = False
     # Of the proposals the queries take only their place, and learn their content ("mixed query selection": Zhang et al.
     # 2023, DINO, Sec. 3.4; in the form of Jia et al. 2023, H-DETR); needs TWO_STAGE.
-    detr.TRANSFORMER.MIXED_SELECTION = False
+    detr.TRANSFORMER.DEFORMABLE.MIXED_SELECTION = False
 
     detr.HEAD = CN()
     # Name in QUERY_HEAD_REGISTRY: "DETRHead", or "ReferenceHead" for boxes relative to reference points.
@@ -184,8 +233,6 @@ def _training_keys() -> CN:
     # Evaluate and save an exponential moving average of the weights: over the last ninth of the steps, and at most over
     # 1 / (1 - EMA_DECAY) of them (0.999: 1,000). 0 for the weights themselves.
     keys.SOLVER.EMA_DECAY = 0.0
-    # Fraction of MAX_ITER in which LR_SCHEDULER_NAME "OneCycleLR" warms up.
-    keys.SOLVER.ONE_CYCLE_PCT = 0.1
 
     # DETR's two-branch augmentation: "on", "off", or "auto" (on for the DETR meta-architecture).
     keys.INPUT.DETR_AUGMENTATION = "auto"
@@ -215,13 +262,18 @@ def add_detr_config(cfg: CN) -> None:
     """Adds the keys of this plugin to a detectron2 config.
 
     Keys that are there already keep their values: a second call changes nothing, and another plugin's `MODEL.DETR` is
-    completed, not replaced.
+    completed, not replaced. Files with keys that have been renamed end with the new name; `detr_d2.get_cfg` reads them.
 
     Args:
         cfg: what `detectron2.config.get_cfg()` returns.
     """
     _complete(cfg, CN({"MODEL": {"DETR": _model_keys(), "TIMM": _timm_keys(), "RESNETS": _resnet_keys()}}))
     _complete(cfg, _training_keys())
+    if not any(map(cfg.key_is_renamed, RENAMED)):  # not the second call
+        for old, new in RENAMED.items():
+            cfg.register_renamed_key(old, new, "the config of detr_d2.get_cfg() reads the old name too.")
+        for key in REMOVED:
+            cfg.register_deprecated_key(key)
 
 
 def _complete(node: CN, keys: CN) -> None:

@@ -18,11 +18,10 @@ from urllib.parse import urljoin
 
 import detectron2
 import yaml
-from detectron2.config import CfgNode as Detectron2CfgNode
-from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.utils.file_io import PathManager
 
 from .downloads import download, is_url
+from .renamed_keys import translate_keys
 
 _BASE = "_BASE_"
 _ZOO = os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs")
@@ -53,45 +52,6 @@ _Loader.add_constructor(_TUPLE, lambda loader, node: tuple(loader.construct_sequ
 _ZooLoader.add_constructor(_EVAL, lambda loader, node: _computed(*loader.construct_sequence(node)))
 
 
-class CfgNode(Detectron2CfgNode):
-    """detectron2's config, whose `merge_from_file` runs nothing that a file says.
-
-    Only the root of a config is of this class. Nodes that are merged must be of one class, and those of users' own keys
-    are detectron2's; so all below the root are.
-    """
-
-    def __init__(
-        self, init_dict: Mapping[str, Any] | None = None, key_list: list[str] | None = None, new_allowed: bool = False
-    ) -> None:
-        super().__init__(None, key_list, new_allowed)
-        self.update(Detectron2CfgNode(dict(init_dict or {}), key_list))
-
-    def merge_from_other_cfg(self, cfg_other: Detectron2CfgNode) -> None:
-        """As detectron2's."""
-        self._change(lambda node: node.merge_from_other_cfg(cfg_other))
-
-    def merge_from_list(self, cfg_list: list[Any]) -> None:
-        """As detectron2's."""
-        self._change(lambda node: node.merge_from_list(cfg_list))
-
-    def _change(self, change: Callable[[Detectron2CfgNode], object]) -> None:
-        """Changes a node of detectron2's class that has the same nodes below it, and takes over its values."""
-        node = Detectron2CfgNode()
-        node.update(self)
-        vars(node).update(vars(self))  # whether it is frozen, and the like
-        change(node)
-        self.update(node)
-
-    @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:  # noqa: ARG003
-        """`load_config_file`; detectron2 sets `allow_unsafe` where nobody has said so, so that it means nothing."""
-        values = load_config_file(filename)
-        for name, default in get_detectron2_cfg().items():
-            if isinstance(default, Detectron2CfgNode) and not isinstance(values.get(name, {}), dict):
-                raise ConfigFileError(f"{filename}: {name} is {values[name]!r:.100}, expected keys of its own.")
-        return values
-
-
 def readable_mismatch(text: str) -> str:
     """What yacs says of a value of another type as key, value and what was expected; any other text as it is."""
     found = re.fullmatch(
@@ -107,7 +67,7 @@ def readable_mismatch(text: str) -> str:
 
 
 def load_config_file(path: str) -> dict[str, Any]:
-    """Reads a config file and those that it names under `_BASE_`, whose values it overrides.
+    """Reads a config file and those that it names under `_BASE_`, whose values it overrides; keys get today's names.
 
     Args:
         path: a file, or another name that detectron2's `PathManager` knows, such as a URL.
@@ -137,6 +97,10 @@ def _with_bases(path: str, above: list[str], count: Iterator[int]) -> dict[str, 
         of = f", the {_BASE} of {above[-1]}," if above else ""
         raise ConfigFileError(f"{path}{of} is a folder, expected a config file in YAML.") from error
     bases = values.pop(_BASE, [])
+    try:
+        translate_keys(values)  # before what its bases say of the same keys
+    except ValueError as error:
+        raise ConfigFileError(f"{path}: {error}") from error
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):

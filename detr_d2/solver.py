@@ -6,15 +6,13 @@ maximal norm of 0.1).
 Differs from `detectron2.solver`:
 
 * `SOLVER.OPTIMIZER` "ADAMW" beside "SGD", `SOLVER.BACKBONE_MULTIPLIER`, `SOLVER.SLOW_NAMES` and `SLOW_MULTIPLIER`;
-* `SOLVER.CLIP_GRADIENTS.FULL_MODEL` clips the norm of all gradients together (detectron2 clips parameter by parameter);
-* `SOLVER.LR_SCHEDULER_NAME` "OneCycleLR".
+* `SOLVER.CLIP_GRADIENTS.FULL_MODEL` clips the norm of all gradients together (detectron2 clips parameter by parameter).
 
-A config that uses none of them gets exactly the optimizer and the schedule of `detectron2.solver`.
+A config that uses none of them gets exactly the optimizer of `detectron2.solver`; schedules are its own.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -22,7 +20,6 @@ from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, get_default_optimizer_params
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.build import maybe_add_gradient_clipping
-from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -151,46 +148,12 @@ def _can_fuse(cfg: CfgNode, groups: list[dict[str, Any]]) -> bool:
     return all(p.is_floating_point() and p.device.type in FUSED_DEVICES for p in parameters)
 
 
-class OneCycleParamScheduler(ParamScheduler):
-    """Multiplier of the learning rate: cosine from 1/25 up to 1, then cosine down to 1/250,000.
-
-    The learning rates are those of `torch.optim.lr_scheduler.OneCycleLR` with its defaults; momentum is left alone.
-
-    Paper: Smith and Topin 2017, "Super-Convergence".
-
-    Args:
-        max_iter: number of steps.
-        warmup: fraction of them in which the multiplier rises.
-    """
-
-    START = 1 / 25
-    END = START / 1e4
-
-    def __init__(self, max_iter: int, warmup: float) -> None:
-        if not 0 < warmup < 1:
-            raise ValueError(f"SOLVER.ONE_CYCLE_PCT is {warmup}, expected a fraction between 0 and 1.")
-        self.max_iter = max_iter
-        self.peak = warmup * max_iter - 1
-
-    def __call__(self, where: float) -> float:
-        step = where * self.max_iter
-        if step <= self.peak:
-            return _cosine(self.START, 1.0, step / self.peak) if self.peak > 0 else 1.0
-        down = self.max_iter - 1 - self.peak
-        return _cosine(1.0, self.END, min((step - self.peak) / down, 1.0))
-
-
-def _cosine(start: float, end: float, fraction: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
-
-
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRMultiplier:
-    """Builds the schedule `SOLVER.LR_SCHEDULER_NAME`: one of detectron2's, or "OneCycleLR".
+    """detectron2's.
 
-    Every group's learning rate is multiplied by the same factor; "OneCycleLR" reaches the group's own rate at its
-    peak, after `SOLVER.ONE_CYCLE_PCT` of `SOLVER.MAX_ITER`.
+    Raises:
+        ValueError: for a `SOLVER.LR_SCHEDULER_NAME` that is gone.
     """
-    if cfg.SOLVER.LR_SCHEDULER_NAME != "OneCycleLR":
-        return build_detectron2_lr_scheduler(cfg, optimizer)
-    schedule = OneCycleParamScheduler(cfg.SOLVER.MAX_ITER, cfg.SOLVER.ONE_CYCLE_PCT)
-    return LRMultiplier(optimizer, schedule, max_iter=cfg.SOLVER.MAX_ITER)
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "OneCycleLR":
+        raise ValueError('the schedule OneCycleLR is gone: set SOLVER.LR_SCHEDULER_NAME to "WarmupCosineLR".')
+    return build_detectron2_lr_scheduler(cfg, optimizer)

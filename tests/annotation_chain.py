@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
@@ -19,9 +18,7 @@ from segmentation_cases import MASKS
 from tiny_models import tiny_cfg, tiny_detr
 
 from detr_d2.data import build_detr_train_loader, check_datasets, register_coco, resolve_num_classes
-from detr_d2.evaluation import coco as coco_evaluator
-
-BACKENDS = ("pycocotools", "faster-coco-eval")
+from detr_d2.evaluation.coco import RecordsEvaluator
 
 _numbers = itertools.count()
 
@@ -81,11 +78,11 @@ def _model(num_classes: int, masks: bool) -> Any:
     return tiny_detr(*(MASKS if masks else ()), "MODEL.DETR.NUM_CLASSES", num_classes).train()
 
 
-def train_and_evaluate(chain: Chain, *, draws: int) -> dict[str, dict[str, float]]:
-    """Draws images, computes the losses of a step, and the figures of perfect predictions with both evaluators.
+def train_and_evaluate(chain: Chain, *, draws: int) -> dict[str, float]:
+    """Draws images, computes the losses of a step, and the figures of perfect predictions.
 
     Returns:
-        The figures of each evaluator, the best ones only ("AP" and "AP50" of boxes and masks).
+        "AP" and "AP50" of boxes and masks.
     """
     loader = build_detr_train_loader(chain.cfg, seed=0)
     batch: list[dict[str, Any]] = []
@@ -94,7 +91,7 @@ def train_and_evaluate(chain: Chain, *, draws: int) -> dict[str, dict[str, float
             assert torch.isfinite(sample["instances"].gt_boxes.tensor).all()
     losses = _model(len(chain.classes), chain.cfg.MODEL.MASK_ON)(batch)
     assert all(torch.isfinite(loss) for loss in losses.values()), losses
-    return {backend: figures(chain, backend, perfect(chain)) for backend in BACKENDS}
+    return figures(chain, perfect(chain))
 
 
 def perfect(chain: Chain) -> dict[str, Instances]:
@@ -125,13 +122,10 @@ def bitmap(segmentation: Any, height: int, width: int) -> np.ndarray:
     return coco_mask.decode(segmentation).astype(bool)
 
 
-def figures(chain: Chain, backend: str, predictions: dict[str, Instances]) -> dict[str, float]:
+def figures(chain: Chain, predictions: dict[str, Instances]) -> dict[str, float]:
     """AP and AP50 of predictions by file name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coco_evaluator, "available_evaluator", lambda: backend)
-        evaluator = coco_evaluator.build_coco_evaluator(chain.name, None)
-        evaluator.reset()
-        for record in chain.records:
-            evaluator.process([record], [{"instances": predictions[record["file_name"]]}])
-        results = evaluator.evaluate()
+    evaluator = RecordsEvaluator(chain.name)
+    for record in chain.records:
+        evaluator.process([record], [{"instances": predictions[record["file_name"]]}])
+    results = evaluator.evaluate()
     return {f"{task}/{key}": results[task][key] for task in results for key in ("AP", "AP50")}

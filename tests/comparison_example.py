@@ -4,34 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from detr_d2.compare.records import (
-    Boxes,
+from detr_d2.compare.figures import (
     ClassMetrics,
     CocoMetrics,
-    Comparison,
     Cost,
-    CountGroup,
-    Counting,
-    CrashedImage,
-    CrowdingBin,
-    DatasetSummary,
-    Difference,
-    Duplicates,
     ErrorKind,
-    GalleryImage,
     Interval,
     MaskMetrics,
-    ModelComparison,
-    NmsPoint,
     PanopticMetrics,
     PrecisionRecall,
-    QueryGroup,
-    QueryLimit,
-    ShippedSettings,
     StageLatency,
     Throughput,
 )
+from detr_d2.compare.records import (
+    Boxes,
+    Comparison,
+    CrashedImage,
+    DatasetSummary,
+    Difference,
+    GalleryImage,
+    ModelComparison,
+    ShippedSettings,
+)
 from detr_d2.compare.results import RunResult
+from detr_d2.compare.set_figures import CountGroup, Counting, CrowdingBin, Duplicates, NmsPoint, QueryGroup, QueryLimit
 
 CLASSES = ["circle", "square", "triangle <b>"]
 _NAN = float("nan")

@@ -66,6 +66,19 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.fixture
+def cuda() -> Any:
+    """The GPU of a test that needs one; computes in full float32 there, as a CPU does."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU that torch can use")
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield torch.device("cuda")
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Runs that are compared bit by bit need the same number; a test before this one may have changed it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detr_d2.compare.data import Detections, GroundTruth
+from detr_d2.evaluation.arrays import Detections, GroundTruth
 
 Box = tuple[float, float, float, float]
 """xyxy, pixels."""

@@ -43,7 +43,7 @@ def small_cfg(*options: Any, family: str = "DETR") -> CfgNode:
         "MODEL.DETR.TRANSFORMER.FEEDFORWARD_DIM", 64,
         "MODEL.DETR.TRANSFORMER.NUM_ENCODER_LAYERS", 1,
         "MODEL.DETR.TRANSFORMER.NUM_DECODER_LAYERS", 2,
-        "MODEL.DETR.TRANSFORMER.MIXED_SELECTION", family == MIXED.family,
+        "MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION", family == MIXED.family,
     ]  # fmt: skip
     cfg.merge_from_list([*small, *options])
     return cfg

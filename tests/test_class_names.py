@@ -18,14 +18,16 @@ from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.class_names import match_classes, require_same_classes
-from detr_d2.compare.measure.segmentation_figures import _require_classes_of
+from detr_d2.commands._run import in_order_of_model
 from detr_d2.compare.models import map_classes
+from detr_d2.compare.segmentation import require_panoptic_classes
 from detr_d2.data import check_order_of_classes
 from detr_d2.data.checks.datasets import check_evaluation_sets
 from detr_d2.engine import Trainer
-from detr_d2.prediction.predictor import Categories
-from detr_d2.prediction.trained_model import class_names_option, load_trained_model
-from detr_d2.visualization.inspection import in_order_of_model
+from detr_d2.panoptic_classes import PanopticClasses
+from detr_d2.prediction import Categories
+from detr_d2.prediction.categories import class_names_option
+from detr_d2.prediction.trained_model import load_trained_model
 
 MODEL = ["cat", "dog", "traffic light"]
 SAME = {"equal": MODEL, "spelling": ["Cat", "dog", "traffic_light"]}
@@ -206,8 +208,10 @@ def test_panoptic_maps_of_other_classes(kind: str) -> None:
     metadata = MetadataCatalog.get("panoptic")
     metadata.set(thing_classes=MODEL[:2], thing_dataset_id_to_contiguous_id={1: 0, 2: 1})
     metadata.set(stuff_classes=MODEL, stuff_dataset_id_to_contiguous_id={3: 2})
-    _require_classes_of("panoptic", MODEL)
-    _require_classes_of("panoptic", MODEL[:2])  # of a model that does not name its stuff
+    classes = PanopticClasses.from_metadata(metadata)
+    assert classes is not None
+    require_panoptic_classes(classes, MODEL)
+    require_panoptic_classes(classes, MODEL[:2])  # of a model that does not name its stuff
     if kind != "subset":
         with pytest.raises(ValueError, match=r"it has the classes .*, but the data have cat, dog, traffic light"):
-            _require_classes_of("panoptic", REFUSED[kind][0])
+            require_panoptic_classes(classes, REFUSED[kind][0])

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import detr_d2
 from detr_d2 import cli
-from detr_d2.__main__ import COMMANDS, main
+from detr_d2.__main__ import ALIASES, COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,17 +86,27 @@ def test_an_unknown_option_is_a_mistake(name: str, capsys: pytest.CaptureFixture
     assert "error:" in capsys.readouterr().err
 
 
-def test_every_file_of_tools_with_a_main_is_a_command() -> None:
-    by_path = {
-        "bootstrap",
-        "install_detectron2",
-        "timed_training",
-    }  # by make, and by quickstart in a process of its own
-    found = set()
-    for path in (ROOT / "detr_d2" / "commands").glob("*.py"):
-        if hasattr(importlib.import_module(f"detr_d2.commands.{path.stem}"), "main"):
-            found.add(path.stem)
-    assert found - by_path == {name.replace("-", "_") for name in COMMANDS}
+def test_every_file_of_commands_is_a_command() -> None:
+    files = {path.stem for path in (ROOT / "detr_d2" / "commands").glob("*.py") if not path.stem.startswith("_")}
+    assert files == {name.replace("-", "_") for name in COMMANDS}
+    for name in files:
+        module = importlib.import_module(f"detr_d2.commands.{name}")
+        assert isinstance(module.build_parser(), argparse.ArgumentParser)
+        assert callable(module.main)
+
+
+def test_another_name_stands_for_a_command_and_its_first_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Sequence[str] | None] = []
+    monkeypatch.setitem(ALIASES, "shapes-of-two", ["make-shapes", "out"])
+    monkeypatch.setattr("detr_d2.commands.make_shapes.main", lambda argv: called.append(argv) or 0)
+    assert main(["shapes-of-two", "--images", "2"]) == 0
+    assert called == [["out", "--images", "2"]]
+
+
+def test_other_names_are_of_commands() -> None:
+    for name, (command, *_) in ALIASES.items():
+        assert name not in COMMANDS
+        assert command in COMMANDS
 
 
 def test_only_the_command_asked_for_is_imported() -> None:
@@ -106,7 +116,7 @@ def test_only_the_command_asked_for_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     imported = set(done.stderr.strip().splitlines()[-1].strip("[]").replace("'", "").split(", "))
-    assert imported == {"detr_d2.cli", "detr_d2.commands.make_shapes"}
+    assert imported == {"detr_d2.commands.make_shapes"}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +199,7 @@ def test_an_interrupt_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
     (tmp_path / "detectron2.py").write_text("raise ImportError('for a quick start')\n")
     code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from detr_d2.commands import cli\n"
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from detr_d2 import cli\n"
         "def command(argv):\n    for _ in range(100000): print('x' * 100)\n    return 0\n"
         "sys.exit(cli.run(command, []))"
     )

@@ -54,7 +54,7 @@ def test_one_thread() -> None:
 # What can run code from a file, or what it says -> the only files of the package that use it.
 READERS = {
     "torch.load": {"detr_d2/checkpoint/reading/torch_file.py"},
-    "safetensors.torch.load_file": {"detr_d2/checkpoint/reading/safe_read.py"},
+    "safetensors.torch.load_file": {"detr_d2/checkpoint/reading/open.py"},
     "pickle.load": set(),
     "pickle.loads": set(),
     "pickle.Unpickler": set(),

@@ -17,14 +17,15 @@ PACKAGE = ROOT / "detr_d2"
 # Room (the longest matching prefix of a module's name, without `detr_d2.`) -> the rooms that it may import beside
 # itself; an arrow allows what its target may import, too. "x!" is the module or package x alone, by its public names.
 ARROWS: dict[str, set[str]] = {
-    "": {"config", "data!", "modeling!", "model_zoo", "solver"},
+    "": {"cli", "config", "data!", "modeling!", "model_zoo", "solver"},
     "__main__": {"cli"},
-    "cli": set(),
+    "cli": {"files"},
     "files": set(),
     "class_names": set(),
     "panoptic_classes": set(),
     "downloads": {"files"},
-    "config_file": {"downloads"},
+    "renamed_keys": set(),
+    "config_file": {"downloads", "renamed_keys"},
     "config": {"config_file", "panoptic_classes"},
     "solver": set(),
     "model_zoo": {"config", "checkpoint"},
@@ -33,14 +34,21 @@ ARROWS: dict[str, set[str]] = {
     "modeling.transformer": {"layers", "modeling.interface"},
     "data": {"config", "files", "class_names", "panoptic_classes"},
     "checkpoint": {"config", "files", "class_names", "panoptic_classes", "downloads"},
-    "recipes": {"config", "data"},
+    "recipes": {"config", "data", "model_zoo"},
     "evaluation": {"data", "checkpoint", "modeling!"},
+    "evaluation.arrays": set(),
+    "evaluation.panoptic_quality": set(),
     "prediction": {"data", "checkpoint", "modeling!"},
     "visualization": {"prediction", "layers"},
     "engine": {"evaluation", "recipes", "model_zoo", "solver"},
     "compare": {"evaluation", "prediction", "engine.memory"},
-    "compare.records": {"files"},
-    "compare.measure": {"compare.records", "class_names"},
+    "compare.record_files": {"files"},
+    "compare.figures": set(),
+    "compare.set_figures": set(),
+    "compare.masks": set(),
+    "compare.results": {"compare.record_files"},
+    "compare.records": {"compare.results", "compare.figures", "compare.set_figures"},
+    "compare.measure": {"compare.records", "compare.masks", "evaluation.arrays", "evaluation.panoptic_quality"},
     "compare.report": {"compare.records"},
     "other_libraries": {"checkpoint", "modeling!"},
     "benchmark": {"engine", "compare", "visualization", "other_libraries", "layers"},
@@ -60,7 +68,11 @@ TRANSFORMER_SHARED: set[str] = set()
 
 # Run by path before anything is installed; and what works without torch and detectron2.
 STANDARD_LIBRARY_ONLY = {"installation.bootstrap", "installation.install_detectron2"}
-LIGHT = {*STANDARD_LIBRARY_ONLY, "commands", "installation", "installation.check_env", "cli", "__main__"}
+LIGHT = {
+    *STANDARD_LIBRARY_ONLY,
+    *("__main__", "cli", "files.output_folder", "commands", "commands._options", "commands.check_env"),
+    *("commands.install_detectron2", "installation", "installation.check_env"),
+}
 
 OPTIONAL = {
     *("huggingface_hub", "jinja2", "onnx", "onnxruntime", "onnxscript", "panopticapi", "safetensors", "shapely"),

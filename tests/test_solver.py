@@ -267,24 +267,10 @@ def learning_rates(scheduler: Any, optimizer: torch.optim.Optimizer, steps: int)
     return rates
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(200, 0.1), (30, 0.5), (7, 0.3)])
-def test_one_cycle_is_torchs(steps: int, warmup: float):
-    cfg = recipe("SOLVER.LR_SCHEDULER_NAME", "OneCycleLR", "SOLVER.MAX_ITER", steps, "SOLVER.ONE_CYCLE_PCT", warmup)
-    model = Toy()
-    ours = solver.build_optimizer(cfg, model)
-    theirs = torch.optim.SGD([dict(g) for g in ours.param_groups], lr=1e-4)
-    reference = torch.optim.lr_scheduler.OneCycleLR(
-        theirs, max_lr=[g["lr"] for g in ours.param_groups], total_steps=steps, pct_start=warmup, cycle_momentum=False
-    )
-    expected = learning_rates(reference, theirs, steps - 1)
-    actual = learning_rates(solver.build_lr_scheduler(cfg, ours), ours, steps - 1)
-    torch.testing.assert_close(torch.tensor(actual), torch.tensor(expected), atol=1e-12, rtol=1e-9)
-
-
-@pytest.mark.parametrize("warmup", [0.0, 1.0, -0.1])
-def test_one_cycle_without_rise_or_fall_is_an_error(warmup: float):
-    with pytest.raises(ValueError, match=r"SOLVER\.ONE_CYCLE_PCT"):
-        solver.OneCycleParamScheduler(100, warmup)
+def test_a_schedule_that_is_gone_says_which_to_take():
+    cfg = recipe("SOLVER.LR_SCHEDULER_NAME", "OneCycleLR")
+    with pytest.raises(ValueError, match=r'OneCycleLR is gone: set SOLVER\.LR_SCHEDULER_NAME to "WarmupCosineLR"'):
+        solver.build_lr_scheduler(cfg, solver.build_optimizer(cfg, Toy()))
 
 
 def test_paper_schedule_drops_once_without_warm_up():

@@ -21,7 +21,7 @@ WRITES = {
 # What writes to a path or into an open file; which of the two shows from the name of the argument.
 WRITES_TO = {"torch.save", "np.save", "np.savez", "np.savez_compressed", "pickle.dump", "json.dump", "savefig", "save"}
 OPEN_FILES = {"file", "buffer"}
-RECORDS = {"self.checkpointer.save", "result.save", "run.save"}  # methods of our own, which write through it
+RECORDS = {"self.checkpointer.save", "result.save", "collected.save"}  # methods of our own, which write through it
 
 ALLOWED = {
     # The writer itself, and the lock, which is made in one step.
@@ -40,8 +40,8 @@ ALLOWED = {
     "compare/run.py: unlink",
     "commands/attention.py: unlink",
     "experiments/training_job.py: unlink, rmdir",
-    # OpenCV takes a name only, here that of a new file; predict.py uses the class around it.
-    "prediction/media.py: VideoWriter",
+    # OpenCV and PyAV take a name, here that of a new file.
+    "prediction/videos.py: VideoWriter, open",
     # From a folder beside, where it was downloaded.
     "downloads.py: os.replace",
     # What is not a file of the user's: a switch of the kernel, /dev/null, the console of a training.

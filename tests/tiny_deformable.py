@@ -18,15 +18,15 @@ _MULTI = [
     *["MODEL.RESNETS.OUT_FEATURES", ["res3", "res4", "res5"], "MODEL.DETR.IN_FEATURES", ["res3", "res4", "res5"]],
     *["MODEL.DETR.NUM_FEATURE_LEVELS", 4],
 ]
-_REFINE = [*_MULTI, _TRANSFORMER + "BOX_REFINEMENT", True]
+_REFINE = [*_MULTI, _TRANSFORMER + "DEFORMABLE.BOX_REFINEMENT", True]
 
 VARIANTS: dict[str, list[Any]] = {
     "single_scale": _SINGLE,
     "multi_scale": _MULTI,
     "refine": _REFINE,
-    "two_stage": [*_REFINE, _TRANSFORMER + "TWO_STAGE", True],
+    "two_stage": [*_REFINE, _TRANSFORMER + "DEFORMABLE.TWO_STAGE", True],
 }
-_MIXED = {"mixed": [*VARIANTS["two_stage"], _TRANSFORMER + "MIXED_SELECTION", True]}
+_MIXED = {"mixed": [*VARIANTS["two_stage"], _TRANSFORMER + "DEFORMABLE.MIXED_SELECTION", True]}
 
 
 def tiny_deformable_cfg(variant: str, *options: Any) -> CfgNode:

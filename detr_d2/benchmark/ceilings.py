@@ -1,18 +1,50 @@
-"""What a machine can do at most, measured: a large matrix product, a 3x3 convolution, a memory copy."""
+"""What a machine can do at most: a large matrix product, a 3x3 convolution, a memory copy; and what inference does."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
+from ..compare.cost.flops import count_flops
 from ..compare.cost.timing import Timing
+from .contestants import build_contestant, our_weights
+from .inputs import PRECISIONS, chosen_inputs, model_config
+from .models import inference_work
+from .report import measure, print_machine, rows_of, write_report
 
 _MATRIX = 2048
 _IMAGES, _CHANNELS, _SIDE = 1, 256, 96
 _COPIED = 64 * 2**20  # floats: more than caches hold
+
+
+def ceilings(args: argparse.Namespace) -> int:
+    """The machine's ceilings, and the part of the matrix product's rate that inference of a model reaches."""
+    cfg = model_config(args)
+    print_machine(args)
+    dtype = PRECISIONS.get(args.amp, torch.float32)
+    work, amounts = ceilings_work(args.device, dtype)
+    with torch.no_grad():
+        found = rates(measure(work, args.repeat), amounts)
+    for name, rate in found.items():
+        unit = "GB/s read and written" if name == "memory copy" else "10^9 multiply-adds a second"
+        print(f"{name}: {rate:.1f} {unit}")
+    state, inputs = our_weights(cfg, args.seed, args.weights), chosen_inputs(args)
+    counted = count_flops(build_contestant("ours-eager", cfg, state, {}, args.device).model.eval(), [inputs[:1]])
+    ours = build_contestant("ours", cfg, state, {}, args.device)
+    timing = measure(inference_work([ours], inputs, args), args.repeat)[0]
+    rate = counted.gflops * len(inputs) / (timing.median_ms / 1000)
+    fraction = rate / found["matrix product"]
+    print(
+        f"{args.config_file}: {counted.gflops:.1f} x 10^9 multiply-adds an image, {timing.median_ms:.1f} ms for "
+        f"{len(inputs)}: {rate:.1f} x 10^9 a second, {fraction:.0%} of the matrix product"
+    )
+    content = {"ceilings": found, "gflops": counted.gflops, "fraction": fraction, "timings": list(rows_of([timing]))}
+    write_report(content, args)
+    return 0
 
 
 def ceilings_work(

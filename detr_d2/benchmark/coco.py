@@ -1,23 +1,58 @@
-"""COCO files and detections of any size for benchmarks, and how long reading and evaluating them takes."""
+"""COCO evaluation of random detections, and COCO files of any size."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 
 from ..data import register_coco
-from ..evaluation.coco import RecordsEvaluator, build_coco_evaluator
+from ..evaluation.coco import RecordsEvaluator
+from .report import differ, measure, report
 
+EVALUATION_TOLERANCE = 1e-9
 HEIGHT, WIDTH = 480, 640
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """COCO's figures of random detections by the evaluator of `train_net.py` and by detectron2's with pycocotools."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "instances.json")
+        objects = args.images * args.objects
+        write_coco_file(path, images=args.images, annotations=objects, num_classes=args.classes, seed=args.seed)
+        with registered_file(path) as dataset:
+            detections = random_detections(path, per_image=args.detections, seed=args.seed)
+            evaluators = filled_evaluators(dataset, detections)
+            kinds = {name: getattr(x, "backend", "pycocotools") for name, x in evaluators.items()}
+            print(f"{args.images} images, {args.detections} detections each: {kinds}")
+            if len(set(kinds.values())) == 1:
+                print('faster-coco-eval is not installed (pip install "detr_d2[eval]"): both are the same')
+            ours, theirs = (_figures(x) for x in evaluators.values())
+            difference = largest_figure_difference(ours, theirs)
+            if differ({"pycocotools": {"AP figures": difference}}, EVALUATION_TOLERANCE):
+                return 1
+            work = {name: partial(_figures, x) for name, x in evaluators.items()}
+            timings = measure(work, args.repeat, warmup=0)  # both have run once
+    report(timings, {"largest_difference": difference, "evaluators": kinds}, args)
+    return 0
+
+
+def _figures(evaluator: DatasetEvaluator) -> dict[str, float]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return evaluator.evaluate()["bbox"]
 
 
 def write_coco_file(
@@ -136,7 +171,7 @@ def filled_evaluators(
     # The kind is named, for pycocotools adds outlines to detections, from which a second evaluation would infer masks.
     options: dict[str, Any] = {"tasks": ("bbox",), "distributed": False}
     evaluators: dict[str, COCOEvaluator | RecordsEvaluator] = {
-        "ours": build_coco_evaluator(dataset, None, **options),
+        "ours": RecordsEvaluator(dataset, **options),
         "pycocotools": COCOEvaluator(dataset, output_dir=None, use_fast_impl=False, **options),
     }
     for evaluator in evaluators.values():

@@ -2,13 +2,17 @@
 
 `ours` and `ours-eager` (nothing folded), `transformers`, `authors`, and `detectron2:CONFIG`, another detector, which
 can be timed beside them but not compared with them. `ours-checkpoint` trains with gradient checkpointing of the
-transformer and, if it is a ResNet, of the backbone. `ours-compiled` predicts with `torch.compile` of `ours-eager`.
+transformer and, if it is a ResNet, of the backbone. `ours-float32` is without
+autocast. `ours-compiled` predicts with `torch.compile` of `ours-eager`.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,15 +32,15 @@ from ..other_libraries.references import (
     build_transformers_model,
 )
 from ..prediction.detector_keys import set_num_classes
-from .compiled import COMPILED, compile_network, why_not_compiled
-from .inputs import Inputs, normalised_batch, random_detr
-from .losses import authors_losses, transformers_losses, transformers_trainable
+from .inputs import DETECTRON2, Inputs, normalised_batch, random_detr
+from .losses import Losses, authors_losses, transformers_losses, transformers_trainable
+from .report import relative_difference
 
+COMPILED = "ours-compiled"
+_DEFAULT_COMPILERS = {"darwin": "clang++", "win32": "cl"}
 DEFAULT = ("ours", "ours-eager", "transformers", "authors")
-DETECTRON2 = "detectron2:"
 
 Network = Callable[[Inputs], tuple[Tensor, Tensor]]
-Losses = Callable[[Inputs], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -55,57 +59,62 @@ class Contestant:
     name: str
     model: nn.Module
     detect: Callable[[Inputs], object]
-    losses: Losses
+    losses: Callable[[Inputs], Losses]
     network: Network | None
 
 
-def resolve_contestants(names: Sequence[str] | None, cfg: CfgNode) -> tuple[list[str], list[str]]:
-    """Which contestants take part.
+def chosen_contestants(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
+    """The names of those that take part: those of `--contestants`, or those of `DEFAULT` that are there.
 
     Args:
-        names: what the user asked for; None: those of `DEFAULT` that are there.
-        cfg: of the model.
-
-    Returns:
-        Names of those that take part, and a line about each of the default ones that is not there.
+        args: `what` they do, and their names.
+        cfg: of our model.
 
     Raises:
-        ValueError: an unknown name, one that occurs twice, or one that was asked for and is not there.
+        ValueError: an unknown name, one that occurs twice, or one that was asked for and cannot take part.
     """
+    names, all_names = args.contestants, (*DEFAULT, COMPILED)
     if names is None:
         problems = {name: missing(name, cfg) for name in DEFAULT}
-        return [name for name, x in problems.items() if x is None], [f"{n}: {x}" for n, x in problems.items() if x]
+        for name, problem in problems.items():
+            if problem is not None:
+                print(f"not there: {name}: {problem}")
+        return [name for name, problem in problems.items() if problem is None]
     for name in names:
-        if name not in (*DEFAULT, "ours-checkpoint", COMPILED) and not name.startswith(DETECTRON2):
-            raise ValueError(
-                f"there is no contestant {name!r}; expected some of {', '.join((*DEFAULT, COMPILED))}, "
-                "detectron2:CONFIG"
-            )
+        if name not in all_names and not name.startswith(DETECTRON2):
+            expected = ", ".join((*all_names, f"{DETECTRON2}CONFIG"))
+            raise ValueError(f"there is no contestant {name!r}; expected some of {expected}")
+        if name == COMPILED and args.what != "infer":
+            raise ValueError(f"contestant {COMPILED} takes part in `benchmark infer` only: leave it out of {args.what}")
         problem = missing(name, cfg)
         if problem is not None:
             raise ValueError(f"contestant {name}: {problem}")
     if len(set(names)) < len(names):
         raise ValueError(f"the contestants {' '.join(names)} have one twice")
-    return list(names), []
+    return list(names)
 
 
 def missing(name: str, cfg: CfgNode) -> str | None:
     """Why a contestant cannot take part; None if it can."""
-    if name in ("transformers", "authors") and is_deformable(cfg) and cfg.MODEL.DETR.TRANSFORMER.MIXED_SELECTION:
-        return "it has no mixed query selection (MODEL.DETR.TRANSFORMER.MIXED_SELECTION)"
+    mixed = is_deformable(cfg) and cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION
+    if mixed and name in ("transformers", "authors"):
+        return "it has no mixed query selection (MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION)"
     if name == "transformers" and importlib.util.find_spec("transformers") is None:
         return 'the package transformers is not installed: pip install "detr_d2[hf]"'
     if name == "authors":
         try:
-            authors_repository(repository_variable(cfg))
+            authors_repository("DEFORMABLE_DETR_REPO" if is_deformable(cfg) else AUTHORS_REPOSITORY)
         except ValueError as error:
             return str(error)
     return why_not_compiled(cfg.MODEL.DEVICE) if name == COMPILED else None
 
 
-def repository_variable(cfg: CfgNode) -> str:
-    """The environment variable with the authors' repository for a config."""
-    return "DEFORMABLE_DETR_REPO" if is_deformable(cfg) else AUTHORS_REPOSITORY
+def why_not_compiled(device: str) -> str | None:
+    """What `torch.compile` lacks for a device; None if nothing: on a CPU it needs a C++ compiler."""
+    compiler = (os.environ.get("CXX") or _DEFAULT_COMPILERS.get(sys.platform, "g++")).split()[0]
+    if device != "cpu" or shutil.which(compiler):
+        return None
+    return f"torch.compile needs a C++ compiler, and {compiler} is not there: install it, or name another one in CXX"
 
 
 def our_weights(cfg: CfgNode, seed: int, weights: str = "") -> dict[str, Tensor]:
@@ -124,7 +133,7 @@ def build_contestant(
     """Builds one.
 
     Args:
-        name: as in `resolve_contestants`.
+        name: as in `chosen_contestants`.
         cfg: of our model, with its number of classes.
         state: of our model; the others get it through the converter.
         others: config of every contestant `detectron2:CONFIG`, by that name; these get random weights.
@@ -143,14 +152,14 @@ def _ours(name: str, cfg: CfgNode, state: Mapping[str, Tensor], device: str) -> 
     if name in ("ours-eager", COMPILED):
         cfg.MODEL.DETR.OPTIMIZE_INFERENCE = cfg.MODEL.DETR.OPTIMIZE_TRAINING = False
     if name == "ours-checkpoint":
-        cfg.MODEL.DETR.TRANSFORMER.CHECKPOINT = True
-        cfg.MODEL.DETR.CHECKPOINT_BACKBONE = "resnet" in cfg.MODEL.BACKBONE.NAME
+        cfg.MODEL.DETR.TRANSFORMER.RECOMPUTE = True
+        cfg.MODEL.DETR.RECOMPUTE_BACKBONE = "resnet" in cfg.MODEL.BACKBONE.NAME
     model = build_model(cfg)
     assert isinstance(model, DETR)
     model.train()  # an evaluated model may refuse a state dict
     model.load_state_dict(dict(state))
-    if name == COMPILED:
-        compile_network(model)
+    if name == COMPILED:  # all between normalised images and the head's predictions; decoding stays as it is
+        model.predict = torch.compile(model.predict, dynamic=False)
 
     def network(inputs: Inputs) -> tuple[Tensor, Tensor]:
         predictions = model.predict(model.preprocess_image(inputs), all_layers=False)
@@ -233,11 +242,3 @@ def network_differences(contestants: Sequence[Contestant], inputs: Inputs) -> di
         for name, got in list(results.items())[1:]
         if expected is not None
     }
-
-
-def relative_difference(got: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, divided by the largest expected value where that exceeds 1; infinite for NaN."""
-    if got.shape != expected.shape:
-        return float("inf")
-    difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
-    return difference if difference == difference else float("inf")  # NaN

@@ -1,8 +1,11 @@
-"""Random images and objects, the same for all contestants of a benchmark."""
+"""What contestants work on: the configs that the options describe, and random images and objects, the same for all."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,10 +15,53 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engine.startup.setup import load_config
 from ..modeling import DETR
+
+DETECTRON2 = "detectron2:"
+"""What the names of contestants begin with that are other detectors; a config follows."""
+
+FLOAT32 = "ours-float32"
+"""Ours without the autocast that all others run under."""
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Inputs = list[dict[str, Any]]
 """detectron2's inputs: "image" (3, H, W) uint8, "height", "width", "instances" with ground truth."""
+
+
+def model_config(args: argparse.Namespace) -> CfgNode:
+    """The config of our model that the options describe."""
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", args.device, "MODEL.WEIGHTS", ""])
+    cfg.MODEL.DETR.NUM_CLASSES = args.classes
+    return cfg
+
+
+def other_configs(names: Sequence[str], device: str) -> dict[str, CfgNode]:
+    """Contestant of detectron2 -> its config."""
+    options = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", ""]
+    return {x: load_config(x.removeprefix(DETECTRON2), options) for x in names if x.startswith(DETECTRON2)}
+
+
+def chosen_inputs(args: argparse.Namespace, **changes: Any) -> Inputs:
+    """`random_inputs` of the options; `changes` of size and batch."""
+    size, batch = changes.get("size", args.size), changes.get("batch", args.batch)
+    return random_inputs(size, batch, objects=args.objects, num_classes=args.classes, mixed=args.mixed, seed=args.seed)
+
+
+def describe(what: str, args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Says what is timed."""
+    height, width = args.size
+    mixed = ", mixed sizes that pad each other" if args.mixed else ""
+    precision = f", {args.amp} autocast" if args.amp else ""
+    print(f"{what} of {args.config_file}, {args.batch} x {width}x{height} pixels{mixed}{precision}: {', '.join(names)}")
+
+
+def autocast(name: str, args: argparse.Namespace) -> AbstractContextManager[Any]:
+    """What a contestant of a name runs under."""
+    if not args.amp or name == FLOAT32:
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(args.device).type, PRECISIONS[args.amp])
 
 
 def random_inputs(

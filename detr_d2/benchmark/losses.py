@@ -1,9 +1,9 @@
-"""Losses of other implementations, weighted and named as ours, and the optimizer that their recipes use."""
+"""Losses of other implementations, weighted and named as ours."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,83 +11,58 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..other_libraries.deformable_reference import authors_deformable_modules
-from ..other_libraries.references import (
-    authors_arguments,
-    authors_forward,
-    authors_modules,
-    authors_repository,
-    build_authors_model,
-)
+from ..other_libraries.references import authors_arguments, authors_forward, build_authors_model
 from .inputs import Inputs, normalised_batch, normalised_targets
-from .set_losses import COST, NO_OBJECT_WEIGHT, Problem, SetLoss
 
 FOCAL_ALPHA = 0.25
 _TRAINED_STAGES = r"(layer[234]|stages\.[123])\."  # in the names of timm and of transformers
 
+Losses = dict[str, Tensor]
+"""Of the last decoder layer "loss_ce", "loss_bbox", "loss_giou"; of the layer i before it "loss_ce_i", ..."""
 
-def authors_losses(model: nn.Module, cfg: CfgNode, device: str) -> Callable[[Inputs], dict[str, Tensor]]:
+
+def authors_losses(model: nn.Module, cfg: CfgNode, device: str) -> Callable[[Inputs], Losses]:
     """Those of the authors of DETR or of Deformable DETR, for a model of theirs."""
     focal = cfg.MODEL.DETR.CRITERION.CLASSIFICATION == "focal"
     criterion: Any = (_focal_criterion(cfg) if focal else build_authors_model(cfg)[1]).to(device)
     forward = authors_forward(model)
 
-    def losses(inputs: Inputs) -> dict[str, Tensor]:
+    def losses(inputs: Inputs) -> Losses:
         logits, boxes = forward(*normalised_batch(inputs, cfg, device))[:2]
-        layers = [{"pred_logits": x, "pred_boxes": y} for x, y in zip(logits, boxes, strict=True)]
-        outputs = {**layers[-1], "aux_outputs": layers[:-1]}
-        unweighted = criterion(outputs, normalised_targets(inputs, device, "labels"))
-        return {
-            name: criterion.weight_dict[name] * x for name, x in unweighted.items() if name in criterion.weight_dict
-        }
+        return weighted_by_authors(criterion, logits, boxes, normalised_targets(inputs, device, "labels"))
 
     return losses
 
 
+def weighted_by_authors(criterion: Any, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]]) -> Losses:
+    """A criterion of the authors on logits (L, B, Q, ...), boxes (L, B, Q, 4) and `normalised_targets`."""
+    layers = [{"pred_logits": x, "pred_boxes": y} for x, y in zip(logits, boxes, strict=True)]
+    found = criterion({**layers[-1], "aux_outputs": layers[:-1]}, targets)
+    return {name: criterion.weight_dict[name] * x for name, x in found.items() if name in criterion.weight_dict}
+
+
+def authors_weights(factors: Sequence[float], num_layers: int) -> dict[str, float]:
+    """The `weight_dict` of their criterion: factors of the losses of class, L1 and GIoU, for every decoder layer."""
+    layers = ["", *(f"_{i}" for i in range(num_layers - 1))]
+    named = zip(("loss_ce", "loss_bbox", "loss_giou"), factors, strict=True)
+    return {f"{name}{layer}": factor for name, factor in named for layer in layers}
+
+
 def _focal_criterion(cfg: CfgNode) -> nn.Module:
     weights, detr = cfg.MODEL.DETR.CRITERION, cfg.MODEL.DETR
-    factors = {"loss_ce": weights.LOSS_CLASS, "loss_bbox": weights.LOSS_L1, "loss_giou": weights.LOSS_GIOU}
-    layers = ["", *(f"_{i}" for i in range(detr.TRANSFORMER.NUM_DECODER_LAYERS - 1))]
+    factors = (weights.LOSS_CLASS, weights.LOSS_L1, weights.LOSS_GIOU)
     with authors_deformable_modules() as authors:
         matcher = authors.module("models.matcher").build_matcher(authors_arguments(cfg))
         return authors.module("models.deformable_detr").SetCriterion(
             detr.NUM_CLASSES,
             matcher,
-            {f"{name}{layer}": factor for name, factor in factors.items() for layer in layers},
+            authors_weights(factors, detr.TRANSFORMER.NUM_DECODER_LAYERS),
             ["labels", "boxes"],
             focal_alpha=FOCAL_ALPHA,
         )
 
 
-def authors_set_loss(problem: Problem) -> SetLoss | None:
-    """The criterion of DETR's authors on a problem of `set_losses`; None where `DETR_REPO` names no checkout."""
-    try:
-        authors_repository()
-    except ValueError:
-        return None
-    layers = ["", *(f"_{i}" for i in range(len(problem.logits) - 1))]
-    factors = {"loss_ce": COST["class"], "loss_bbox": COST["l1"], "loss_giou": COST["giou"]}
-    weights = {f"{name}{layer}": factor for name, factor in factors.items() for layer in layers}
-    with authors_modules() as authors:
-        matcher = authors.module("models.matcher").HungarianMatcher(COST["class"], COST["l1"], COST["giou"])
-        kinds = ["labels", "boxes", "cardinality"]
-        criterion: Any = authors.module("models.detr").SetCriterion(
-            problem.num_classes, matcher, weights, NO_OBJECT_WEIGHT, kinds
-        )
-    device = str(problem.logits.device)
-    criterion.to(device)
-    targets = normalised_targets([{"instances": x} for x in problem.instances], device, "labels")
-
-    def work() -> dict[str, Tensor]:
-        outputs = [
-            {"pred_logits": x, "pred_boxes": y} for x, y in zip(problem.logits, problem.boxes_cxcywh, strict=True)
-        ]
-        unweighted = criterion({**outputs[-1], "aux_outputs": outputs[:-1]}, targets)
-        return {name: weights[name] * x for name, x in unweighted.items() if name in weights}
-
-    return work
-
-
-def transformers_losses(model: Any, cfg: CfgNode, device: str) -> Callable[[Inputs], dict[str, Tensor]]:
+def transformers_losses(model: Any, cfg: CfgNode, device: str) -> Callable[[Inputs], Losses]:
     """Those of `transformers`, of all decoder layers.
 
     With `auxiliary_loss` its DETR (5.23) feeds the normed output of each decoder layer to the next one, which is
@@ -95,7 +70,7 @@ def transformers_losses(model: Any, cfg: CfgNode, device: str) -> Callable[[Inpu
     is called with all of them.
     """
     weights = cfg.MODEL.DETR.CRITERION
-    factors = {"ce": weights.LOSS_CLASS, "bbox": weights.LOSS_L1, "giou": weights.LOSS_GIOU}
+    factors = (weights.LOSS_CLASS, weights.LOSS_L1, weights.LOSS_GIOU)
     deformable = not hasattr(model, "class_labels_classifier")
     caught: list[Tensor] = []
     if not deformable:
@@ -109,21 +84,26 @@ def transformers_losses(model: Any, cfg: CfgNode, device: str) -> Callable[[Inpu
         caught.clear()
         return model.class_labels_classifier(hidden_states), model.bbox_predictor(hidden_states).sigmoid()
 
-    def losses(inputs: Inputs) -> dict[str, Tensor]:
+    def losses(inputs: Inputs) -> Losses:
         images, mask = normalised_batch(inputs, cfg, device)
         labels = normalised_targets(inputs, device, "class_labels")
-        model.config.auxiliary_loss = True
         if deformable:
+            model.config.auxiliary_loss = True
             found = model(pixel_values=images, pixel_mask=(~mask).long(), labels=labels).loss_dict
         else:
-            model.config.auxiliary_loss = False
             logits, boxes = detr_outputs(images, mask)
             model.config.auxiliary_loss = True
             found = model.loss_function(logits[-1], labels, images.device, boxes[-1], model.config, logits, boxes)[1]
         model.config.auxiliary_loss = False
-        return {name: factors[name.split("_")[1]] * x for name, x in found.items() if name.startswith("loss_")}
+        return weighted_by_kind(found, factors)
 
     return losses
+
+
+def weighted_by_kind(found: Mapping[str, Tensor], factors: Sequence[float]) -> Losses:
+    """The losses among what `transformers` returns, which are unweighted, times factors of class, L1 and GIoU."""
+    by_kind = dict(zip(("ce", "bbox", "giou"), factors, strict=True))
+    return {name: by_kind[name.split("_")[1]] * x for name, x in found.items() if name.startswith("loss_")}
 
 
 def transformers_trainable(model: nn.Module, cfg: CfgNode) -> None:
@@ -140,21 +120,15 @@ def transformers_trainable(model: nn.Module, cfg: CfgNode) -> None:
             parameter.requires_grad_(frozen == 0 or re.search(_TRAINED_STAGES, name) is not None)
 
 
-def plain_adamw(model: nn.Module, cfg: CfgNode) -> Callable[[], None]:
-    """The optimizer step of the authors' training loop: AdamW with two learning rates behind the clip of the norm."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    slow = [parameter for name, parameter in named if "backbone" in name]
-    rest = [parameter for name, parameter in named if "backbone" not in name]
-    groups: list[dict[str, Any]] = [
-        {"params": rest},
-        {"params": slow, "lr": cfg.SOLVER.BASE_LR * cfg.SOLVER.BACKBONE_MULTIPLIER},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
-    parameters = [*rest, *slow]
+def largest_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[str, float]:
+    """Name and size of the largest difference between two sets of losses, absolute or relative, whichever is smaller.
 
-    def step() -> None:
-        nn.utils.clip_grad_norm_(parameters, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    Raises:
+        ValueError: they do not hold the same losses.
+    """
+    if set(ours) != set(theirs):
+        raise ValueError(f"the implementations return different losses: {sorted(set(ours) ^ set(theirs))}")
+    values = {name: (ours[name].item(), theirs[name].item()) for name in ours}
+    differences = {name: abs(a - b) / max(1.0, abs(a), abs(b)) for name, (a, b) in values.items()}
+    worst = max(differences, key=lambda name: differences[name])
+    return worst, differences[worst]

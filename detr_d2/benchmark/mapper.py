@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,29 @@ from torch.nn import functional as F
 
 from ..data import DetrDatasetMapper, build_detr_augmentation
 from ..data.draws import seeded_numpy
+from ..engine.startup.setup import load_config
+from .report import measure, report
 
 Mapper = Callable[[dict[str, Any]], "dict[str, Any] | None"]
+
+
+def mapper(args: argparse.Namespace) -> int:
+    """Images per second of both mappers; pixels, boxes and classes must be equal to the last bit."""
+    cfg = load_config(args.config_file, args.opts)
+    with tempfile.TemporaryDirectory() as folder:
+        records = make_jpegs(Path(folder), images=args.images, size=args.size, objects=args.objects, seed=args.seed)
+        mappers = both_mappers(cfg)
+        mapped = [map_all(x, records, args.seed) for x in mappers.values()]
+        unequal = unequal_samples(*mapped)
+        if unequal:
+            print(f"error: {len(unequal)} of {len(records)} samples differ; times would mean nothing", file=sys.stderr)
+            return 1
+        print(f"{args.images} JPEG files of {args.size[1]}x{args.size[0]}: pixels, boxes and classes are equal")
+        timings = measure({name: partial(map_all, x, records, args.seed) for name, x in mappers.items()}, args.repeat)
+    rates = {x.name: args.images / (x.median_ms / 1000) for x in timings}
+    print(f"images a second: {', '.join(f'{name} {rate:.1f}' for name, rate in rates.items())}")
+    report(timings, {"images_per_second": rates}, args)
+    return 0
 
 
 def make_jpegs(folder: Path, *, images: int, size: tuple[int, int], objects: int, seed: int) -> list[dict[str, Any]]:

@@ -6,119 +6,109 @@ before: the work is done once on small images, and only what comes on top of tha
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 
 from ..compare.cost.fresh_process import measured_mb
 from ..compare.cost.memory import resident_peak
+from ..compare.cost.timing import Timing
 from ..engine.memory import trim_memory
 from .contestants import build_contestant, our_weights
-from .inputs import Inputs, random_inputs
-from .training import autocast, training_step
+from .inputs import autocast, chosen_inputs, model_config, other_configs
+from .report import report
+from .training import training_step
 
 _MARK = "memory of the work:"
 _SMALL = (64, 64)
 _STEPS = 2
 
 
-@dataclass(frozen=True)
-class MemoryTask:
-    """What a process shall measure.
+def report_with_memory(
+    timings: Sequence[Timing], more: dict[str, Any], args: argparse.Namespace, *, train: bool
+) -> int:
+    """Measures memory where `--memory` asks for it, then reports everything.
 
-    Attributes:
-        contestant: its name.
-        config: of our model, as YAML.
-        other: config of a contestant of detectron2, as YAML; "" for the others.
+    Args:
+        timings: of the contestants.
+        more: see `report`.
+        args: of the command.
         train: a training step; otherwise inference.
-        size: height and width of the images.
-        batch: B.
-        objects: of every image.
-        mixed: images that pad each other.
-        device: "cpu" or "cuda".
-        threads: of the CPU.
-        precision: "" or the name of torch's type to autocast to.
-        seed: of weights and inputs.
+
+    Returns:
+        The exit code: 1 if some memory could not be measured.
     """
+    found: dict[str, float] = {}
+    if args.memory:
+        gc.collect()
+        more["added_memory_mb"] = found
+    for name in [x.name for x in timings] if args.memory else []:
+        try:
+            found[name] = added_memory_mb(name, args, train=train)
+        except RuntimeError as error:  # the times are measured, and must not be lost with it
+            found[name] = math.nan
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        first = next(iter(found.values()))
+        print(f"memory that the work of {name} adds: {found[name]:.0f} MB ({found[name] / first:.2f}x)")
+    report(timings, more, args)
+    return 1 if any(math.isnan(x) for x in found.values()) else 0
 
-    contestant: str
-    config: str
-    other: str
-    train: bool
-    size: tuple[int, int]
-    batch: int
-    objects: int
-    mixed: bool
-    device: str
-    threads: int
-    precision: str
-    seed: int
 
-
-def added_memory_mb(task: MemoryTask) -> float:
+def added_memory_mb(name: str, args: argparse.Namespace, *, train: bool) -> float:
     """Peak of the work above what model, optimizer and libraries hold, in MB of 10^6 bytes, from a fresh process.
 
     On a GPU it is what torch allocated, on a CPU the resident size of the process.
 
+    Args:
+        name: of the contestant.
+        args: of the command.
+        train: a training step; otherwise inference.
+
     Raises:
         RuntimeError: the process failed; the message is its last line.
     """
+    task = {"name": name, "train": train, "args": {**vars(args), "threads": torch.get_num_threads()}}
     try:
-        return measured_mb(__name__, asdict(task), _MARK)
+        return measured_mb(__name__, task, _MARK)
     except RuntimeError as error:
-        raise RuntimeError(f"the memory of {task.contestant} could not be measured: {error}") from error
+        raise RuntimeError(f"the memory of {name} could not be measured: {error}") from error
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the task and prints the bytes."""
     task = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-    task = MemoryTask(**{**task, "size": tuple(task["size"])})
-    torch.set_num_threads(task.threads)
-    work = prepared_work(task)
-    print(_MARK, measure_added(task.device, work))
+    args = argparse.Namespace(**{**task["args"], "size": tuple(task["args"]["size"])})
+    torch.set_num_threads(args.threads)
+    work = prepared_work(task["name"], args, train=task["train"])
+    print(_MARK, measure_added(args.device, work))
     return 0
 
 
-def prepared_work(task: MemoryTask) -> Callable[[], object]:
-    """Builds the contestant, lets it work on small images, and returns its work on the images of the task."""
-    cfg = CfgNode.load_cfg(task.config)
-    others = {task.contestant: CfgNode.load_cfg(task.other)} if task.other else {}
-    contestant = build_contestant(task.contestant, cfg, our_weights(cfg, task.seed), others, task.device)
-    precision = getattr(torch, task.precision) if task.precision else None
-    batches = [_inputs(task, cfg, size) for size in (_SMALL, task.size)]
-    current = list(batches[0])
-    if task.train:
-        step = training_step(
-            contestant, others.get(task.contestant, cfg), current, device=task.device, precision=precision
-        )
+def prepared_work(name: str, args: argparse.Namespace, *, train: bool) -> Callable[[], object]:
+    """Builds the contestant, lets it work on small images, and returns its work on the images of the options."""
+    cfg, others = model_config(args), other_configs([name], args.device)
+    contestant = build_contestant(name, cfg, our_weights(cfg, args.seed), others, args.device)
+    current = chosen_inputs(args, size=_SMALL)
+    if train:
+        step: Callable[[], object] = training_step(contestant, others.get(name, cfg), current, args)
     else:
         contestant.model.eval()
 
-        def step() -> Any:
-            with torch.no_grad(), autocast(task.device, precision):
+        def step() -> object:
+            with torch.no_grad(), autocast(name, args):
                 return contestant.detect(current)
 
     step()
-    current[:] = batches[1]
+    current[:] = chosen_inputs(args)
     return step
-
-
-def _inputs(task: MemoryTask, cfg: CfgNode, size: tuple[int, int]) -> Inputs:
-    return random_inputs(
-        size,
-        task.batch,
-        objects=task.objects,
-        num_classes=cfg.MODEL.DETR.NUM_CLASSES,
-        mixed=task.mixed,
-        seed=task.seed,
-    )
 
 
 def measure_added(device: str, work: Callable[[], object]) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tabulate import tabulate
+from torch import Tensor
 from tqdm import tqdm
 
 from ..compare.cost.timing import Timing, interleave, machine_info, ratio_of
@@ -23,6 +26,14 @@ def measure(work: Mapping[str, Callable[[], object]], repeat: int, *, warmup: in
         return interleave(work, repeat=repeat, warmup=warmup, progress=progress.update)
 
 
+def relative_difference(got: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference, divided by the largest expected value where that exceeds 1; infinite for NaN."""
+    if got.shape != expected.shape:
+        return math.inf
+    difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
+    return math.inf if math.isnan(difference) else difference
+
+
 def differ(differences: Mapping[str, Mapping[str, float]], tolerance: float = TOLERANCE) -> bool:
     """Prints the differences of the contestants to the first one; True, with an error, if one is too large.
 
@@ -30,10 +41,10 @@ def differ(differences: Mapping[str, Mapping[str, float]], tolerance: float = TO
         differences: contestant -> what is compared -> largest difference.
         tolerance: the largest difference that is allowed; NaN is not.
     """
+    bad = []
     for name, values in differences.items():
         print(f"largest difference to {name}: {', '.join(f'{what} {x:.1e}' for what, x in values.items())}")
-    worst = [(name, what, x) for name, values in differences.items() for what, x in values.items()]
-    bad = [f"{name} ({what} by {x:.1e})" for name, what, x in worst if not x <= tolerance]
+        bad += [f"{name} ({what} by {x:.1e})" for what, x in values.items() if not x <= tolerance]
     if bad:
         print(
             f"error: the results differ by more than {tolerance:g} from those of {', '.join(bad)}; times would mean "
@@ -52,14 +63,13 @@ def report(timings: Sequence[Timing], more: Mapping[str, Any], args: argparse.Na
         args: of the command.
     """
     print_machine(args)
-    width = max(len(timing.name) for timing in timings)
-    first = timings[0]
-    print(f"{'':{width}}  {'median':>11}  {'p95':>11}  time / {first.name}, median (quartiles)")
-    for timing in timings:
-        times = f"{timing.median_ms:8.2f} ms  {timing.p95_ms:8.2f} ms"
-        warm_up = more.get("warm_up_seconds", {}).get(timing.name)
+    first, rows = timings[0], []
+    for x in timings:
+        warm_up = more.get("warm_up_seconds", {}).get(x.name)
         after = "" if warm_up is None else f", after a first call of {warm_up:.1f} s that compiles"
-        print(f"{timing.name:{width}}  {times}  {ratio_of(timing, first)}{after}")
+        rows.append((x.name, f"{x.median_ms:.2f} ms", f"{x.p95_ms:.2f} ms", f"{ratio_of(x, first)}{after}"))
+    heads = ["", "median", "p95", f"time / {first.name}, median (quartiles)"]
+    print(tabulate(rows, heads, tablefmt="plain", disable_numparse=True, colalign=("left", "right", "right", "left")))
     write_report({**more, "timings": list(rows_of(timings))}, args)
 
 

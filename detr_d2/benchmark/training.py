@@ -1,33 +1,29 @@
-"""Whole training steps of a benchmark's contestants: forward, losses, backward, clip and optimizer."""
+"""Whole training steps of contestants: forward, losses, backward, clip and optimizer."""
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..solver import build_optimizer
-from .contestants import DETECTRON2, Contestant
-from .inputs import Inputs
-from .losses import plain_adamw
-from .set_losses import largest_difference
-
-Precision = torch.dtype | None
+from .contestants import Contestant
+from .inputs import DETECTRON2, Inputs, autocast
+from .losses import Losses, largest_difference
 
 
-def autocast(device: str, precision: Precision) -> AbstractContextManager[Any]:
-    """Autocast to a type, or nothing for None."""
-    return contextlib.nullcontext() if precision is None else torch.autocast(torch.device(device).type, precision)
+def total_of(losses: Losses) -> Tensor:
+    """Their sum, in float32."""
+    return torch.stack([x.float() for x in losses.values()]).sum()
 
 
 def training_step(
-    contestant: Contestant, cfg: CfgNode, inputs: Inputs, *, device: str, precision: Precision = None
-) -> Callable[[], dict[str, Tensor]]:
+    contestant: Contestant, cfg: CfgNode, inputs: Inputs, args: argparse.Namespace
+) -> Callable[[], Losses]:
     """Puts a contestant into training mode and makes its step.
 
     Args:
@@ -35,53 +31,56 @@ def training_step(
             settings as their own training code builds it.
         cfg: of the contestant, with the keys of `SOLVER`.
         inputs: the same in every step.
-        device: of the contestant.
-        precision: autocast to this type.
+        args: of the command, which say what autocast there is.
 
     Returns:
         A function that takes one step and returns its losses.
     """
     contestant.model.train()
-    update = _update(contestant, cfg)
+    ours = contestant.name.startswith(("ours", DETECTRON2))
+    optimizer = build_optimizer(cfg, contestant.model) if ours else plain_adamw(contestant.model, cfg)
 
-    def step() -> dict[str, Tensor]:
-        with autocast(device, precision):
+    def step() -> Losses:
+        with autocast(contestant.name, args):
             losses = contestant.losses(inputs)
-        torch.stack([x.float() for x in losses.values()]).sum().backward()
-        update()
+        total_of(losses).backward()
+        optimizer.step()
+        optimizer.zero_grad()
         return losses
 
     return step
 
 
-def _update(contestant: Contestant, cfg: CfgNode) -> Callable[[], None]:
-    if not contestant.name.startswith(("ours", DETECTRON2)):
-        return plain_adamw(contestant.model, cfg)
-    optimizer = build_optimizer(cfg, contestant.model)
+def plain_adamw(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
+    """The optimizer of the authors' training loop: AdamW with two learning rates, after the clip of the norm."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    slow = [parameter for name, parameter in named if "backbone" in name]
+    rest = [parameter for name, parameter in named if "backbone" not in name]
+    rates = {"lr": cfg.SOLVER.BASE_LR * cfg.SOLVER.BACKBONE_MULTIPLIER}
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": slow, **rates}]
+    optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+    largest_norm = cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
 
-    def update() -> None:
-        optimizer.step()
-        optimizer.zero_grad()
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_([*rest, *slow], largest_norm)
 
-    return update
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
 
 
 def training_differences(contestants: Sequence[Contestant], inputs: Inputs) -> dict[str, dict[str, float]]:
     """Differences of the losses, and of the norm of all gradients, to the first contestant.
 
-    Contestants must be without dropout, since libraries draw their random numbers in another order. Those of another
-    detector are left out.
+    Contestants must be without dropout, since libraries draw their random numbers in another order.
 
     Returns:
         name -> "losses", "gradient norm" -> absolute, or relative where the value exceeds 1.
     """
     results = {}
     for contestant in contestants:
-        if contestant.network is None:
-            continue
         contestant.model.train()
         losses = contestant.losses(inputs)
-        torch.stack(list(losses.values())).sum().backward()
+        total_of(losses).backward()
         gradients = [x.grad for x in contestant.model.parameters() if x.grad is not None]
         norm = torch.stack([x.double().norm() for x in gradients]).norm().item()
         contestant.model.zero_grad()

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from torch import Tensor
 
 from ..class_names import require_same_classes
 from ..files import write_file, write_text
-from .architecture import check_architecture
-from .coco_classes import Numbering
-from .fitting import LoadReport, check_class_head_mode, check_same_masks, fit, is_detr
+from .class_head import Numbering, coco_ids_of, keep_coco_classes, num_rows
+from .fitting import LoadReport, check_class_head_mode, check_same_masks, fit, fit_by_shape, is_detr
 from .layouts.torchvision_resnet import backbone_checkpoint, convert_torchvision_resnet, is_torchvision_resnet
 from .locations import local_file
-from .model_file import coco_ids_of, keep_coco_classes, num_rows, to_detectron2
-from .reading.contents import read_model_file
+from .reading.open import read_model_file
+from .renaming import check_architecture, to_detectron2
 
-_HEURISTICS = "?matching_heuristics=True"  # detectron2's way to ask for matching by the ends of names
+_BY_ENDS = "matching_heuristics"  # detectron2's key for files whose names are matched by their ends
+_HEURISTICS = f"?{_BY_ENDS}=True"  # and its way to ask for that
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -45,10 +45,6 @@ class Checkpointer(DetectionCheckpointer):
         self.class_head_from = class_head_from
         self.metadata: dict[str, Any] = {}
         self.report: LoadReport | None = None
-        self._exact = False
-        self._resumes = False
-        self._by_suffix = False
-        self._content: Mapping[str, Any] | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes `name`.pth under a temporary name, renames it, and then points `last_checkpoint` to it.
@@ -92,12 +88,16 @@ class Checkpointer(DetectionCheckpointer):
             ValueError: if the file cannot be read as data, is not what its URL promises, or does not fit the model.
             FileNotFoundError: if there is no such file.
         """
-        self._resumes = checkpointables is None and bool(self.checkpointables)
-        self._content = content
-        try:
-            return self._load(path, checkpointables, exact=self._resumes)
-        finally:
-            self._resumes, self._content = False, None
+        if not path:
+            self.report = None
+            self.logger.info("No weights are given: the model begins with random ones")
+            return {}
+        resumes = checkpointables is None and bool(self.checkpointables)
+        rest = self._load_weights(path, content, "resume" if resumes else "start")
+        for key in self.checkpointables if checkpointables is None else checkpointables:
+            if key in rest:
+                self.checkpointables[key].load_state_dict(rest.pop(key))
+        return rest
 
     def load_trained(self, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Loads the weights of a trained model: every parameter must be in the file, with the right shape.
@@ -111,108 +111,74 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not path:
             raise ValueError("no weights are given: set MODEL.WEIGHTS to a trained model")
-        before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.fill_(torch.nan)
-        self._content = content
-        try:
-            rest = self._load(path, [], exact=True)
-            self._check_all_set(path)
-        except BaseException:
-            self.model.load_state_dict(before)
-            raise
-        finally:
-            self._content = None
+        return self._load_weights(path, content, "trained")
+
+    def _load_weights(
+        self, path: str, content: Mapping[str, Any] | None, mode: Literal["start", "resume", "trained"]
+    ) -> dict[str, Any]:
+        """Loads the model, all or nothing; returns what else the file holds."""
+        source = local_file(path.removesuffix(_HEURISTICS))
+        content = read_model_file(source) if content is None else content
+        self.report = report = LoadReport(source, layout=str(content.get("__author__", "detectron2")))
+        own = self.model.state_dict()
+        rest = self._under_our_names(content, own, report)
+        state = {name: torch.as_tensor(value) for name, value in rest.pop("model").items()}
+        theirs, ours = rest.get("class_names"), self.metadata.get("class_names")
+        if mode != "start" and theirs and ours:
+            require_same_classes(
+                theirs,
+                ours,
+                model_is=f"{source} was trained on",
+                data_are="the data have",
+                cure="give data with its classes in its order, or train it on these",
+            )
+        if path.endswith(_HEURISTICS) or rest.get(_BY_ENDS, False):
+            state = align_and_update_state_dicts(own, state, c2_conversion=report.layout == "Caffe2")
+            fitted = fit_by_shape(state, own, report)
+        elif is_detr(own):
+            if mode == "resume":
+                check_same_masks(state, own, source)
+            fitted = fit(
+                state, own, report, exact=mode != "start", class_head=self.class_head_from, class_names=(theirs, ours)
+            )
+        else:
+            fitted = fit_by_shape(state, own, report)
+        if mode == "trained":
+            self._require_all(fitted, path)
+        self.model.load_state_dict(fitted, strict=False)
+        self.logger.info(str(report))
         return rest
 
-    def _check_all_set(self, path: str) -> None:
-        missing = [name for name, parameter in self.model.named_parameters() if parameter.isnan().any()]
+    def _under_our_names(
+        self, content: Mapping[str, Any], own: dict[str, Tensor], report: LoadReport
+    ) -> dict[str, Any]:
+        """What other libraries have written, renamed."""
+        if is_torchvision_resnet(content["model"]):
+            report.layout = "torchvision"
+            return backbone_checkpoint(convert_torchvision_resnet(content["model"]))
+        if not is_detr(own):
+            return dict(content)
+        content, layout = to_detectron2(content, report.source)
+        report.layout = layout.title if layout is not None else report.layout
+        check_architecture(content, self.model, report.source)
+        by_id = coco_ids_of(content)
+        if by_id is not None and _has_classes_of(by_id, own, content["model"]):
+            content = keep_coco_classes(content)
+            report.notes.append(f"class head: the rows of the {len(by_id.ids)} classes, out of those by category id")
+        return content
+
+    def _require_all(self, fitted: Mapping[str, Tensor], path: str) -> None:
+        """Raises ValueError if a parameter of the model has no value, or one that is no number."""
+        missing = [
+            name for name, _ in self.model.named_parameters() if name not in fitted or fitted[name].isnan().any()
+        ]
         if missing:
             raise ValueError(
                 f"{path} has no usable values for {len(missing)} parameters of the model, such as {missing[0]}: it is "
                 "not a trained model of this config; check MODEL.WEIGHTS and the number of classes."
             )
 
-    def _load(self, path: str, checkpointables: list[str] | None, *, exact: bool) -> dict[str, Any]:
-        self.report, self._exact = None, exact
-        self._by_suffix = path.endswith(_HEURISTICS)
-        if path:
-            path = local_file(path.removesuffix(_HEURISTICS))
-        # fvcore's: what detectron2 puts before it reads the query off the path, which is done above.
-        return dict(FvcoreCheckpointer.load(self, path, checkpointables))
 
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        """Reads any kind of file as data, and renames what other libraries have written."""
-        content = read_model_file(filename) if self._content is None else dict(self._content)
-        if self._by_suffix:
-            content["matching_heuristics"] = True
-        self.report = LoadReport(source=filename, layout=str(content.get("__author__", "detectron2")))
-        if is_torchvision_resnet(content["model"]):
-            self.report.layout = "torchvision"
-            return backbone_checkpoint(convert_torchvision_resnet(content["model"]))
-        own = self.model.state_dict()
-        if is_detr(own):
-            content, layout = to_detectron2(content, filename)
-            self.report.layout = layout.title if layout is not None else self.report.layout
-            check_architecture(content, self.model, filename)
-            by_id = coco_ids_of(content)
-            if by_id is not None and _has_classes_of(by_id, own, content["model"]):
-                content = keep_coco_classes(content)
-                count = len(by_id.ids)
-                self.report.notes.append(f"class head: the rows of the {count} classes, out of those by category id")
-        return content
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        """Fits the weights to a DETR, strictly; leaves other models, and backbones, to detectron2."""
-        assert self.report is not None
-        own = self.model.state_dict()
-        theirs, ours = checkpoint.get("class_names"), self.metadata.get("class_names")
-        if self._exact and theirs and ours:
-            require_same_classes(
-                theirs,
-                ours,
-                model_is=f"{self.report.source} was trained on",
-                data_are="the data have",
-                cure="give data with its classes in its order, or train it on these",
-            )
-        if not is_detr(own):
-            return super()._load_model(checkpoint)
-        if checkpoint.get("matching_heuristics", False):
-            return self._load_backbone(checkpoint)
-        state = _tensors(checkpoint.pop("model"))
-        if self._resumes:
-            check_same_masks(state, own, self.report.source)
-        fitted = fit(
-            state, own, self.report, exact=self._exact, class_head=self.class_head_from, class_names=(theirs, ours)
-        )
-        self.model.load_state_dict(fitted)
-        self.logger.info(str(self.report))
-        return None
-
-    def _load_backbone(self, checkpoint: dict[str, Any]) -> Any:
-        assert self.report is not None
-        own = self.model.state_dict()
-        incompatible = super()._load_model(checkpoint)
-        absent = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
-        lost = [name for name in own if name in absent and re.fullmatch(r"backbone\..*\.weight", name)]
-        if lost:
-            raise ValueError(
-                f"{self.report.source} ({self.report.layout}) has no fitting values for {len(lost)} weights of the "
-                f"backbone, such as {lost[0]}: check MODEL.WEIGHTS, MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH."
-            )
-        self.report.loaded = [name for name in own if name not in absent]
-        self.report.reinitialised = dict.fromkeys(filter(absent.__contains__, own), "as the file holds a backbone")
-        self.report.unexpected = list(incompatible.unexpected_keys)
-        self.logger.info(str(self.report))
-        return None
-
-
-def _has_classes_of(by_id: Numbering, model: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:
+def _has_classes_of(by_id: Numbering, model: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
     """Whether a model has a row for each class, given a state dict with one for each category id."""
     return num_rows(state) - num_rows(model) == by_id.num_ids - len(by_id.ids)
-
-
-def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Arrays as tensors."""
-    return {name: torch.as_tensor(value) for name, value in state.items()}

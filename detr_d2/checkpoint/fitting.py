@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from ..class_names import listed, match_classes
-from .coco_classes import UNNAMED
+from .class_head import CLASS_HEAD, UNNAMED, is_of_proposals
 from .layouts.segmentation import MASK_HEAD
-from .model_file import CLASS_HEAD, is_of_proposals
 
 StateDict = Mapping[str, Tensor]
+ClassNames = tuple[Sequence[str] | None, Sequence[str] | None]
+"""In the file, and in the data of the model."""
+Row = tuple[int, int]
+"""In the model, and in the file."""
 
 CLASS_HEAD_MODES = ("rows", "names", "none")
 _QUERIES = "transformer.query_embed.weight"
@@ -77,7 +80,7 @@ def fit(
     *,
     exact: bool,
     class_head: str = "rows",
-    class_names: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None),
+    class_names: ClassNames = (None, None),
 ) -> dict[str, Tensor]:
     """Makes a state dict that a model can load whole.
 
@@ -98,25 +101,49 @@ def fit(
     namesakes = None if exact else _namesakes(report, class_head, *class_names)
     fitted = {}
     for name, own in model.items():
-        theirs = state.get(name)
-        if theirs is None:
-            fitted[name] = own
+        theirs = state.get(name, own)
+        taken: tuple[list[Row], str] | None = None
+        if not exact and name == _QUERIES:
+            taken = _first_queries(theirs, own, report)
+        elif not exact and CLASS_HEAD.fullmatch(name) and is_of_proposals(name, model):
+            taken = _proposal_rows(theirs, own, class_head)
         elif not exact and CLASS_HEAD.fullmatch(name):
-            if not is_of_proposals(name, model):
-                fitted[name] = _fit_class_head(name, theirs, own, report, class_head, namesakes)
-            elif theirs.shape != own.shape or class_head == "names":
-                fitted[name] = _fit_proposal_head(name, theirs, own, report)
-            else:
-                fitted[name] = _fit_class_head(name, theirs, own, report, class_head, None)
-        elif not exact and name == _QUERIES and theirs.shape[1:] == own.shape[1:] and theirs.shape != own.shape:
-            fitted[name] = _fit_queries(name, theirs, own, report)
+            taken = _class_rows(theirs, own, class_head, namesakes, class_names)
+        if taken is not None and theirs.shape[1:] == own.shape[1:]:
+            fitted[name] = _with_rows(name, theirs, own, *taken, report)
         elif theirs.shape == own.shape:
             fitted[name] = theirs
-            report.loaded.append(name)
+            report.loaded += [name] if name in state else []
         else:
             raise ValueError(_does_not_fit(report.source, name, theirs, own))
     if not exact and class_head == "rows" and namesakes is None:
         _note_other_classes(report, *class_names)
+    return fitted
+
+
+def fit_by_shape(state: StateDict, model: StateDict, report: LoadReport) -> dict[str, Tensor]:
+    """As much of a file as has the names and shapes of a model; for backbones, and models of detectron2.
+
+    Args:
+        state: names and tensors of the file.
+        model: of the model.
+        report: filled in.
+
+    Raises:
+        ValueError: if a DETR's backbone would keep random weights.
+    """
+    fitted = {name: x for name, x in state.items() if name in model and x.shape == model[name].shape}
+    absent = [name for name in model if name not in fitted]
+    lost = [name for name in absent if is_detr(model) and re.fullmatch(r"backbone\..*\.weight", name)]
+    if lost:
+        raise ValueError(
+            f"{report.source} ({report.layout}) has no fitting values for {len(lost)} weights of the backbone, such as "
+            f"{lost[0]}: check MODEL.WEIGHTS, MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH."
+        )
+    report.loaded = list(fitted)
+    reason = "as the file holds a backbone" if is_detr(model) else "as the file has no fitting values"
+    report.reinitialised = dict.fromkeys(absent, reason)
+    report.unexpected = [name for name in state if name not in model]
     return fitted
 
 
@@ -142,11 +169,14 @@ def _check_names(state: StateDict, model: StateDict, report: LoadReport, *, exac
     absent = [name for name in model if name not in state]
     report.missing = [name for name in absent if _NOT_NEEDED.fullmatch(name)]
     report.unexpected = [name for name in state if name not in model]
-    spare = _spare_masks(state, model, report)
-    if not exact:
-        _start_masks(state, model, report)
-    elif not any(name.startswith(MASK_HEAD) for name in state):
+    theirs, own = ([name for name in names if name.startswith(MASK_HEAD)] for names in (state, model))
+    if theirs and not own:  # the boxes alone of a model of masks
+        report.notes.append(f"mask head: its {len(theirs)} tensors are dropped, as the model predicts boxes alone")
+    elif own and not theirs and exact:
         check_same_masks(state, model, report.source)
+    elif own and not theirs:  # masks are trained on a box model; part of a mask head is no beginning
+        report.reinitialised.update(dict.fromkeys(own, "as the file is a model of boxes alone"))
+    spare = theirs if not own else []
     missing = [name for name in absent if not _NOT_NEEDED.fullmatch(name) and name not in report.reinitialised]
     foreign = [name for name in report.unexpected if not _NOT_NEEDED.fullmatch(name) and name not in spare]
     problems = []
@@ -161,22 +191,6 @@ def _check_names(state: StateDict, model: StateDict, report: LoadReport, *, exac
         )
 
 
-def _spare_masks(state: StateDict, model: StateDict, report: LoadReport) -> list[str]:
-    """The mask head of a file whose boxes alone a model is for."""
-    spare = [name for name in state if name.startswith(MASK_HEAD)]
-    if not spare or any(name.startswith(MASK_HEAD) for name in model):
-        return []
-    report.notes.append(f"mask head: its {len(spare)} tensors are dropped, as the model predicts boxes alone")
-    return spare
-
-
-def _start_masks(state: StateDict, model: StateDict, report: LoadReport) -> None:
-    """A mask head is trained on a box model, which has none; part of one is no beginning."""
-    if not any(name.startswith(MASK_HEAD) for name in state):
-        own = [name for name in model if name.startswith(MASK_HEAD)]
-        report.reinitialised.update(dict.fromkeys(own, "as the file is a model of boxes alone"))
-
-
 def _does_not_fit(source: str, name: str, theirs: Tensor, own: Tensor) -> str:
     hint = "the config file"
     if CLASS_HEAD.fullmatch(name):
@@ -189,38 +203,8 @@ def _does_not_fit(source: str, name: str, theirs: Tensor, own: Tensor) -> str:
     )
 
 
-def _fit_queries(name: str, theirs: Tensor, own: Tensor, report: LoadReport) -> Tensor:
-    """Keeps the first queries of the file, as many as the model has."""
-    fitted = own.clone()
-    kept = min(len(theirs), len(own))
-    fitted[:kept] = theirs[:kept].to(own)
-    if kept < len(own):
-        report.reinitialised[name] = f"{len(own) - kept} of {len(own)} queries, as the file has {len(theirs)}"
-    else:
-        report.loaded.append(name)
-        report.notes.append(f"{name}: the first {kept} of {len(theirs)} queries")
-    return fitted
-
-
-def _fit_class_head(
-    name: str, theirs: Tensor, own: Tensor, report: LoadReport, mode: str, namesakes: Namesakes | None
-) -> Tensor:
-    if theirs.shape[1:] != own.shape[1:]:
-        raise ValueError(_does_not_fit(report.source, name, theirs, own))
-    if namesakes is not None:
-        return _take_rows(name, theirs, own, report, namesakes)
-    if mode == "rows" and theirs.shape == own.shape:
-        report.loaded.append(name)
-        return theirs
-    reason = f"as the file has {len(theirs)} rows and the model {len(own)}"
-    report.reinitialised[name] = "as MODEL.DETR.CLASS_HEAD_FROM is none" if mode == "none" else reason
-    return own
-
-
-def _take_rows(name: str, theirs: Tensor, own: Tensor, report: LoadReport, namesakes: Namesakes) -> Tensor:
-    rows = list(namesakes.rows)
-    if len(theirs) == namesakes.num_theirs + 1 and len(own) == namesakes.num_own + 1:
-        rows.append((len(own) - 1, len(theirs) - 1))  # "no object"
+def _with_rows(name: str, theirs: Tensor, own: Tensor, rows: list[Row], reason: str, report: LoadReport) -> Tensor:
+    """The model's own tensor with some rows of the file's; `reason` is why not all of them."""
     fitted = own.clone()
     if rows:
         mine, other = (torch.tensor(column) for column in zip(*rows, strict=True))
@@ -228,37 +212,43 @@ def _take_rows(name: str, theirs: Tensor, own: Tensor, report: LoadReport, names
     if len(rows) == len(own):
         report.loaded.append(name)
     else:
-        report.reinitialised[name] = f"{len(own) - len(rows)} of {len(own)} rows, whose classes the file does not name"
+        report.reinitialised[name] = reason
     return fitted
 
 
-def _fit_proposal_head(name: str, theirs: Tensor, own: Tensor, report: LoadReport) -> Tensor:
-    """Keeps row 0 of a two-stage encoder's head, which tells objects of any class from background."""
-    if theirs.shape[1:] != own.shape[1:]:
-        raise ValueError(_does_not_fit(report.source, name, theirs, own))
-    fitted = own.clone()
-    fitted[0] = theirs[0].to(own)
-    report.reinitialised[name] = "all but the first row, which tells objects of any class from background"
-    return fitted
+def _first_queries(theirs: Tensor, own: Tensor, report: LoadReport) -> tuple[list[Row], str] | None:
+    if len(theirs) == len(own):
+        return None
+    kept = min(len(theirs), len(own))
+    if kept < len(theirs):
+        report.notes.append(f"{_QUERIES}: the first {kept} of {len(theirs)} queries")
+    return [(i, i) for i in range(kept)], f"{len(own) - kept} of {len(own)} queries, as the file has {len(theirs)}"
 
 
-@dataclass(frozen=True)
-class Namesakes:
-    """Rows of classes with the same name.
+def _proposal_rows(theirs: Tensor, own: Tensor, mode: str) -> tuple[list[Row], str] | None:
+    """Of the head of a two-stage encoder, whose row 0 tells objects of any class from background."""
+    if theirs.shape == own.shape and mode != "names":
+        return _class_rows(theirs, own, mode, None, (None, None))
+    return [(0, 0)], "all but the first row, which tells objects of any class from background"
 
-    Args:
-        rows: (row in the model, row in the file).
-        num_own, num_theirs: classes of model and file.
-    """
 
-    rows: Sequence[tuple[int, int]]
-    num_own: int
-    num_theirs: int
+def _class_rows(
+    theirs: Tensor, own: Tensor, mode: str, namesakes: list[Row] | None, names: ClassNames
+) -> tuple[list[Row], str] | None:
+    if namesakes is not None:
+        no_object = all(len(rows) == len(known or ()) + 1 for rows, known in zip((theirs, own), names, strict=True))
+        rows = [*namesakes, (len(own) - 1, len(theirs) - 1)] if no_object else namesakes
+        return rows, f"{len(own) - len(rows)} of {len(own)} rows, whose classes the file does not name"
+    if mode == "none":
+        return [], "as MODEL.DETR.CLASS_HEAD_FROM is none"
+    if len(theirs) != len(own):
+        return [], f"as the file has {len(theirs)} rows and the model {len(own)}"
+    return None
 
 
 def _namesakes(
     report: LoadReport, mode: str, theirs: Sequence[str] | None, own: Sequence[str] | None
-) -> Namesakes | None:
+) -> list[Row] | None:
     """Rows to be taken by name: as the mode says, or because the classes are the same in another order."""
     if mode == "names" and not (theirs and own):
         where = "the metadata of the training data" if theirs else report.source
@@ -273,7 +263,7 @@ def _namesakes(
     rows = [(row, other) for row, other in enumerate(match.to_data) if other >= 0 and theirs[other] != UNNAMED]
     names = listed([own[row] for row, _ in rows])
     report.notes.append(f"class head: rows of {len(rows)} of {len(own)} classes by name: {names or 'none'}")
-    return Namesakes(rows=rows, num_own=len(own), num_theirs=len(theirs))
+    return rows
 
 
 def _note_other_classes(report: LoadReport, theirs: Sequence[str] | None, own: Sequence[str] | None) -> None:

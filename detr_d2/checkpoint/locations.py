@@ -69,11 +69,22 @@ def _offline(weights: str, error: Exception) -> str:
     )
 
 
-class HuggingFaceHandler(PathHandler):
-    """Resolves `hf://ORG/NAME[@REVISION]` to the weights of a model on the Hugging Face Hub."""
+class WeightsHandler(PathHandler):
+    """A kind of names of weights, for detectron2's `PathManager`; all begin with `prefix`."""
+
+    prefix: str
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [HUGGINGFACE_PREFIX]
+        return [self.prefix]
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        return open(self._get_local_path(path, **kwargs), mode, buffering)
+
+
+class HuggingFaceHandler(WeightsHandler):
+    """Resolves `hf://ORG/NAME[@REVISION]` to the weights of a model on the Hugging Face Hub."""
+
+    prefix = HUGGINGFACE_PREFIX
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
@@ -85,9 +96,6 @@ class HuggingFaceHandler(PathHandler):
         except ImportError as error:
             raise ModuleNotFoundError(f'{path} needs huggingface_hub: pip install "detr_d2[hf]".') from error
         return _download(huggingface_hub, repository, revision or None, force=force)
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
-        return open(self._get_local_path(path, **kwargs), mode, buffering)
 
 
 def _download(hub: Any, repository: str, revision: str | None, *, force: bool) -> str:
@@ -121,8 +129,3 @@ def _download(hub: Any, repository: str, revision: str | None, *, force: bool) -
             "(config.json and model.safetensors) on a machine with network, and set MODEL.WEIGHTS to the folder."
         )
     raise ValueError(f"{name} lacks config.json or {' and '.join(HUGGINGFACE_FILES)}: it holds no model for PyTorch.")
-
-
-def register_huggingface_handler() -> None:
-    """Makes detectron2's `PathManager` understand `hf://`; may be called again."""
-    PathManager.register_handler(HuggingFaceHandler(), allow_override=True)

@@ -1,4 +1,4 @@
-"""Options of the commands that take a config as `train` does."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
@@ -46,3 +46,38 @@ def add_import(parser: argparse.ArgumentParser, import_help: str) -> None:
         metavar="MODULE",
         help=f"module or .py file to import first, {import_help} (may be repeated)",
     )
+
+
+def add_detr_options(parser: argparse.ArgumentParser, *, data: bool) -> None:
+    """Adds the options of commands that look inside a DETR, see `_run.read_detr_config` and `_run.prepare_outputs`.
+
+    Args:
+        parser: to add to.
+        data: whether a dataset is asked for, too, see `_run.find_images`.
+    """
+    if data:
+        group = parser.add_mutually_exclusive_group(required=True)
+        group.add_argument(
+            "--dataset", metavar="NAME", help="a registered dataset, or one of the config's DATASETS.COCO"
+        )
+        group.add_argument(
+            "--coco", metavar="NAME=annotations.json:image_root", help="an annotation file and its images"
+        )
+        parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of an earlier run in that folder")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="YAML file of a DETR, or name of a shipped config"
+    )
+    add_import(parser, "such as one that registers a transformer")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raises ValueError for a --score-threshold outside of 0 to 1, and for less than one of --limit and the like."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    if not 0 <= given.get("score_threshold", 0) <= 1:
+        raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
+    for name in ("limit", "show", "max_detections"):
+        if given.get(name, 1) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {given[name]}, expected 1 or more")

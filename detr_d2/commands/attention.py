@@ -8,22 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cli import quiet_libraries
 from ..data import read_image
-from ..experiments.quiet import quiet_libraries
 from ..layers import MultiHeadAttention
-from ..prediction.predictor import Categories, ImagePredictor
-from ..prediction.trained_model import class_names_option
+from ..prediction import Categories, ImagePredictor
+from ..prediction.categories import class_names_option
 from ..visualization.attention_page import LookGroup, save_attention_page
 from ..visualization.attention_pictures import save_looks
-from ..visualization.inspection import (
-    add_config_options,
-    add_output_options,
-    load_detr,
-    prepare_outputs,
-    read_detr_config,
-)
 from ..visualization.looks import Frame, Inside, Look, detection_looks, grid_points, look_inside, point_looks
-from ._run import ends_with_its_folders
+from ._options import add_detr_options, check_numbers
+from ._run import load_detr, prepare_outputs, read_detr_config
 
 FILES = ("encoder.png", "decoder.png", "attention.html")
 _GRID = (8, 6)  # points of the page, columns and rows
@@ -49,8 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="0 to 1, default: %(default)s")
     parser.add_argument("--max-detections", type=int, default=50, metavar="N", help="the best N (default: %(default)s)")
     parser.add_argument("--classes", metavar="A,B,C", help="class names, in the order of the model's classes")
-    add_output_options(parser)
-    add_config_options(parser)
+    add_detr_options(parser, data=False)
     return parser
 
 
@@ -64,17 +57,13 @@ def _point(text: str) -> tuple[float, float]:
     raise argparse.ArgumentTypeError(f"{text!r} is not a place X,Y in pixels, such as 120,80")
 
 
-@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes two PNGs and a page; a PNG for which there is nothing to show is left out."""
     args = build_parser().parse_args(argv)
     quiet_libraries()
-    if not 0 <= args.score_threshold <= 1:
-        raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
-    if args.max_detections < 1:
-        raise ValueError(f"--max-detections is {args.max_detections}, expected 1 or more")
-    paths = prepare_outputs(args.output, FILES, overwrite=args.overwrite)
-    cfg = read_detr_config(args.config_file, args.opts, args.imports)
+    check_numbers(args)
+    paths = prepare_outputs(args, FILES)
+    cfg = read_detr_config(args)
     image_bgr = read_image(args.image, "BGR")
     _check_points(args.points or [], image_bgr, args.image)
     model, categories = load_detr(cfg, args.weights or cfg.MODEL.WEIGHTS, class_names_option(args.classes))

@@ -8,24 +8,30 @@ from typing import Any
 
 import torch
 
-from ..benchmark import data as benchmark_data
-from ..benchmark import models as benchmark_models
-from ..benchmark import parts as benchmark_parts
-from ..experiments.quiet import quiet_libraries
+from ..benchmark.ceilings import ceilings
+from ..benchmark.coco import evaluate
+from ..benchmark.criterion import criterion
+from ..benchmark.deformable_attention import deformable_attention_work
+from ..benchmark.inputs import PRECISIONS
+from ..benchmark.mapper import mapper
+from ..benchmark.models import infer, latency, train_step
+from ..benchmark.scaling import scaling
+from ..benchmark.start import coco_file, imports
+from ..cli import quiet_libraries
 from ..layers import DEFORMABLE_BACKENDS
 
 WORKS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "infer": benchmark_models.infer,
-    "train-step": benchmark_models.train_step,
-    "scaling": benchmark_models.scaling,
-    "ceilings": benchmark_models.ceilings,
-    "criterion": benchmark_parts.criterion,
-    "deformable-attention": benchmark_parts.deformable_attention_work,
-    "model": benchmark_parts.latency,
-    "mapper": benchmark_data.mapper,
-    "evaluate": benchmark_data.evaluate,
-    "import": benchmark_data.imports,
-    "coco-file": benchmark_data.coco_file,
+    "infer": infer,
+    "train-step": train_step,
+    "scaling": scaling,
+    "ceilings": ceilings,
+    "criterion": criterion,
+    "deformable-attention": deformable_attention_work,
+    "model": latency,
+    "mapper": mapper,
+    "evaluate": evaluate,
+    "import": imports,
+    "coco-file": coco_file,
 }
 
 
@@ -87,7 +93,7 @@ def _model_options(size: str, batch: int, *, weights: bool = True) -> argparse.A
     options.add_argument("--mixed", action="store_true", help="images of several sizes, which pad each other")
     options.add_argument("--objects", type=int, default=7, metavar="M", help="of every image (default: %(default)s)")
     options.add_argument("--classes", type=int, default=91, metavar="K", help="default: %(default)s")
-    options.add_argument("--amp", choices=benchmark_models.PRECISIONS, help="autocast, also timed without for ours")
+    options.add_argument("--amp", choices=PRECISIONS, help="autocast, also timed without for ours")
     options.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
     return options
 
@@ -107,11 +113,11 @@ def _contestants() -> argparse.ArgumentParser:
 
 
 def _add_models(commands: Any) -> None:
-    infer = commands.add_parser(
+    inference = commands.add_parser(
         "infer",
         parents=[_contestants(), _model_options("800x1066", 1), _common()],
         help="inference of a model, from 8-bit images to detections",
-        description=benchmark_models.infer.__doc__,
+        description=infer.__doc__,
     )
     train = commands.add_parser(
         "train-step",
@@ -119,18 +125,18 @@ def _add_models(commands: Any) -> None:
         help="training steps: forward, losses, backward, optimizer",
         description="Training steps. Losses and the norm of the gradients are compared first, without dropout.",
     )
-    for parser in (infer, train):
+    for parser in (inference, train):
         parser.add_argument(
             "--memory", action="store_true", help="also the memory that the work adds, in new processes"
         )
     train.add_argument("--checkpoint", action="store_true", help="also ours with gradient checkpointing")
-    scaling = commands.add_parser(
+    growth = commands.add_parser(
         "scaling",
         parents=[_contestants(), _model_options("512x640", 1, weights=False), _common(5)],
         help="inference time against image area, queries and batch",
     )
     sizes = ["256x320", "384x480", "512x640", "640x800", "800x1066"]
-    scaling.add_argument(
+    growth.add_argument(
         "--sizes",
         type=_size,
         nargs="*",
@@ -138,13 +144,13 @@ def _add_models(commands: Any) -> None:
         metavar="HxW",
         help="default: five, up to 800x1066",
     )
-    scaling.add_argument(
+    growth.add_argument(
         "--queries", type=int, nargs="*", default=[25, 100, 300, 900], metavar="Q", help="default: 25 100 300 900"
     )
-    scaling.add_argument(
+    growth.add_argument(
         "--batches", type=int, nargs="*", default=[1, 2, 4, 8], metavar="B", help="images in a batch (default: 1 2 4 8)"
     )
-    scaling.add_argument("--plot", metavar="FILE", help="write a picture (PNG)")
+    growth.add_argument("--plot", metavar="FILE", help="write a picture (PNG)")
     commands.add_parser(
         "ceilings",
         parents=[_model_options("800x1066", 1), _common()],
@@ -153,16 +159,16 @@ def _add_models(commands: Any) -> None:
 
 
 def _add_parts(commands: Any) -> None:
-    criterion = commands.add_parser(
+    losses = commands.add_parser(
         "criterion",
         parents=[_common()],
         help="matching and losses against other implementations",
-        description="Set loss of this package against that of transformers (where installed), of the authors (their "
-        "repository in DETR_REPO) and, in a checkout, the naive one of the tests. Their results are compared first.",
+        description="Set loss of this package against that of transformers (where installed) and of the authors (their "
+        "repository in DETR_REPO). Their results are compared first.",
     )
-    criterion.add_argument("--contestants", nargs="+", metavar="NAME", help="ours, transformers, authors, naive")
-    _add_sizes(criterion, {"batch": 16, "queries": 100, "layers": 6, "objects": 7, "classes": 80})
-    criterion.add_argument("--backward", action="store_true", help="time the gradients too")
+    losses.add_argument("--contestants", nargs="+", metavar="NAME", help="ours, transformers, authors")
+    _add_sizes(losses, {"batch": 16, "queries": 100, "layers": 6, "objects": 7, "classes": 80})
+    losses.add_argument("--backward", action="store_true", help="time the gradients too")
 
     attention = commands.add_parser(
         "deformable-attention",
@@ -191,35 +197,35 @@ def _add_parts(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
-    mapper = commands.add_parser(
+    reading = commands.add_parser(
         "mapper",
         parents=[_common(5, without=["device"])],
         help="images per second against detectron2's mapper with the same augmentation",
     )
-    mapper.add_argument("--config-file", default="detr_r50.yaml", metavar="FILE", help="default: %(default)s")
-    mapper.add_argument("--size", type=_size, default=(480, 640), metavar="HxW", help="of the JPEGs (default: 480x640)")
-    _add_sizes(mapper, {"images": 50, "objects": 7})
-    mapper.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
-    evaluate = commands.add_parser(
+    reading.add_argument("--config-file", default="detr_r50.yaml", metavar="FILE", help="default: %(default)s")
+    reading.add_argument(
+        "--size", type=_size, default=(480, 640), metavar="HxW", help="of the JPEGs (default: 480x640)"
+    )
+    _add_sizes(reading, {"images": 50, "objects": 7})
+    reading.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last")
+    evaluation = commands.add_parser(
         "evaluate",
         parents=[_common(1, without=["device"])],
         help="COCO evaluation against detectron2's with pycocotools",
     )
-    _add_sizes(evaluate, {"images": 5000, "detections": 100, "objects": 7, "classes": 80})
+    _add_sizes(evaluation, {"images": 5000, "detections": 100, "objects": 7, "classes": 80})
     commands.add_parser(
         "import",
         parents=[_common(5, without=["device", "threads", "seed"])],
         help="what `import detr_d2` adds to detectron2",
     )
-    coco_file = commands.add_parser(
+    file = commands.add_parser(
         "coco-file",
         parents=[_common(1, without=["device", "threads", "repeat"])],
         help="time and memory of reading a large COCO file when a training starts",
     )
-    _add_sizes(coco_file, {"images": 118_287, "annotations": 860_001, "classes": 80})
-    coco_file.add_argument(
-        "--points", type=int, default=0, metavar="N", help="of every polygon (default: 0, no polygons)"
-    )
+    _add_sizes(file, {"images": 118_287, "annotations": 860_001, "classes": 80})
+    file.add_argument("--points", type=int, default=0, metavar="N", help="of every polygon (default: 0, no polygons)")
 
 
 def _add_sizes(parser: argparse.ArgumentParser, sizes: dict[str, int]) -> None:

@@ -14,8 +14,7 @@ from ..data.coco.annotation_table import AnnotationTable
 from ..data.registration import dataset_table, require_registered
 from ..engine.startup.setup import add_coco_datasets, import_user_modules, load_config
 from ..files import write_json
-from ..recipes.recipe import Row, compare, known_training_images, recipe_of, sentences, table
-from ..recipes.settings import DIFFERS, NOTE
+from ..recipes.recipe import DIFFERS, NOTE, Row, compare, known_training_images, paper_of, table
 from ._options import add_coco_and_import
 
 
@@ -39,19 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     modules = import_user_modules(args.imports)
     cfg = load_config(args.config_file, args.opts, modules)
-    recipe = recipe_of(cfg)
+    paper = paper_of(cfg)
     add_coco_datasets(cfg, args.coco, args.coco_panoptic)
     num_images, images = args.num_images, f"training images: {args.num_images}"
     if num_images is None:
         num_images, images = _training_images(cfg)
     rows = compare(cfg, num_images=num_images)
-    print(f"{args.config_file} against {recipe.title}; {images}\n")
+    print(f"{args.config_file} against {paper.title}; {images}\n")
     print(table(rows))
     print("\n" + _describe(rows))
     if args.json:
         content = {
             "config_file": args.config_file,
-            "recipe": recipe.title,
+            "recipe": paper.title,
             "num_images": num_images,
             "settings": [asdict(row) for row in rows],
         }
@@ -86,7 +85,7 @@ def _images_used(cfg: CfgNode, annotations: AnnotationTable) -> int:
 
 def _describe(rows: Sequence[Row]) -> str:
     """One line for each difference, then one for each note."""
-    differences, notes = sentences(rows, DIFFERS), sentences(rows, NOTE)
+    differences, notes = ([f"{x.setting}: {x.effect}" for x in rows if x.mark == mark] for mark in (DIFFERS, NOTE))
     few = {0: "No setting differs", 1: "1 setting differs"}
     count = few.get(len(differences), f"{len(differences)} settings differ")
     lines = [f"{count} from the recipe" + (":" if differences else "."), *(f"  {line}" for line in differences)]

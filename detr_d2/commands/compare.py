@@ -8,23 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import torch
-from detectron2.utils.logger import setup_logger
-
-from ..compare.compare_all import REPORT, RESULTS, Plan, compare_all, text_table, write_all
-from ..compare.cost.cost import CostSettings
-from ..compare.models import Contestant, parse_models
-from ..compare.record_files import load_comparison
-from ..compare.records import Comparison, ModelComparison
+from ..cli import quiet_libraries
+from ..compare.records import Comparison, ModelComparison, load_comparison
+from ..compare.report.files import REPORT, RESULTS, text_table, write_all
 from ..compare.report.gallery import without_images_elsewhere
-from ..compare.run import Settings
-from ..data import register_coco, register_coco_panoptic
-from ..data.panoptic.checks import check_panoptic_pngs
-from ..engine.startup.setup import import_user_modules, load_config
-from ..experiments.quiet import quiet_libraries
+from ..files.output_folder import own_folder
 from ._options import add_import
-from ._run import ends_with_its_folders, own_folder
+
+if TYPE_CHECKING:
+    from ..compare.models import Contestant
+
+# What runs models is imported where it is used: with --from-json nothing here needs torch.
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,7 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares; returns 1 when a model failed."""
     args = build_parser().parse_args(argv)
@@ -91,7 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         own_folder(output)
     else:
         _check(args)
-        setup_logger(name="detr_d2")
         try:
             comparison = _compare(args, output, list(sys.argv[1:] if argv is None else argv))
         except KeyboardInterrupt:
@@ -123,11 +117,20 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--batch-sizes has {min(args.batch_sizes)}, expected at least 1")
     if not 0 <= args.score_threshold <= 1:
         raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
-    if args.gpu and not torch.cuda.is_available():
-        raise ValueError("--gpu is given, but there is no GPU that torch can use; leave it out to run on the CPU")
 
 
 def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Comparison:
+    import torch
+    from detectron2.utils.logger import setup_logger
+
+    from ..compare.compare_all import compare_all
+    from ..compare.cost.cost import CostSettings
+    from ..compare.run import Plan, Settings
+    from ..engine.startup.setup import import_user_modules
+
+    if args.gpu and not torch.cuda.is_available():
+        raise ValueError("--gpu is given, but there is no GPU that torch can use; leave it out to run on the CPU")
+    setup_logger(name="detr_d2")
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     modules = import_user_modules(args.imports)
     name = _dataset(args)
@@ -151,6 +154,9 @@ def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Com
 
 
 def _dataset(args: argparse.Namespace) -> str:
+    from ..data import register_coco, register_coco_panoptic
+    from ..data.checks.datasets import check_panoptic_pngs
+
     if args.coco_panoptic:
         name = register_coco_panoptic(args.coco_panoptic)
         check_panoptic_pngs(name)
@@ -162,6 +168,9 @@ def _contestants(
     args: argparse.Namespace, modules: Sequence[ModuleType], dataset: str, device: str
 ) -> list[Contestant]:
     """All configs and weights are found before the first model runs."""
+    from ..compare.models import Contestant, parse_models
+    from ..engine.startup.setup import load_config
+
     result = []
     for spec in parse_models(args.model):
         cfg = load_config(spec.config_file, args.opts, modules)

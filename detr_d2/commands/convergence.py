@@ -11,23 +11,20 @@ from pathlib import Path
 import torch
 from detectron2.data import MetadataCatalog
 
+from ..cli import quiet_libraries
 from ..compare.cost.timing import machine_info
 from ..data import register_coco
 from ..engine.startup.setup import find_config_file, load_config
-from ..experiments.learning_curve_picture import save_convergence
-from ..experiments.learning_curves import LearningCurve, by_model, convergence_table, save_curves_json
+from ..experiments.convergence import by_model, convergence_table, save_curves_json, save_picture, train_for_curve
 from ..experiments.own_folders import settle_output
-from ..experiments.quiet import quiet_libraries
-from ..experiments.shapes_data import VAL_SEED_OFFSET, shapes_spec
-from ..experiments.timed_training import CLOCKS, TrainingError, run_training
-from ..experiments.trained_comparison import job_options
-from ..experiments.training_job import TrainingJob, place
-from ..experiments.training_progress import TrainingProgress
+from ..experiments.quickstarts import VAL_SEED_OFFSET, shapes_spec
+from ..experiments.timed_training import CLOCKS, TrainingError
+from ..experiments.training_job import TrainingJob, job_options
 from ..files import file_hash, hold_folder, write_text
-from ..visualization.loss_curves import read_log
 
 DEFORMABLE = "quickstart/deformable_detr_shapes.yaml"
-REFINEMENT, TWO_STAGE = "MODEL.DETR.TRANSFORMER.BOX_REFINEMENT", "MODEL.DETR.TRANSFORMER.TWO_STAGE"
+_DEFORMABLE = "MODEL.DETR.TRANSFORMER.DEFORMABLE"
+REFINEMENT, TWO_STAGE = f"{_DEFORMABLE}.BOX_REFINEMENT", f"{_DEFORMABLE}.TWO_STAGE"
 MODELS = (
     "DETR=quickstart/detr_shapes.yaml",
     f"Deformable DETR={DEFORMABLE} {REFINEMENT} False",
@@ -114,7 +111,7 @@ def _work(args: argparse.Namespace, models: Sequence[tuple[str, str, tuple[str, 
         for name, config, opts in models
     ]
     try:
-        curves = [_train(job, fresh=args.fresh) for job in jobs]
+        curves = [train_for_curve(job, fresh=args.fresh) for job in jobs]
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -123,7 +120,7 @@ def _work(args: argparse.Namespace, models: Sequence[tuple[str, str, tuple[str, 
     machine = machine_info("cuda" if torch.cuda.is_available() else "cpu")
     save_curves_json(output / OUTPUTS[0], curves, clock=args.clock, machine=machine)
     write_text(output / OUTPUTS[1], table + "\n")
-    save_convergence(output / OUTPUTS[2], curves)
+    save_picture(output / OUTPUTS[2], curves)
     print(f"\n{table}\n\npicture: {output / OUTPUTS[2]}; numbers: {output / OUTPUTS[0]}")
     return 0
 
@@ -184,13 +181,3 @@ def _own_data(specs: Sequence[str]) -> tuple[tuple[str, ...], str]:
     train, val = (register_coco(spec) for spec in specs)
     hashes = [file_hash(MetadataCatalog.get(name).json_file) for name in (train, val)]
     return ("DATASETS.TRAIN", f"({train!r},)", "DATASETS.TEST", f"({val!r},)"), " ".join(hashes)
-
-
-def _train(job: TrainingJob, *, fresh: bool) -> LearningCurve:
-    title = f"{job.title}, {Path(job.output_dir).name}"
-    job = place(job, fresh=fresh)
-    with TrainingProgress(title) as progress:
-        result = run_training(job, progress, fresh=fresh)
-    curve = LearningCurve.from_run(result, read_log(Path(job.output_dir) / "metrics.json", title).curves)
-    print(f"{title}: AP {curve.ap[-1]:.1f} after {result.iterations:,} iterations", flush=True)
-    return curve

@@ -15,15 +15,14 @@ from detectron2.utils.logger import setup_logger
 from torch import Tensor
 
 from ..checkpoint import local_file
-from ..checkpoint.architecture import DILATED, HEADS
-from ..checkpoint.coco_classes import NUMBERINGS, PANOPTIC
-from ..checkpoint.conversion import FOLDER_FILES, TARGETS, Converted, convert_checkpoint, write_checkpoint
+from ..checkpoint.class_head import NUMBERINGS, PANOPTIC, num_rows
+from ..checkpoint.converting import FOLDER_FILES, TARGETS, Converted, convert_checkpoint, write_checkpoint
 from ..checkpoint.layouts.identify import WITH_MASKS, Layout, convert
-from ..checkpoint.model_file import num_rows
-from ..checkpoint.reading.contents import read_model_file
+from ..checkpoint.reading.open import read_model_file
+from ..checkpoint.renaming import DILATED, HEADS
+from ..cli import quiet_libraries
 from ..data import read_image
 from ..engine.startup.setup import load_config
-from ..experiments.quiet import quiet_libraries
 from ..model_zoo import list_configs
 from ..other_libraries.deformable_reference import build_authors_network, is_deformable
 from ..other_libraries.references import (
@@ -111,7 +110,7 @@ def _config(config_file: str | None, converted: Converted) -> CfgNode:
     """The config given, or the shipped one of the family, the backbone's depth and, where the file tells, DC5."""
     state = convert(converted.state, "detectron2", source="the converted model")
     depth, family = _depth(state), converted.layout.family
-    stated = converted.architecture
+    stated = converted.facts.get("architecture", {})
     name = config_file or _default_config(state, family, dilated=bool(stated.get(DILATED)))
     if not name:
         raise ValueError(f"no config is shipped for a {family} on a ResNet-{depth}: pass --config-file.")

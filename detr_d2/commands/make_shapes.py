@@ -64,10 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{paths.root} is there already, made with the same parameters")
     if paths.left_out:
         print(f"{paths.left_out} shapes found no place and were left out: fewer or smaller shapes would fit")
-    print(f"--coco NAME={paths.annotations}:{paths.images}")
-    if paths.panoptic is not None:
-        files = (paths.panoptic, paths.panoptic_root, paths.images, paths.annotations)
-        print(f"--coco-panoptic NAME={':'.join(map(str, files))}")
+    print(f"--coco {paths.coco_spec('NAME')}")
+    if args.panoptic:
+        print(f"--coco-panoptic {paths.panoptic_spec('NAME')}")
     return 0
 
 

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import count, groupby, tee
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from tqdm import tqdm
 
+from ..cli import quiet_libraries
 from ..data import read_image, tell_of_images
 from ..data.image_errors import naming_image
 from ..data.registration import is_panoptic
 from ..engine.startup.device import choose_device
 from ..engine.startup.setup import import_user_modules, load_config
-from ..experiments.quiet import quiet_libraries
-from ..files import write_json, write_picture
+from ..files import write_picture
 from ..panoptic_classes import PanopticClasses
+from ..prediction import BatchPredictor, Categories, ImagePredictor
+from ..prediction.categories import class_names_option, coco_option
+from ..prediction.coco_output import CocoOutput
 from ..prediction.detector_keys import set_score_threshold
-from ..prediction.media import Media, VideoReader, VideoWriter, find_media
-from ..prediction.output_names import frame_name
-from ..prediction.predict_outputs import IMAGES, MAPS, PANOPTIC, PREDICTIONS, Output, match_images, plan_outputs
-from ..prediction.predictor import Categories, ImagePredictor, coco_results, panoptic_result
-from ..prediction.trained_model import class_names_option, coco_option, load_trained_model
+from ..prediction.media import Media, find_media
+from ..prediction.output_names import Output, frame_name, match_images, plan_outputs
+from ..prediction.trained_model import load_trained_model
+from ..prediction.videos import VideoReader, Write, new_video
 from ._options import add_import
-from ._run import ends_with_its_folders
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,6 +52,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and JSON files")
     parser.add_argument("--overwrite", action="store_true", help="replace files of an earlier run in that folder")
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="0 to 1, default: %(default)s")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="give the model up to N images at a time, of equal size after resizing, such as frames of a video; the "
+        "detections are the same to rounding (default: %(default)s)",
+    )
     names = parser.add_mutually_exclusive_group()
     names.add_argument(
         "--coco",
@@ -64,11 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Predicts; returns 1 when some of the inputs could not be read."""
     args = build_parser().parse_args(argv)
     quiet_libraries()
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size is {args.batch_size}, expected 1 or more")
     if not 0 <= args.score_threshold <= 1:
         raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
     setup_logger(name="detr_d2")
@@ -83,22 +97,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     given, image_ids = _categories(args, panoptic=is_panoptic(cfg))
     model, categories = load_trained_model(cfg, args.weights or cfg.MODEL.WEIGHTS, given)
     predictor = ImagePredictor(cfg, model=model, score_threshold=args.score_threshold)
+    collected = CocoOutput(Path(args.output), categories, PanopticClasses.from_config(cfg) if maps else None)
+    # Images of equal size are looked for among so many; all frames of a video are.
+    read_ahead = 1 if args.batch_size == 1 else 4 * args.batch_size
     run = _Run(
-        predictor=predictor,
-        categories=categories,
-        image_ids=image_ids,
+        predictor=BatchPredictor(predictor, batch_size=args.batch_size, window=read_ahead),
+        collected=collected,
+        metadata=categories.metadata(collected.panoptic),
         matched=match_images(media, image_ids),
-        folder=Path(args.output),
-        panoptic=PanopticClasses.from_config(cfg) if maps else None,
+        new_ids=count(1 + int(max([0, *(x for x in image_ids.values() if isinstance(x, int | float))]))),
     )
     tell_of_images("the inputs", [str(item.path) for item in media if not item.is_video])
-    failed = run.over(media, outputs)
-    run.save()
+    run.over(zip(media, outputs, strict=True), len(media))
+    collected.save()
     print(
-        f"{len(run.results)} detections of score >= {args.score_threshold:g} in {len(run.images)} images and frames; "
-        f"pictures, predictions.json and images.json are in {args.output}"
+        f"{len(collected.results)} detections of score >= {args.score_threshold:g} in {len(collected.images)} images "
+        f"and frames; pictures, predictions.json and images.json are in {args.output}"
     )
-    return 1 if failed else 0
+    return 1 if run.failed else 0
 
 
 def _categories(args: argparse.Namespace, *, panoptic: bool) -> tuple[Categories | None, dict[Path, Any]]:
@@ -113,141 +129,124 @@ def _categories(args: argparse.Namespace, *, panoptic: bool) -> tuple[Categories
     return coco_option(args.coco) if args.coco else (class_names_option(args.classes), {})
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """An image, or a frame of a video.
+
+    Args:
+        media, output: what it is from, and where that goes.
+        image: (H, W, 3) uint8, BGR.
+        number, rate: of a video: its place in there, and frames per second.
+    """
+
+    media: Media
+    output: Output
+    image: np.ndarray
+    number: int | None = None
+    rate: Fraction = Fraction(1)
+
+
+_Found = Iterable[tuple[_Frame, dict[str, Any]]]  # with what the model returns
+
+
+@dataclass
 class _Run:
-    """Detections collected over all inputs.
+    """The work on all inputs.
 
     Args:
         predictor: the model.
-        categories: its classes.
-        image_ids: file -> image id of an annotation file.
-        matched: input -> which of these it has; other images get ids of their own.
-        folder: of all outputs.
-        panoptic: classes of a panoptic model.
+        collected: gets its predictions.
+        metadata: for detectron2's visualizers.
+        matched: input -> its image id in an annotation file.
+        new_ids: for other images.
+        failed: inputs that cannot be read, or not as a whole.
     """
 
-    def __init__(
-        self,
-        *,
-        predictor: ImagePredictor,
-        categories: Categories,
-        image_ids: dict[Path, Any],
-        matched: dict[Path, Any],
-        folder: Path,
-        panoptic: PanopticClasses | None = None,
-    ) -> None:
-        self.predictor = predictor
-        self.categories = categories
-        self.image_ids = image_ids
-        self.matched = matched
-        self.folder = folder
-        self.panoptic = panoptic
-        self.metadata = categories.metadata(panoptic)
-        self.panoptic_results: list[dict[str, Any]] = []
-        self.images: list[dict[str, Any]] = []
-        self.results: list[dict[str, Any]] = []
-        self._next_id = 1 + int(max([0, *(x for x in image_ids.values() if isinstance(x, int | float))]))
+    predictor: BatchPredictor
+    collected: CocoOutput
+    metadata: Metadata
+    matched: dict[Path, Any]
+    new_ids: Iterator[int]
+    failed: set[Path] = field(default_factory=set)
 
-    def over(self, media: Sequence[Media], outputs: Sequence[Output]) -> int:
-        """Works on every input, goes on after one that cannot be read, and returns how many of those there were."""
-        failed = 0
-        with tqdm(total=len(media), unit="file", disable=None) as progress:
-            for item, output in zip(media, outputs, strict=True):
-                progress.set_postfix_str(str(item.name))
-                try:
-                    if item.is_video:
-                        self._video(item, output)
-                    else:
-                        self._image(item, output)
-                except _Unreadable as error:
-                    failed += 1
-                    progress.write(f"error: {error}", file=sys.stderr)
-                progress.update()
-        return failed
+    def over(self, planned: Iterable[tuple[Media, Output]], total: int) -> None:
+        """Works on every input, and goes on after one that cannot be read."""
+        frames, ahead = tee(self._read(tqdm(planned, total=total, unit="file", disable=None)))
+        found = zip(frames, self.predictor.outputs(map(self._inputs, ahead)), strict=True)
+        for item, group in groupby(found, key=lambda x: x[0].media):
+            if item.is_video:
+                self._draw_video(group)
+            else:
+                for frame, outputs in group:
+                    write_picture(self.collected.folder / frame.output.picture, self._draw(frame, outputs))
 
-    def save(self) -> None:
-        """Writes predictions.json (COCO results), images.json (what their ids mean), and panoptic.json."""
-        write_json(self.folder / PREDICTIONS, self.results)
-        described = {"images": self.images, "categories": self.categories.to_json()}
-        write_json(self.folder / IMAGES, described)
-        if self.panoptic is not None:
-            categories = [
-                {**category, "isthing": int(self.panoptic.is_thing(row))}
-                for row, category in enumerate(self.categories.to_json())
-            ]
-            content = {"images": self.images, "annotations": self.panoptic_results, "categories": categories}
-            write_json(self.folder / PANOPTIC, content)
-
-    def _image(self, item: Media, output: Output) -> None:
-        try:
-            image = read_image(item.path, "BGR")
-        except (FileNotFoundError, ValueError) as error:  # a link to nowhere is found, but cannot be read
-            raise _Unreadable(str(error)) from error
-        outputs = self._outputs(item, image)
-        self._add(item, outputs, {"picture": output.picture.as_posix()}, output.map)
-        visualizer = Visualizer(image[:, :, ::-1], self.metadata)
-        if self.panoptic is None:
-            drawn = visualizer.draw_instance_predictions(self.predictor.instances(outputs))
-        else:
-            drawn = visualizer.draw_panoptic_seg(outputs["panoptic_seg"][0].cpu(), outputs["panoptic_seg"][1])
-        write_picture(self.folder / output.picture, drawn.get_image())
-
-    def _video(self, item: Media, output: Output) -> None:
-        visualizer = VideoVisualizer(self.metadata)
-        try:
-            reader = VideoReader(item.path)
-        except ValueError as error:
-            raise _Unreadable(str(error)) from error
-        with ExitStack() as stack:
-            writer: VideoWriter | None = None
-            frames = tqdm(_readable(reader), total=len(reader) or None, unit="frame", leave=False, disable=None)
-            for frame in frames:
-                if writer is None:  # of the size that frames really have
-                    writer = stack.enter_context(self._writer(output, reader.fps, frame))
-                outputs = self._outputs(item, frame)
-                more = {"picture": output.picture.as_posix(), "frame": reader.position}
-                self._add(item, outputs, more, output.map and frame_name(output.map, reader.position))
-                if self.panoptic is None:
-                    drawn = visualizer.draw_instance_predictions(frame[:, :, ::-1], self.predictor.instances(outputs))
+    def _read(self, planned: tqdm) -> Iterator[_Frame]:
+        for item, output in planned:
+            planned.set_postfix_str(str(item.name))
+            try:
+                if item.is_video:
+                    yield from self._read_video(item, output)
                 else:
-                    segment_map, segments = outputs["panoptic_seg"]
-                    drawn = visualizer.draw_panoptic_seg_predictions(frame[:, :, ::-1], segment_map.cpu(), segments)
-                writer.write(drawn.get_image()[:, :, ::-1])
+                    yield _Frame(item, output, read_image(item.path, "BGR"))
+            except (FileNotFoundError, ValueError) as error:  # a link to nowhere is found, but cannot be read
+                self._fail(item, error)
+
+    def _read_video(self, item: Media, output: Output) -> Iterator[_Frame]:
+        reader = VideoReader(item.path)
+        for image in tqdm(reader, total=len(reader) or None, unit="frame", leave=False, disable=None):
+            if item.path in self.failed:  # it cannot be written
+                return
+            yield _Frame(item, output, image, reader.position, reader.rate)
         if (loss := reader.loss()) is not None:
-            raise _Unreadable(loss)
+            raise ValueError(loss)
 
-    def _outputs(self, item: Media, image_bgr: np.ndarray) -> dict[str, Any]:
-        with naming_image({"file_name": str(item.path)}):
-            return self.predictor.outputs(image_bgr)
+    def _inputs(self, frame: _Frame) -> dict[str, Any]:
+        name = {"file_name": str(frame.media.path)}
+        with naming_image(name):
+            return self.predictor.predictor.inputs(frame.image) | name
 
-    def _writer(self, output: Output, fps: float, frame: np.ndarray) -> VideoWriter:
-        try:
-            return VideoWriter(self.folder / output.picture, fps=fps, size=(frame.shape[1], frame.shape[0]))
-        except ValueError as error:  # of a size or rate that the codec does not take
-            raise _Unreadable(str(error)) from error
+    def _fail(self, item: Media, error: Exception) -> None:
+        self.failed.add(item.path)
+        tqdm.write(f"error: {error}", file=sys.stderr)
 
-    def _add(self, item: Media, outputs: dict[str, Any], more: dict[str, Any], name: Path | None) -> None:
-        """Keeps the detections of an image or frame; a panoptic map goes into panoptic/ under `name`."""
-        instances = self.predictor.instances(outputs)
-        image_id = self.matched.get(item.path)
-        if image_id is None:
-            image_id, self._next_id = self._next_id, self._next_id + 1
-        height, width = instances.image_size
-        self.images.append({"id": image_id, "file_name": str(item.path), "height": height, "width": width, **more})
-        self.results += coco_results(instances, image_id, self.categories)
-        if self.panoptic is not None and name is not None:
-            picture, result = panoptic_result(
-                outputs["panoptic_seg"], image_id, name.as_posix(), self.categories, self.panoptic
-            )
-            self.panoptic_results.append(result)
-            write_picture(self.folder / MAPS / name, picture)
+    def _draw_video(self, found: _Found) -> None:
+        tracker = VideoVisualizer(self.metadata)
+        with ExitStack() as stack:
+            write: Write | None = None
+            for frame, outputs in found:
+                if write is None:  # of the size that frames really have
+                    path, size = self.collected.folder / frame.output.picture, frame.image.shape[1::-1]
+                    try:
+                        write = stack.enter_context(new_video(path, rate=frame.rate, size=size))
+                    except ValueError as error:  # of a size or rate that the codec does not take
+                        self._fail(frame.media, error)
+                        return
+                write(self._draw(frame, outputs, tracker)[:, :, ::-1])
 
+    def _draw(self, frame: _Frame, outputs: dict[str, Any], tracker: VideoVisualizer | None = None) -> np.ndarray:
+        """Keeps what the model has found, and draws it; (H, W, 3) uint8, RGB."""
+        image_id = self.matched.get(frame.media.path)
+        image = {"id": next(self.new_ids) if image_id is None else image_id, "file_name": str(frame.media.path)}
+        image |= {"height": frame.image.shape[0], "width": frame.image.shape[1]}
+        image |= {"picture": frame.output.picture.as_posix()}
+        map_name = frame.output.map
+        if frame.number is not None:
+            image["frame"] = frame.number
+            map_name = map_name and frame_name(map_name, frame.number)
+        self.collected.add(image, outputs, map_name)
 
-class _Unreadable(Exception):
-    """One of the inputs is broken, or a part of it; the others are worked on."""
-
-
-def _readable(reader: VideoReader) -> Iterator[np.ndarray]:
-    try:
-        yield from reader
-    except ValueError as error:
-        raise _Unreadable(str(error)) from error
+        image_rgb = frame.image[:, :, ::-1]
+        visualizer = Visualizer(image_rgb, self.metadata)
+        if self.collected.panoptic is not None:
+            segment_map, segments = outputs["panoptic_seg"]
+            segment_map = segment_map.cpu()
+            if tracker is None:
+                drawn = visualizer.draw_panoptic_seg(segment_map, segments)
+            else:
+                drawn = tracker.draw_panoptic_seg_predictions(image_rgb, segment_map, segments)
+        elif tracker is None:
+            drawn = visualizer.draw_instance_predictions(outputs["instances"])
+        else:
+            drawn = tracker.draw_instance_predictions(image_rgb, outputs["instances"])
+        picture: np.ndarray = drawn.get_image()
+        return picture

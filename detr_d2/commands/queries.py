@@ -9,23 +9,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..cli import quiet_libraries
 from ..data import read_image
-from ..experiments.quiet import quiet_libraries
 from ..files import write_json
 from ..prediction.predictor import ImagePredictor
-from ..visualization.inspection import (
-    add_config_options,
-    add_data_options,
-    add_output_options,
-    find_dataset,
-    load_detr,
-    prepare_outputs,
-    read_detr_config,
-    take_images,
+from ..visualization.queries import (
+    SMALL_AREA,
+    collect_queries,
+    save_query_boxes,
+    save_query_classes,
+    summarise_queries,
 )
-from ..visualization.queries import SMALL_AREA, collect_queries, summarise_queries
-from ..visualization.query_pictures import save_query_boxes, save_query_classes
-from ._run import ends_with_its_folders
+from ._options import add_detr_options, check_numbers
+from ._run import find_images, load_detr, prepare_outputs, read_detr_config
 
 FILES = ("query_boxes.png", "query_classes.png", "queries.json")
 
@@ -38,7 +34,6 @@ def build_parser() -> argparse.ArgumentParser:
         "each; green small, red large and horizontal, blue large and vertical), which classes, how often it fires.",
     )
     parser.add_argument("--weights", metavar="FILE", help="trained model (default: MODEL.WEIGHTS of the config)")
-    add_data_options(parser)
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="a query fires at this score")
     parser.add_argument(
         "--show", type=int, default=20, metavar="N", help="draw the N queries that fire most often (default: 20)"
@@ -47,29 +42,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--small-area", type=float, default=SMALL_AREA, metavar="A", help="boxes of fewer square pixels are small "
         "(default: COCO's %(default)g)"
     )  # fmt: skip
-    add_output_options(parser)
-    add_config_options(parser)
+    add_detr_options(parser, data=True)
     return parser
 
 
-@ends_with_its_folders
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes two PNGs and a JSON file."""
     args = build_parser().parse_args(argv)
     quiet_libraries()
-    if not 0 <= args.score_threshold <= 1:
-        raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
-    if args.show < 1:
-        raise ValueError(f"--show is {args.show}, expected 1 or more")
-    paths = prepare_outputs(args.output, FILES, overwrite=args.overwrite)
-    cfg = read_detr_config(args.config_file, args.opts, args.imports)
-    if cfg.MODEL.DETR.TRANSFORMER.TWO_STAGE:
+    check_numbers(args)
+    paths = prepare_outputs(args, FILES)
+    cfg = read_detr_config(args)
+    if cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE:
         raise ValueError(
-            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.TWO_STAGE), whose queries stand at "
-            "proposals that differ from image to image; give a model without two stages"
+            f"{args.config_file} is a two-stage model (MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE), whose queries "
+            "stand at proposals that differ from image to image; give a model without two stages"
         )
-    dataset, given = find_dataset(cfg, args.dataset, args.coco)
-    records = take_images(dataset, args.limit)
+    dataset, given, records = find_images(cfg, args)
     model, categories = load_detr(cfg, args.weights or cfg.MODEL.WEIGHTS, given)
     predictor = ImagePredictor(cfg, model=model)
     predictions = collect_queries(model, _inputs(predictor, records))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..data.checks.records import json_id
-from .data import GroundTruth
+from ..evaluation.arrays import GroundTruth
 from .found.cache import CHUNK, CandidateCache
 from .found.nms import Candidates, nms_order, scale_to_image
 from .records import Boxes, GalleryImage, ShippedSettings

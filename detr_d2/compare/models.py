@@ -18,11 +18,11 @@ from ..class_names import listed, match_classes
 from ..data import register_datasets
 from ..files import file_hash
 from ..modeling import build_model
+from ..prediction import Categories, ImagePredictor
 from ..prediction.detector_keys import get_num_classes, set_num_classes
-from ..prediction.predictor import Categories, ImagePredictor
 from ..prediction.trained_model import load_trained_model
 from .found.cache import combined_hash, config_hash
-from .found.nms_keys import family_of, shipped_settings, without_nms
+from .found.nms import family_of, shipped_settings, without_nms
 from .records import ModelComparison
 from .results import RunResult
 from .training_facts import TrainingFacts, training_facts

@@ -1,4 +1,4 @@
-"""Records of `compare_results` to JSON and back."""
+"""Records, which are dataclasses, as JSON files and back."""
 
 from __future__ import annotations
 
@@ -9,21 +9,33 @@ import types
 import typing
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..files import write_json
-from .records import COMPARISON_FORMAT, Comparison
 
 _NAN = float("nan")
+_Record = TypeVar("_Record")
 
 
-def save_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
-    """Writes the file; it appears whole or not at all."""
-    write_json(path, {"format": COMPARISON_FORMAT, **to_json(comparison)})
+def save_record(record: Any, path: str | os.PathLike[str], *, version: int) -> None:
+    """Writes a file; it appears whole or not at all.
+
+    Args:
+        record: dataclass.
+        path: of the file.
+        version: of its layout.
+    """
+    write_json(path, {"format": version, **to_json(record)})
 
 
-def load_comparison(path: str | os.PathLike[str]) -> Comparison:
-    """Reads a file written by `save_comparison`.
+def load_record(kind: type[_Record], path: str | os.PathLike[str], *, version: int, what: str, cure: str) -> _Record:
+    """Reads a file written by `save_record`.
+
+    Args:
+        kind: of the record.
+        path: of the file.
+        version: of the layout that is expected.
+        what: such a file is, and `cure` how one comes by another, for messages.
 
     Raises:
         ValueError: it is not such a file; names the file and the key.
@@ -31,14 +43,11 @@ def load_comparison(path: str | os.PathLike[str]) -> Comparison:
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or of nesting
-        raise ValueError(f"{path} is not a result of `compare`: {error}") from error
-    if not isinstance(values, dict) or values.pop("format", None) != COMPARISON_FORMAT:
-        raise ValueError(f"{path} is not a result of `compare` in format {COMPARISON_FORMAT}; make it again")
-    try:
-        return from_json(Comparison, values)
-    except _Mismatch as error:
-        raise ValueError(f"{path} is not a result of `compare`: {error}") from error
+        if not isinstance(values, dict) or values.pop("format", None) != version:
+            raise _Mismatch(f"its format is not {version}")
+        return from_json(kind, values)
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of nesting, or a mismatch
+        raise ValueError(f"{path} is not {what}: {error}; {cure}") from error
 
 
 def to_json(value: Any) -> Any:

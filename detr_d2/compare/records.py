@@ -1,67 +1,27 @@
 """What `python -m detr_d2 compare` measures, as records: the schema of its `results.json`.
 
-`Comparison` is the whole file; the figures of a model are in `compare_figures`, `cost_figures` and `mask_records`, and
-can be imported from here. AP, AR, recall and precision are on the 0-100 scale, times in milliseconds, boxes xyxy in
-pixels of the original image, IoU and scores 0-1. What was not measured, or cannot be (no object of a class), is NaN in
-Python and null in the file; a part that does not apply to a model is None and null. `compare_json` reads and writes it.
+`Comparison` is the whole file; the figures of a model are in `figures` and `set_figures`. AP, AR, recall and precision
+are on the 0-100 scale, times in milliseconds, boxes xyxy in pixels of the original image, IoU and scores 0-1. What was
+not measured, or cannot be (no object of a class), is NaN in Python and null in the file; a part that does not apply to
+a model is None and null.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from .cost.cost_figures import Cost, StageLatency, Throughput
-from .figures import (
-    ClassMetrics,
-    CocoMetrics,
-    CountGroup,
-    Counting,
-    CrowdingBin,
-    Duplicates,
-    ErrorKind,
-    Interval,
-    NmsPoint,
-    PrecisionRecall,
-    QueryGroup,
-    QueryLimit,
-)
-from .measure.mask_records import MaskMetrics, PanopticMetrics
+from .figures import CocoMetrics, Cost, ErrorKind, Interval, MaskMetrics, PanopticMetrics, PrecisionRecall
+from .record_files import load_record, save_record
 from .results import RunResult
-
-__all__ = [
-    "COMPARISON_FORMAT",
-    "Boxes",
-    "ClassMetrics",
-    "CocoMetrics",
-    "Comparison",
-    "Cost",
-    "CountGroup",
-    "Counting",
-    "CrashedImage",
-    "CrowdingBin",
-    "DatasetSummary",
-    "Difference",
-    "Duplicates",
-    "ErrorKind",
-    "GalleryImage",
-    "Interval",
-    "MaskMetrics",
-    "ModelComparison",
-    "NmsPoint",
-    "PanopticMetrics",
-    "PrecisionRecall",
-    "QueryGroup",
-    "QueryLimit",
-    "ShippedSettings",
-    "StageLatency",
-    "Throughput",
-]
+from .set_figures import Counting, CrowdingBin, Duplicates, NmsPoint, QueryLimit
 
 COMPARISON_FORMAT = 1
 """Version of the file layout; a file of another version is refused."""
 
-_NAN = float("nan")
+UNLIMITED = 10**6
+"""Detections of an image, of a model without a limit. Not -1: RetinaNet would drop the last detection."""
 
 
 @dataclass(frozen=True)
@@ -266,3 +226,18 @@ class Comparison:
     command: str = ""
     created: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+def save_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """Writes the file; it appears whole or not at all."""
+    save_record(comparison, path, version=COMPARISON_FORMAT)
+
+
+def load_comparison(path: str | os.PathLike[str]) -> Comparison:
+    """Reads a file written by `save_comparison`.
+
+    Raises:
+        ValueError: it is not such a file; names the file and the key.
+        OSError: it cannot be read.
+    """
+    return load_record(Comparison, path, version=COMPARISON_FORMAT, what="a result of `compare`", cure="make it again")

@@ -6,15 +6,15 @@ null in the file.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..files import write_json
+from tabulate import tabulate
+
+from .record_files import load_record, save_record
 
 FORMAT = 1
 """Version of the file layout; a file of another version is refused."""
@@ -60,7 +60,7 @@ class RunResult:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record as JSON; the file appears whole or not at all."""
-        write_json(path, {"format": FORMAT, **_nan_to_none(asdict(self))})
+        save_record(self, path, version=FORMAT)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RunResult:
@@ -69,17 +69,7 @@ class RunResult:
         Raises:
             ValueError: the file is not such a record, naming the file and the key.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or of nesting
-            raise ValueError(f"{path} is not a result file: {error}; delete it and run again") from error
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ValueError(f"{path} is not a result file of format {FORMAT}; delete it and run again")
-        known = {f.name: f for f in fields(cls)}
-        wrong = sorted(set(values) ^ set(known))
-        if wrong:
-            raise ValueError(f"{path} has unknown or missing keys {wrong}; delete it and run again")
-        return cls(**_none_to_nan(values))
+        return load_record(cls, path, version=FORMAT, what="a result file", cure="delete it and run again")
 
 
 def bbox_metrics(metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -99,9 +89,6 @@ def bbox_metrics(metrics: Mapping[str, float]) -> dict[str, Any]:
 SEGMENTATION_FIGURES = ("mask AP", "mask AP50", "PQ")
 """Keys of `RunResult.extra` that the table shows where a result has them, 0-100."""
 
-_COLUMNS = ("model", "AP", "AP50", "AP75")
-_MORE_COLUMNS = ("parameters", "iterations", "training", "ms/image")
-
 
 def results_table(results: Sequence[RunResult], *, markdown: bool = False) -> str:
     """Render results as one table, a line per run.
@@ -111,31 +98,23 @@ def results_table(results: Sequence[RunResult], *, markdown: bool = False) -> st
         markdown: pipes for a page; default: aligned columns for a terminal.
     """
     masks = [name for name in SEGMENTATION_FIGURES if any(name in result.extra for result in results)]
-    rows = [(*_COLUMNS, *masks, *_MORE_COLUMNS), *(_cells(result, masks) for result in results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    first, *others = zip(*rows, strict=True)  # columns: names to the left, numbers to the right
-    columns = [[cell.ljust(widths[0]) for cell in first]]
-    columns += [[cell.rjust(w) for cell in column] for column, w in zip(others, widths[1:], strict=True)]
-    padded = list(zip(*columns, strict=True))
-    if markdown:
-        rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-        return "\n".join("| " + " | ".join(row) + " |" for row in [padded[0], rule, *padded[1:]])
-    rule = ["-" * w for w in widths]
-    return "\n".join("  ".join(row).rstrip() for row in [padded[0], rule, *padded[1:]])
-
-
-def _cells(result: RunResult, masks: Sequence[str]) -> tuple[str, ...]:
-    return (
-        result.model,
-        _number(result.ap),
-        _number(result.ap50),
-        _number(result.ap75),
-        *(_number(result.extra.get(name, _NAN)) for name in masks),
-        f"{result.parameters / 1e6:.1f} M",
-        f"{result.iterations:,}",
-        minutes(result.train_seconds),
-        _number(result.inference_ms),
-    )
+    rows = [
+        {
+            "model": x.model,
+            "AP": _number(x.ap),
+            "AP50": _number(x.ap50),
+            "AP75": _number(x.ap75),
+            **{name: _number(x.extra.get(name, _NAN)) for name in masks},
+            "parameters": f"{x.parameters / 1e6:.1f} M",
+            "iterations": f"{x.iterations:,}",
+            "training": minutes(x.train_seconds),
+            "ms/image": _number(x.inference_ms),
+        }
+        for x in results
+    ]
+    alignment = ("left", *["right"] * (len(masks) + 7))
+    form = "pipe" if markdown else "simple"
+    return tabulate(rows, headers="keys", tablefmt=form, colalign=alignment, disable_numparse=True)
 
 
 def minutes(seconds: float) -> str:
@@ -148,17 +127,3 @@ def minutes(seconds: float) -> str:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}"
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _none_to_nan(values: dict[str, Any]) -> dict[str, Any]:
-    per_class = {name: _NAN if value is None else value for name, value in values["per_class"].items()}
-    top_level = {key: _NAN if value is None else value for key, value in values.items()}
-    return {**top_level, "per_class": per_class}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -13,27 +13,26 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.image_errors import another_size
+from ..evaluation.arrays import GroundTruth
+from ..evaluation.ground_truth import MaskTruth, load_mask_truth
+from ..evaluation.panoptic import is_panoptic
+from ..prediction import Categories
 from ..prediction.detector_keys import get_num_classes, set_num_classes
-from ..prediction.predictor import Categories
-from .cost.cost import CostSettings, measure_costs
+from .cost.cost import Costs, CostSettings, measure_costs
 from .cost.timing import machine_info
-from .data import GroundTruth
 from .found.boxes import collect
 from .found.cache import CandidateCache, combined_hash, config_hash, forget_predictions, remembered
 from .found.masks import SegmentationCache, collect_masks
-from .found.nms import Candidates
-from .found.nms_keys import predicts_masks
+from .found.nms import Candidates, OfflineNms, predicts_masks
 from .gallery_data import candidates_of_image, disagreement, gallery_image, pick_images, shown_detections
-from .mask_truth import MaskTruth, load_mask_truth
 from .measure.everything import Measured, measure, num_steps
 from .measure.intervals import METRICS, difference, image_draws
-from .measure.panoptic import is_panoptic
-from .measure.segmentation_figures import segmentation_figures
 from .models import Contestant, map_classes, unnamed
 from .record_files import to_json
-from .records import Cost, Difference, GalleryImage, ModelComparison
+from .records import Difference, GalleryImage, ModelComparison
+from .segmentation import segmentation_figures
 
-MEASURE_VERSION = 6
+MEASURE_VERSION = 7
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -53,43 +52,53 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class _Costs:
-    costs: dict[str, Cost]
-    notes: list[str]
-    differences: list[Difference]
+class Plan:
+    """What to compare on, and how.
+
+    Args:
+        dataset: registered name.
+        output: folder for results.json, which is written after every model.
+        settings: of the measures.
+        device: "cpu" or "cuda".
+        command: that the reader of the report can repeat.
+        limit: the first N images only; None for all.
+        cache: folder for what models said; default: "cache" in `output`.
+        fresh: run the models again even if the cache knows them.
+        imports: modules and .py files that have been imported because they register parts of the models.
+        options: to be written down beside the results.
+    """
+
+    dataset: str
+    output: Path
+    settings: Settings
+    device: str
+    command: str
+    limit: int | None = None
+    cache: Path | None = None
+    fresh: bool = False
+    imports: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ComparisonRun:
     """Runs and measures models one after the other.
 
     Args:
+        plan: what to compare on, and how.
         ground_truth: of the images that are used.
         dataset_fingerprint: of the whole dataset.
-        cache: folder for what models said and what was computed from it.
-        settings: see there.
         versions: package -> version, part of what predictions depend on.
-        imports: modules and files that register parts of the models.
-        fresh: forget what the cache holds of these models.
     """
 
     def __init__(
-        self,
-        *,
-        ground_truth: GroundTruth,
-        dataset_fingerprint: str,
-        cache: Path,
-        settings: Settings,
-        versions: Mapping[str, str],
-        imports: Sequence[str] = (),
-        fresh: bool = False,
+        self, plan: Plan, ground_truth: GroundTruth, *, dataset_fingerprint: str, versions: Mapping[str, str]
     ) -> None:
+        self.plan = plan
+        self.settings = plan.settings
         self.ground_truth = ground_truth
-        self.cache = cache
-        self.settings = settings
+        self.cache = plan.cache or plan.output / "cache"
         self._fingerprint = dataset_fingerprint
         self._versions = dict(versions)
-        self._imports = imports
-        self._fresh = fresh
         self._finished: list[tuple[Contestant, Measured]] = []
 
     def model(self, contestant: Contestant) -> ModelComparison:
@@ -108,7 +117,7 @@ class ComparisonRun:
 
     def _model(self, contestant: Contestant, identity: ModelComparison) -> Measured:
         folder = self._folder(contestant)
-        if self._fresh:
+        if self.plan.fresh:
             forget_predictions(folder)
         what = {
             "version": MEASURE_VERSION,
@@ -140,12 +149,13 @@ class ComparisonRun:
             segmented = self._with_masks(contestant, segmented, class_map, classes, folder)
         identity = segmented
         assert identity.shipped is not None
-        with _bar(f"{identity.label}: figures", num_steps(identity.shipped, len(found.layers)), "step") as bar:
+        limit = identity.shipped.max_detections
+        layers = [OfflineNms(images, limit=limit, class_map=class_map) for images in found.layers]
+        with _bar(f"{identity.label}: figures", num_steps(identity.shipped, len(layers)), "step") as bar:
             return measure(
-                identity,
+                replace(identity, crashed_images=found.crashed),
                 self.ground_truth,
-                found,
-                class_map,
+                layers,
                 image_draws(len(self.ground_truth), self.settings.resamples),
                 score_threshold=self.settings.score_threshold,
                 progress=bar.update,
@@ -207,14 +217,11 @@ class ComparisonRun:
                 detections[record.label] = shown_detections(candidates, record.shipped, class_map)
         return gallery_image(self.ground_truth, index, spread, detections)
 
-    def add_costs(
-        self, records: Sequence[ModelComparison], device: str
-    ) -> tuple[list[ModelComparison], list[Difference]]:
+    def add_costs(self, records: Sequence[ModelComparison]) -> tuple[list[ModelComparison], list[Difference]]:
         """The records with the cost of those models that did not fail, all timed in turn, and differences in time.
 
         Args:
             records: what `model` returned.
-            device: "cpu" or "cuda".
         """
         if self.settings.cost is None or not self._finished:
             return list(records), []
@@ -223,13 +230,13 @@ class ComparisonRun:
             "models": [(x.spec.label, self._folder(x).name, m.record.config_sha256) for x, m in self._finished],
             "files": self.ground_truth.file_names[: self.settings.cost.images],
             "settings": asdict(self.settings.cost),
-            "machine": machine_info(device),
+            "machine": machine_info(self.plan.device),
         }
         path = self.cache / f"costs-{combined_hash(what)}.json"
-        if self._fresh:
+        if self.plan.fresh:
             path.unlink(missing_ok=True)
         try:
-            found = remembered(path, _Costs, self._costs)
+            found = remembered(path, Costs, self._costs)
         except Exception as error:  # all else is measured, and must not be lost with it
             note = (
                 f"the cost of the models could not be measured ({type(error).__name__}: {' '.join(str(error).split())})"
@@ -237,7 +244,7 @@ class ComparisonRun:
             return [x if x.failed else replace(x, notes=[*x.notes, note]) for x in records], []
         return [_with_cost(x, found) for x in records], found.differences
 
-    def _costs(self) -> _Costs:
+    def _costs(self) -> Costs:
         settings = self.settings.cost
         assert settings is not None
         loaded = {x.spec.label: x.load(nms=True, class_names=self.ground_truth.class_names) for x, _ in self._finished}
@@ -252,8 +259,7 @@ class ComparisonRun:
         files = [name for name in self.ground_truth.file_names if name not in crashed]
         predictors = {label: predictor for label, (predictor, _) in loaded.items()}
         with _bar("cost, the models in turn", settings.num_steps(len(predictors)), "step") as bar:
-            measured = measure_costs(predictors, configs, files, settings, imports=self._imports, progress=bar.update)
-        return _Costs(*measured)
+            return measure_costs(predictors, configs, files, settings, imports=self.plan.imports, progress=bar.update)
 
 
 def require_sizes(images: Sequence[Candidates], truth: GroundTruth) -> None:
@@ -271,7 +277,7 @@ def _is_complete(measured: Measured) -> bool:
     return not (record.crashed_images or any(x.failed_images for x in segmented))
 
 
-def _with_cost(record: ModelComparison, found: _Costs) -> ModelComparison:
+def _with_cost(record: ModelComparison, found: Costs) -> ModelComparison:
     cost = found.costs.get(record.label)
     if cost is None:
         return record

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.reading.safe_read import read_checkpoint
+from ..checkpoint.reading.open import read_checkpoint
 from ..config_file import load_config_file
 from .results import RunResult
 

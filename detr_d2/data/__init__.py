@@ -1,13 +1,13 @@
 """Data: COCO files of one's own, checks before training, DETR's mapper, numbered draws, and the shapes dataset."""
 
+from .augmentation import build_detr_augmentation, build_resize
 from .checks.datasets import DatasetReport, check_datasets, check_order_of_classes, check_test_images
 from .checks.images import check_images, tell_of_images
-from .dataset_mapper import DetrDatasetMapper, build_detr_augmentation
+from .dataset_mapper import DetrDatasetMapper
 from .images import read_image
 from .loader import build_detr_train_loader, uses_detr_augmentation
 from .panoptic.registration import register_coco_panoptic
 from .registration import category_ids, register_coco, register_datasets, resolve_num_classes
-from .resize import build_resize
 from .stock_mapper import build_stock_mapper
 
 __all__ = [

@@ -23,51 +23,15 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
 
 from ..panoptic_classes import PanopticClasses
-from .appearance import RandomTranspose, color_jitter
+from .augmentation import build_detr_augmentation, build_test_augmentation
 from .coco.json_values import flag, plain_value
 from .coco.mask_faults import compressed_rle, mask_fault
 from .image_errors import naming_image
 from .images import read_image, read_labels, read_pillow
 from .panoptic.targets import panoptic_annotations
 from .pillow_input import PillowInput, blank_array, can_stay_in_pillow, image_tensor
-from .resize import build_resize, build_test_augmentation
 
 _MIN_SIDE = 1e-5  # pixels; an augmented box with a shorter side has no area (detectron2's own threshold)
-
-
-def build_detr_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
-    """DETR's training augmentation: flip, then in half of the cases a resize and a crop, then the multi-scale resize.
-
-    Sizes come from `INPUT.{RANDOM_FLIP,DETR_MIN_SIZES,CROP,MIN_SIZE_TRAIN,MAX_SIZE_TRAIN}`, their rounding from
-    `INPUT.RESIZE_ROUNDING`. The resize before the crop has no limit on the long side; a crop larger than the image
-    takes all of it. `INPUT.RANDOM_TRANSPOSE`, after the flip, and `INPUT.COLOR_JITTER`, at the end, are off in DETR's
-    recipe.
-
-    Raises:
-        ValueError: for an unknown rounding or flip, a jitter outside 0 to 1 or of images that are not RGB or BGR.
-    """
-    rounding = cfg.INPUT.RESIZE_ROUNDING
-    augmentations: list[T.Augmentation] = _flips(cfg.INPUT.RANDOM_FLIP)
-    if cfg.INPUT.RANDOM_TRANSPOSE:
-        augmentations.append(RandomTranspose())
-    if cfg.INPUT.CROP.ENABLED:
-        enlarge = build_resize(list(cfg.INPUT.DETR_MIN_SIZES), sample_style="choice", rounding=rounding)
-        crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
-        augmentations.append(T.RandomApply(T.AugmentationList([enlarge, crop]), prob=0.5))
-    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    augmentations.append(build_resize(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling, rounding=rounding))
-    return augmentations + color_jitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT)
-
-
-def _flips(directions: str) -> list[T.Augmentation]:
-    if directions not in ("none", "horizontal", "vertical", "both"):
-        raise ValueError(f'INPUT.RANDOM_FLIP must be "none", "horizontal", "vertical" or "both", but is {directions!r}')
-    flips: list[T.Augmentation] = []
-    if directions in ("horizontal", "both"):
-        flips.append(T.RandomFlip(horizontal=True, vertical=False))
-    if directions in ("vertical", "both"):
-        flips.append(T.RandomFlip(horizontal=False, vertical=True))
-    return flips
 
 
 class DetrDatasetMapper:

@@ -10,9 +10,8 @@ from typing import Any
 import PIL
 from PIL import UnidentifiedImageError
 
+from ..files import other_kind
 from .checks.missing_files import broken_link
-
-_LFS_POINTER = b"version https://git-lfs.github.com"
 
 IMAGE_FILE = "image file"
 
@@ -75,14 +74,11 @@ def naming_image(record: dict[str, Any]) -> Iterator[None]:
 
 def _reason(file_name: str | os.PathLike[str], error: Exception) -> str:
     """Why a file is no image, as far as that can be seen."""
-    start = None
     if os.path.isfile(file_name):
         with open(file_name, "rb") as file:
-            start = file.read(len(_LFS_POINTER))
-    if start == b"":
-        return "it is empty"
-    if start == _LFS_POINTER:
-        return "it is a pointer of Git LFS, whose content `git lfs pull` fetches"
+            start = file.read(64)
+        if not start or other_kind(start):
+            return f"it is {other_kind(start) or 'empty'}"
     if os.path.isdir(file_name):
         return "it is a folder"
     if isinstance(error, UnidentifiedImageError):

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset
 
-from .checks.training_records import training_records
 from .coco.json_values import shown
+from .coco.mask_faults import mask_fault
 from .dataset_mapper import DetrDatasetMapper
 from .draws import NumberedDataset, NumberedSampler, seeded_numpy
+from .registration import is_coco_file, is_panoptic, require_registered
 
 Mapper = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 
@@ -82,6 +83,41 @@ def build_detr_train_loader(
         aspect_ratio_grouping=False,  # the sampler has grouped already
         num_workers=parts["num_workers"],
     )
+
+
+def training_records(cfg: CfgNode) -> Any:
+    """The dataset of `DATASETS.TRAIN`, as detectron2's loader makes it.
+
+    With `MODEL.MASK_ON`, annotations without a mask that can be used are left out, and the images that lose all of them
+    if `FILTER_EMPTY_ANNOTATIONS`; the checks before the first step have counted them. The masks of a panoptic model
+    come from its PNGs instead.
+    """
+    require_registered(cfg.DATASETS.TRAIN)
+    records = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    if not cfg.MODEL.MASK_ON or is_panoptic(cfg) or not isinstance(records, list):
+        return records
+    looked_at = all(is_coco_file(name) for name in cfg.DATASETS.TRAIN)  # their dicts hold good masks only
+    keep_images = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS or "Weighted" in cfg.DATALOADER.SAMPLER_TRAIN
+    found = []
+    for record in records:
+        annotations = record.get("annotations", [])
+        kept = [x for x in annotations if x.get("iscrowd", 0) or _has_mask(x, record, looked_at)]
+        if len(kept) == len(annotations):  # what users' functions return is never changed
+            found.append(record)
+        elif keep_images or any(not x.get("iscrowd", 0) for x in kept):
+            found.append({**record, "annotations": kept})
+    return found
+
+
+def _has_mask(annotation: dict[str, Any], record: dict[str, Any], looked_at: bool) -> bool:
+    if looked_at:
+        return "segmentation" in annotation
+    return not mask_fault(annotation.get("segmentation"), record.get("width", 0), record.get("height", 0))
 
 
 def _require_file_names(records: Iterable[dict[str, Any]]) -> None:

@@ -15,8 +15,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 from torch import Tensor
 
-from .appearance import RandomTranspose, Transpose
-from .resize import AuthorsResize
+from .augmentation import AuthorsResize, RandomTranspose, Transpose
 
 # Augmentations that look at nothing but the size of an image. A subclass may look at more. With one that looks at
 # pixels, as those of INPUT.COLOR_JITTER, images are arrays from the beginning, which takes twice the time.

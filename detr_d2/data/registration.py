@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..panoptic_classes import PanopticClasses
 from .checks.record_table import table_of_dicts
 from .checks.records import registered_records
 from .coco.annotation_table import AnnotationTable, read_coco_table
-from .coco.dataset import CocoDataset, coco_dataset
+from .coco.dataset import CocoDataset, coco_dataset, is_registered
 from .coco.json_file import absolute
 from .panoptic.registration import register_coco_panoptic
 from .panoptic.targets import segment_annotations
@@ -49,20 +48,13 @@ def register_coco(spec: str) -> str:
         ValueError: if the spec, the file or the folder is wrong, or NAME stands for other data already.
     """
     name, json_file, image_root = _parse_spec(spec)
-    if name in DatasetCatalog:
-        registered = MetadataCatalog.get(name)
-        if (registered.get("json_file"), registered.get("image_root")) == (json_file, image_root):
-            return name
-        raise ValueError(
-            f"--coco {spec}: the name {name} is taken by "
-            f"{registered.get('json_file', 'another dataset')}:{registered.get('image_root', '')}; choose another name"
-        )
-    if "://" not in image_root and not os.path.isdir(image_root):
-        raise ValueError(f"--coco {spec}: there is no folder {image_root}; expected the folder that holds the images")
+    sources = {"json_file": json_file, "image_root": image_root}
+    if is_registered(name, sources, f"--coco {spec}"):
+        return name
     dataset = CocoDataset(name, json_file, image_root, cure="check the path given to --coco")
     table = read_coco_table(json_file, dataset.cure)
     DatasetCatalog.register(name, dataset)
-    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    MetadataCatalog.get(name).set(**sources, evaluator_type="coco")
     dataset.set_classes(table.class_names.tolist(), table.class_ids.tolist())
     return name
 
@@ -207,7 +199,7 @@ def resolve_num_classes(cfg: CfgNode) -> CfgNode:
     The data are `DATASETS.TRAIN`, or `DATASETS.TEST` if that is empty. Without either nothing changes.
 
     Args:
-        cfg: the config; changed in place, and frozen afterwards if it was before.
+        cfg: the config; changed in place, also where it is frozen.
 
     Returns:
         The same config.
@@ -235,15 +227,11 @@ def resolve_num_classes(cfg: CfgNode) -> CfgNode:
         if key is not None and _get(cfg, key) == 0:
             raise ValueError(f"dataset {first} does not say its classes: set {key}, or thing_classes in its metadata")
         return cfg
-    frozen = cfg.is_frozen()
-    cfg.defrost()
     for candidate in dict.fromkeys(_CLASS_KEYS.values()):
         if _get(cfg, candidate) == 0:
-            _set(cfg, candidate, len(classes))
+            cfg.merge_from_list([candidate, len(classes)])  # frozen or not
     if panoptic:
         _resolve_things(cfg, names)
-    if frozen:
-        cfg.freeze()
     if key is not None and _get(cfg, key) != len(classes):
         raise ValueError(
             f"dataset {first} has {len(classes)} classes ({listed(classes)}), but {key} is {_get(cfg, key)}: "
@@ -271,7 +259,8 @@ def _resolve_things(cfg: CfgNode, names: Sequence[str]) -> None:
     assert first is not None
     keys = cfg.MODEL.DETR.PANOPTIC
     if keys.NUM_THINGS == 0:
-        keys.NUM_THINGS, keys.LAYOUT = first.num_things, first.layout
+        node = "MODEL.DETR.PANOPTIC"
+        cfg.merge_from_list([f"{node}.NUM_THINGS", first.num_things, f"{node}.LAYOUT", first.layout])
     elif (first.num_things, first.layout) != (keys.NUM_THINGS, keys.LAYOUT):
         raise ValueError(
             f"dataset {names[0]} has {first.num_things} things in the {first.layout} layout, but "
@@ -281,15 +270,8 @@ def _resolve_things(cfg: CfgNode, names: Sequence[str]) -> None:
 
 
 def _get(cfg: CfgNode, key: str) -> Any:
+    """The value of a key; None where the config has no such node."""
+    node: Any = cfg
     for part in key.split("."):
-        cfg = cfg.get(part)
-        if cfg is None:
-            return None
-    return cfg
-
-
-def _set(cfg: CfgNode, key: str, value: int) -> None:
-    *path, last = key.split(".")
-    for part in path:
-        cfg = cfg[part]
-    cfg[last] = value
+        node = None if node is None else node.get(part)
+    return node

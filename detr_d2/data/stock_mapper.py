@@ -11,10 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 
+from .augmentation import with_rounding
 from .coco.json_values import flag
 from .image_errors import naming_image
 from .images import read_image, read_labels
-from .resize import with_rounding
 
 
 class StockMapper(DatasetMapper):
@@ -73,22 +73,16 @@ def build_stock_mapper(cfg: CfgNode, is_train: bool) -> StockMapper:
     Raises:
         ValueError: if the training augmentation has parts that only DETR's mapper knows.
     """
-    if is_train:
-        _check_stock_keys(cfg)
-    arguments = DatasetMapper.from_config(cfg, is_train)
-    arguments["augmentations"] = [with_rounding(x, cfg.INPUT.RESIZE_ROUNDING) for x in arguments["augmentations"]]
-    return StockMapper(**arguments)
-
-
-def _check_stock_keys(cfg: CfgNode) -> None:
     unknown = {
         "RANDOM_TRANSPOSE": bool(cfg.INPUT.RANDOM_TRANSPOSE),
         "COLOR_JITTER": cfg.INPUT.COLOR_JITTER != 0,
         "RANDOM_FLIP": cfg.INPUT.RANDOM_FLIP == "both",
     }
-    for key, wanted in unknown.items():
-        if wanted:
-            raise ValueError(
-                f"INPUT.{key} {cfg.INPUT[key]} needs the mapper of DETR, which this model does not use: set "
-                'INPUT.DETR_AUGMENTATION "on"'
-            )
+    if wanted := [key for key, used in unknown.items() if used and is_train]:
+        raise ValueError(
+            f"INPUT.{wanted[0]} {cfg.INPUT[wanted[0]]} needs the mapper of DETR, which this model does not use: set "
+            'INPUT.DETR_AUGMENTATION "on"'
+        )
+    arguments = DatasetMapper.from_config(cfg, is_train)
+    arguments["augmentations"] = [with_rounding(x, cfg.INPUT.RESIZE_ROUNDING) for x in arguments["augmentations"]]
+    return StockMapper(**arguments)

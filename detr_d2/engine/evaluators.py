@@ -21,7 +21,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from ..evaluation.coco import build_coco_evaluator
+from ..evaluation.coco import RecordsEvaluator
 from ..evaluation.panoptic import PanopticQualityEvaluator
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def check_evaluators(cfg: CfgNode) -> None:
 
 
 def _coco(cfg: CfgNode, name: str, folder: str) -> list[DatasetEvaluator]:
-    return [build_coco_evaluator(name, folder, max_dets_per_image=_max_detections(cfg))]
+    return [RecordsEvaluator(name, output_dir=folder, max_dets_per_image=_max_detections(cfg))]
 
 
 def _max_detections(cfg: CfgNode) -> int | None:

@@ -1,7 +1,6 @@
 """AP of boxes, masks and keypoints as detectron2's `COCOEvaluator` measures and reports it, from a dataset's records.
 
-Matching and accumulating are done by `faster-coco-eval` where that is installed, else by pycocotools or the compiled
-evaluator of detectron2. Differs from detectron2's in
+Matching and accumulating are done by `faster-coco-eval`. Differs from detectron2's in
 
 * the ground truth: it comes from the dataset's records, as training reads them, for COCO files and users' own functions
   alike. No annotation file is read a second time, and none that an earlier run has left is ever used;
@@ -29,17 +28,14 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, coco_evaluati
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from faster_coco_eval import COCO, COCOeval_faster
 from tabulate import tabulate
 
-from ..compare.data import ground_truth_of
-from ..compare.measure.coco import available_evaluator, coco_dataset
-from ..compare.measure.matching import MAX_DETECTIONS
 from ..data.checks.records import json_id
 from ..data.registration import require_registered
 from ..files import write_file, write_text
-from .coco_truth import check_keypoints, coco_truth
+from .arrays import MAX_DETECTIONS, coco_dataset
+from .ground_truth import check_keypoints, coco_truth, ground_truth_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,25 +44,6 @@ _FIGURES = {
     "segm": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
     "keypoints": ("AP", "AP50", "AP75", "APm", "APl"),
 }
-
-
-def build_coco_evaluator(dataset_name: str, output_folder: str | None, **options: Any) -> RecordsEvaluator:
-    """The evaluator of a dataset; logs which package computes its figures.
-
-    Args:
-        dataset_name: registered.
-        output_folder: for the predictions; None to write nothing.
-        options: of `RecordsEvaluator`.
-    """
-    evaluator = RecordsEvaluator(dataset_name, output_dir=output_folder, backend=available_evaluator(), **options)
-    if evaluator.backend == "pycocotools":
-        logger.info(
-            'COCO figures of %s are computed by pycocotools; pip install "detr_d2[eval]" makes it faster.', dataset_name
-        )
-    else:
-        version = importlib.metadata.version(evaluator.backend)
-        logger.info("COCO figures of %s are computed by %s %s.", dataset_name, evaluator.backend, version)
-    return evaluator
 
 
 class RecordsEvaluator(DatasetEvaluator):
@@ -78,9 +55,7 @@ class RecordsEvaluator(DatasetEvaluator):
         distributed: gather the predictions of all processes in the main one, which alone returns results.
         output_dir: for the predictions; None to write nothing.
         max_dets_per_image: the most that count per image and class; None for COCO's 100.
-        use_fast_impl: False for pycocotools, whatever else is installed.
         kpt_oks_sigmas: of the keypoints; () for COCO's.
-        backend: "faster-coco-eval" or "pycocotools".
 
     Raises:
         ValueError: if a record of the dataset cannot be used.
@@ -94,20 +69,16 @@ class RecordsEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         max_dets_per_image: int | None = None,
-        use_fast_impl: bool = True,
         kpt_oks_sigmas: Sequence[float] = (),
-        backend: str = "pycocotools",
     ) -> None:
         unknown = set(tasks or ()) - set(_FIGURES)
         if unknown:
             raise ValueError(f"tasks holds {sorted(unknown)}, expected some of {', '.join(_FIGURES)}")
         self.dataset_name = dataset_name
-        self.backend = backend if use_fast_impl else "pycocotools"
         self._tasks = tasks
         self._distributed = distributed
         self._output_dir = output_dir
         self.max_detections = max_dets_per_image or MAX_DETECTIONS
-        self._use_fast_impl = use_fast_impl
         self._sigmas = kpt_oks_sigmas
         require_registered([dataset_name])
         records = list(DatasetCatalog.get(dataset_name))
@@ -192,6 +163,8 @@ class RecordsEvaluator(DatasetEvaluator):
         self._save("coco_instances_results.json", lambda file: file.write(json.dumps(named).encode()))
 
     def _measure(self, rows: Sequence[dict[str, Any]], img_ids: Sequence[Any] | None) -> dict[str, dict[str, float]]:
+        version = importlib.metadata.version("faster-coco-eval")
+        logger.info("COCO figures of %s are computed by faster-coco-eval %s.", self.dataset_name, version)
         tasks = self._tasks or ["bbox", *(t for t, k in _KEYS.items() if any(k in row for row in rows))]
         known = len(self._truth.class_names)
         foreign = next((x["category_id"] for x in rows if known and x["category_id"] >= known), None)
@@ -216,7 +189,7 @@ class RecordsEvaluator(DatasetEvaluator):
         """COCO's evaluation, done and printed."""
         hidden = ("bbox",) if task == "segm" else ()  # with boxes, COCO would sort masks by the areas of boxes
         found = truth.loadRes([{k: v for k, v in row.items() if k not in hidden} for row in rows])
-        evaluation = self._evaluation_class(task)(truth, found, task)
+        evaluation = COCOeval_faster(truth, found, task, print_function=print)
         if task == "keypoints":
             if self._sigmas:
                 evaluation.params.kpt_oks_sigmas = np.array(self._sigmas)
@@ -229,15 +202,6 @@ class RecordsEvaluator(DatasetEvaluator):
         evaluation.accumulate()
         evaluation.summarize()
         return evaluation
-
-    def _evaluation_class(self, task: str) -> Any:
-        usual = self.max_detections == MAX_DETECTIONS
-        plain = COCOeval if usual else coco_evaluation.COCOevalMaxDets  # whose summary is of other limits
-        if self.backend == "faster-coco-eval" and task != "keypoints":
-            from faster_coco_eval import COCOeval_faster
-
-            return type("Evaluation", (COCOeval_faster,), {"summarize": plain.summarize})
-        return coco_evaluation.COCOeval_opt if usual and self._use_fast_impl else plain
 
     def _report(self, task: str, evaluation: Any) -> dict[str, float]:
         """The figures of one task, logged as detectron2 does, and the AP of each class; NaN where nothing is."""

@@ -74,6 +74,11 @@ class TrainingJob:
         return {**OURS, "version": detr_d2.__version__, "config": config, **values}
 
 
+def job_options(seed: int) -> tuple[str, ...]:
+    """Config overrides of every training."""
+    return ("SEED", str(seed), "TEST.BEST_CHECKPOINT", "False")
+
+
 def place(job: TrainingJob, *, fresh: bool = False) -> TrainingJob:
     """The job in a folder of its own: the one that it names, or one beside it if a job of other settings has that.
 

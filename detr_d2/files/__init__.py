@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, folders that one run at a time writes into, and the processes behind."""
 
 from .folder_lock import FolderInUse, hold_folder
+from .other_kinds import other_kind
 from .processes import Process
 from .write_errors import WriteError
 from .writing import (
@@ -30,6 +31,7 @@ __all__ = [
     "new_file",
     "new_file_by_name",
     "new_folder",
+    "other_kind",
     "set_aside",
     "shorten",
     "write_figure",

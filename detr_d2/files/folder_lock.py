@@ -7,7 +7,6 @@ only pretend to have; they are asked in addition, where the file alone does not 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import stat
@@ -15,7 +14,9 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+
+import msgspec
 
 from .processes import Process, boot_id, machine_id
 from .temporaries import create, prepare_folder, temporary_name
@@ -49,28 +50,11 @@ class Owner:
     machine: str = field(default_factory=machine_id)
 
     @classmethod
-    def parse(cls, text: str) -> Owner | None:
-        """From the content of the file; None if it names no owner."""
-        try:
-            values = json.loads(text)
-            owner = cls(**{**values, "process": Process(**values["process"])})
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return None
-        return owner if owner.is_possible() else None
-
-    def is_possible(self) -> bool:
-        """Whether all is of its type; the file is one that anybody may have written."""
-        process = self.process
-        texts = (process.host, process.system, self.command, self.run, self.boot, self.machine)
-        numbers = type(process.pid) is int and type(process.start) is int and type(self.since) in (int, float)
-        return numbers and all(type(x) is str for x in texts) and 0 < process.pid < 1 << 31
-
-    @classmethod
     def read(cls, path: str) -> Owner | None:
         """From the file; None if it is gone, or still being made."""
         try:
             with open(path, encoding="utf-8") as file:
-                owner = cls.parse(file.read())
+                owner = _parse(file.read())
                 age = time.time() - os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
@@ -89,6 +73,14 @@ class Owner:
         if self.machine and (self.machine, self.process.host) == (machine_id(), Process.current().host):
             return _is_locked(path) is not True  # the system was started again
         return False
+
+
+def _parse(text: str) -> Owner | None:
+    """From the content of a file, which anybody may have written; None if it names no owner."""
+    try:
+        return msgspec.json.decode(text, type=Owner)
+    except (ValueError, RecursionError):
+        return None
 
 
 _NOBODY = Owner(Process("", "", 0, 0), boot="", machine="")  # of a file that a power failure has cut short
@@ -169,16 +161,16 @@ def _make(path: str, own: Owner) -> int:
         FileExistsError: it is there.
     """
     prepare_folder(os.path.dirname(path))
-    content = json.dumps(asdict(own))
+    content = msgspec.json.encode(own)
     temporary = temporary_name(os.path.dirname(path))
     try:
         _write_new(temporary, content)
         try:
             os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            _write_new(path, content)
+        except OSError as error:
+            if isinstance(error, FileExistsError):
+                raise
+            _write_new(path, content)  # on a file system without links
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -187,8 +179,8 @@ def _make(path: str, own: Owner) -> int:
     return descriptor
 
 
-def _write_new(path: str, content: str) -> None:
-    with open(create(path), "w", encoding="utf-8") as file:
+def _write_new(path: str, content: bytes) -> None:
+    with open(create(path), "wb") as file:
         file.write(content)
 
 
@@ -208,7 +200,7 @@ def _take_away(path: str, owner: Owner) -> None:
             time.sleep(0.01)
             return
         same = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-        if same and (Owner.parse(file.read()) or _NOBODY) == owner:
+        if same and (_parse(file.read()) or _NOBODY) == owner:
             os.unlink(path)
 
 
@@ -228,10 +220,9 @@ def _lock(descriptor: int) -> bool | None:
 def _is_locked(path: str) -> bool | None:
     try:
         with open(path, "r+b") as file:
-            locked = _lock(file.fileno())
+            return {True: False, False: True, None: None}[_lock(file.fileno())]
     except OSError:
         return None
-    return None if locked is None else not locked
 
 
 def _sentence(folder: str | os.PathLike[str], path: str, owner: Owner) -> str:

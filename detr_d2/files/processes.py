@@ -9,6 +9,9 @@ import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Process:
 
     host: str
     system: str
-    pid: int
+    pid: Annotated[int, msgspec.Meta(gt=0, lt=1 << 31)]
     start: int
 
     @classmethod

@@ -1,11 +1,11 @@
 """Makes the virtual environment of a checkout: `make setup` runs it by path with the system's Python.
 
 Creates the environment when there is none, installs torch, this package with its dependencies, and detectron2, and says
-in one sentence what is wrong when something is. Running it again repairs what an interrupted run left and is quick when
-nothing is missing. Only the standard library is imported.
+in one sentence what is wrong when something is. uv does it where it is on the PATH, else venv and pip. Running it again
+repairs what an interrupted run left and is quick when nothing is missing. Only the standard library is imported.
 
-Environment variables: PIP_ARGS (more arguments for every `pip install`), DETECTRON2_SOURCE (folder or git URL to
-install detectron2 from), DETR_D2_MIN_DISK_GB (free space to ask for), and pip's own.
+Environment variables: PIP_ARGS (more arguments for every `pip install`, those of uv, too), DETECTRON2_SOURCE (folder or
+git URL to install detectron2 from), DETR_D2_MIN_DISK_GB (free space to ask for), and pip's own, which uv is told.
 """
 
 from __future__ import annotations
@@ -33,7 +33,16 @@ _CACHE_DISK_GB = 3.5
 _SETUPTOOLS = "setuptools>=64,<81"
 
 _AGAIN = "and run this again."
-_PURGE = "empty pip's cache (`pip cache purge`)"
+_PURGE = "empty the cache (`pip cache purge`, of uv `uv cache clean`)"
+
+# Setting of pip -> variable in which uv looks for the same.
+_UV_NAMES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "constraint": "UV_CONSTRAINT",
+    "cert": "SSL_CERT_FILE",
+}
 
 # What a failed command wrote on stderr -> the sentence for it. The first that matches wins: causes before effects.
 _SENTENCES = (
@@ -42,18 +51,18 @@ _SENTENCES = (
         f"the disk is full: free about {{need:g}} GB where {{root}} lies, {_PURGE} {_AGAIN}",
     ),
     (
-        r"DO NOT MATCH THE HASHES|Hashes are required",
+        r"DO NOT MATCH THE HASHES|Hashes are required|Hash mismatch",
         f"hash mismatch: a downloaded file is not the one that was published; {_PURGE} {_AGAIN}",
     ),
     (
-        r"CERTIFICATE_VERIFY_FAILED|SSLError",
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|invalid peer certificate",
         "the package index cannot be trusted (TLS certificate): behind a proxy, point PIP_CERT at its certificate "
         f"{_AGAIN}",
     ),
     (
         r"NewConnectionError|ConnectionError|ConnectTimeout|ReadTimeout|Read timed out|NameResolutionError|ProxyError"
         r"|Temporary failure in name resolution|Network is unreachable|Connection refused|Connection reset"
-        r"|IncompleteRead|Failed to establish",
+        r"|IncompleteRead|Failed to establish|error sending request",
         "no network: the package index cannot be reached; check the connection (or the proxy, or PIP_INDEX_URL) "
         f"{_AGAIN}",
     ),
@@ -82,8 +91,8 @@ def explain(stderr: str, code: int, what: str, need_gb: float = _FRESH_DISK_GB) 
         what: what it was doing, such as "installing torch".
         need_gb: disk space to name when the disk is full.
     """
-    own = re.search(r"^error: (?!`pip)(.+)$", stderr, re.MULTILINE)
-    if own is not None:  # the installer's own sentence
+    own = re.search(r"^error: (?!`pip)(.+)$(?!\n +(?:cause|Caused by))", stderr, re.MULTILINE)
+    if own is not None:  # the installer's own sentence, or one of uv that it does not explain
         return own[1]
     for pattern, sentence in _SENTENCES:
         match = re.search(pattern, stderr)
@@ -92,7 +101,8 @@ def explain(stderr: str, code: int, what: str, need_gb: float = _FRESH_DISK_GB) 
             return sentence.format(root=ROOT, need=need_gb, python=python, **match.groupdict())
     if code == -9:
         return f"{what} was killed, probably for lack of memory: close other programs and run this again."
-    errors = [line for line in stderr.splitlines() if "error" in line.lower()] or stderr.splitlines() or ["no message"]
+    lines = stderr.splitlines() or ["no message"]
+    errors = [line for line in lines if re.search("error|cause", line, re.IGNORECASE)] or lines
     return f"{what} failed (exit code {code}): {errors[-1].strip()}"
 
 
@@ -130,15 +140,39 @@ def check_disk(need_gb: float) -> float:
     return free_gb
 
 
-def make_venv(venv: Path) -> Path:
-    """Creates a virtual environment, or completes one that an interrupted run left, and returns its Python."""
+def make_venv(venv: Path, uv: str | None = None) -> Path:
+    """Creates a virtual environment with pip, or completes one that an interrupted run left.
+
+    Args:
+        venv: its folder.
+        uv: path of uv, to do it with.
+
+    Returns:
+        Its Python.
+    """
     python = venv / "bin" / "python"
     if not _succeeds(python, "pass"):
         print(f"creating {venv.name} with {sys.executable}", flush=True)
-        run([sys.executable, "-m", "venv", "--clear", str(venv)], f"making {venv.name}")
+        shutil.rmtree(venv, ignore_errors=True)
+        make = [uv, "venv", "--python", sys.executable] if uv else [sys.executable, "-m", "venv", "--without-pip"]
+        run([*make, str(venv)], f"making {venv.name}")
     if not _succeeds(python, "import pip._internal.cli.main"):
-        run([str(python), "-m", "ensurepip", "--upgrade"], "installing pip")
+        pip = [uv, "pip", "install", "--python", str(python), "pip"] if uv else [str(python), "-m", "ensurepip"]
+        run(pip, "installing pip")
     return python
+
+
+def tell_uv(listed: str) -> None:
+    """Gives uv the settings of pip, which it does not read.
+
+    Args:
+        listed: what `pip config list` says.
+    """
+    for section in ("global", "install", ":env:"):  # the later ones count
+        for name, value in re.findall(rf"^{section}\.([\w-]+)='(.*)'$", listed, re.MULTILINE):
+            if name in _UV_NAMES:
+                os.environ[_UV_NAMES[name]] = ",".join(value.split()) if name == "find-links" else value
+    os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # the best of all indexes, as with pip
 
 
 def _succeeds(python: Path, code: str) -> bool:
@@ -174,12 +208,19 @@ def install(venv: Path, extras: Sequence[str], need_gb: float | None) -> None:
         extras: extras of `setup.py` to install with the package.
         need_gb: free disk space to ask for; None asks for what a fresh environment takes if torch is not there yet.
     """
-    check_venv_module()
+    uv = shutil.which("uv")
+    if uv is None:
+        check_venv_module()
     if need_gb is None:
         need_gb = 0.0 if any(venv.glob("lib/python*/site-packages/torch-*.dist-info/RECORD")) else _FRESH_DISK_GB
     if check_disk(need_gb) < need_gb + _CACHE_DISK_GB:
         os.environ.setdefault("PIP_NO_CACHE_DIR", "1")
-    python = str(make_venv(venv))
+        os.environ.setdefault("UV_NO_CACHE", "1")
+    if uv is not None:
+        print(f"using {uv}", flush=True)
+        settings = [sys.executable, "-m", "pip", "config", "list"]
+        tell_uv(subprocess.run(settings, capture_output=True, text=True, check=False).stdout)
+    python = str(make_venv(venv, uv))
     for name in forget_unfinished(venv):
         print(f"{name.removesuffix('.dist-info')} was not installed completely: once more")
 
@@ -188,7 +229,8 @@ def install(venv: Path, extras: Sequence[str], need_gb: float | None) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     os.environ.update(TMPDIR=str(scratch), PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
-    pip = [python, "-m", "pip", "install", *shlex.split(os.environ.get("PIP_ARGS", ""))]
+    pip = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
+    pip += shlex.split(os.environ.get("PIP_ARGS", ""))
     package = f".[{','.join(extras)}]" if extras else "."
     source = os.environ.get("DETECTRON2_SOURCE")
     steps = (

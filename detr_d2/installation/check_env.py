@@ -1,21 +1,19 @@
-"""`python -m detr_d2 check-env`: versions, the GPU, which optional parts are present and what each missing one costs.
+"""What `check-env` reports: versions, the GPU, which optional parts are present and what each missing one costs.
 
 Works without torch, detectron2 or any other dependency, since finding out what is missing is its purpose.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import platform
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
-
-BROKEN = 1
 
 # Module to import -> distribution that holds it. torch first: torchvision and detectron2 fail because of it.
 REQUIRED = {
@@ -26,6 +24,7 @@ REQUIRED = {
     "scipy.optimize": "scipy",
     "PIL.Image": "Pillow",
     "cv2": "opencv-python",
+    "faster_coco_eval": "faster-coco-eval",
     "pycocotools.mask": "pycocotools",
     "fvcore": "fvcore",
     "iopath": "iopath",
@@ -40,12 +39,13 @@ REQUIRED = {
 
 # Module -> what cannot be done without it, and how to get it.
 OPTIONAL = {
-    "detectron2._C": "detectron2 is pure Python here: no deformable convolution, no rotated boxes, and the slower COCO "
-    "evaluator of pycocotools; no config of this package needs it.",
+    "detectron2._C": "detectron2 is pure Python here: no deformable convolution and no rotated boxes; no config of "
+    "this package needs it.",
     "detectron2.model_zoo": "configs of detectron2's model zoo cannot be found by name: `pip install 'setuptools<81'`.",
     "transformers": "`benchmark criterion` cannot compare with the loss of transformers: `pip install 'detr_d2[hf]'`.",
     "safetensors": "weights in .safetensors files cannot be read: `pip install 'detr_d2[hf]'`.",
     "shapely": "polygon masks cannot be cropped (INPUT.MASK_FORMAT \"bitmask\" can): `pip install 'detr_d2[masks]'`.",
+    "av": "videos are written as no browser plays them: `pip install 'detr_d2[video]'`.",
     "lvis": "datasets in LVIS format cannot be evaluated: `pip install lvis`.",
     "panopticapi": "detectron2's panoptic evaluator cannot run; install it from github.com/cocodataset/panopticapi.",
     "cityscapesscripts": "Cityscapes cannot be evaluated: `pip install cityscapesscripts`.",
@@ -93,8 +93,9 @@ def required_parts() -> Iterator[Part]:
     for module, distribution in REQUIRED.items():
         found = _import(module)
         if isinstance(found, Exception):
-            how = "see README for its installation" if distribution == "detectron2" else f"`pip install {distribution}`"
-            yield Part(distribution, "broken", f"{distribution} cannot be imported ({_reason(found)}); {how}.")
+            package = "detr_d2 install-detectron2" if distribution == "detectron2" else f"pip install {distribution}"
+            problem = f"{distribution} cannot be imported ({_reason(found)}); `python -m {package}`."
+            yield Part(distribution, "broken", problem)
         else:
             yield Part(distribution, _version(distribution, module))
 
@@ -102,22 +103,19 @@ def required_parts() -> Iterator[Part]:
 def too_old() -> Iterator[Part]:
     """One part for each installed distribution older than this package's lower bound."""
     try:
-        requirements = importlib.metadata.requires("detr_d2") or []
         from packaging.requirements import Requirement
+
+        requirements = [Requirement(x) for x in importlib.metadata.requires("detr_d2") or []]
     except ImportError:  # a checkout that was never installed has no bounds to compare with
         return
-    for requirement in map(Requirement, requirements):
+    for requirement in requirements:
         if requirement.marker is not None:  # belongs to an extra
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # present under another name, or reported by required_parts
-        if not requirement.specifier.contains(version, prereleases=True):
-            problem = (
-                f"{requirement.name} is {version}, expected {requirement.specifier}: `pip install '{requirement}'`."
-            )
-            yield Part(requirement.name, version, problem)
+        with suppress(importlib.metadata.PackageNotFoundError):  # there under another name, or reported as broken
+            found = importlib.metadata.version(requirement.name)
+            if not requirement.specifier.contains(found, prereleases=True):
+                wanted = f"expected {requirement.specifier}: `pip install '{requirement}'`"
+                yield Part(requirement.name, found, f"{requirement.name} is {found}, {wanted}.")
 
 
 # Version from which on a known hole of a library is closed -> what it lets through below.
@@ -133,14 +131,12 @@ UNSAFE_BELOW = {
 def unsafe_parts() -> Iterator[Part]:
     """One part for each installed distribution with a known hole; it works, so that this is a warning."""
     for name, (version, hole) in UNSAFE_BELOW.items():
-        try:
+        with suppress(ImportError):  # neither of the two is there, which required_parts reports
             from packaging.version import Version
 
             found = importlib.metadata.version(name)
-        except ImportError:  # neither of the two is there, which required_parts reports
-            continue
-        if Version(found) < Version(version):
-            yield Part(name, found, cost=f"warning: {hole}")
+            if Version(found) < Version(version):
+                yield Part(name, found, cost=f"warning: {hole}")
 
 
 def gpu_part() -> Part:
@@ -149,16 +145,10 @@ def gpu_part() -> Part:
     if isinstance(torch, Exception):
         return Part("GPU", "unknown")
     if not torch.cuda.is_available():
-        built = (
-            f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
-            if torch.version.cuda
-            else "no CUDA build"
-        )
-        return Part(
-            "GPU",
-            "none",
-            cost=f"all runs on the CPU ({built}): fine for the quickstart and small data, weeks for COCO.",
-        )
+        cuda = torch.version.cuda
+        built = f"torch {torch.__version__} is built for CUDA {cuda}" if cuda else "no CUDA build"
+        cost = f"all runs on the CPU ({built}): fine for the quickstart and small data, weeks for COCO."
+        return Part("GPU", "none", cost=cost)
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Part("GPU", f"{len(names)} x {names[0]} (CUDA {torch.version.cuda})")
 
@@ -180,7 +170,10 @@ def plugin_part() -> Part:
     """This package itself, once what it needs is there."""
     package = importlib.import_module("detr_d2")
     problem = package.import_problem
-    return Part("detr_d2", package.__version__, "" if problem is None else f"detr_d2 cannot be used ({problem}).")
+    for module in ("data", "modeling", "model_zoo", "solver"):  # a light start has imported none of them
+        found = None if problem else _import(f"detr_d2.{module}")
+        problem = _reason(found) if isinstance(found, Exception) else problem
+    return Part("detr_d2", package.__version__, f"detr_d2 cannot be used ({problem})." if problem else "")
 
 
 def collect() -> list[tuple[str, list[Part]]]:
@@ -205,24 +198,3 @@ def render(groups: Sequence[tuple[str, Sequence[Part]]]) -> str:
             line = f"  {part.name:<{width}}  {part.state}"
             lines.append(line + (f": {part.cost}" if part.cost else ""))
     return "\n".join(lines)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of check-env."""
-    return argparse.ArgumentParser(
-        prog="python -m detr_d2 check-env",
-        description="Show versions, the GPU, and which optional parts are present and what each missing one costs. "
-        "Exit code 1 when something required is broken.",
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the report; 1 when something required is broken, with one sentence for each on stderr."""
-    build_parser().parse_args(argv)
-    groups = collect()
-    print(render(groups))
-    problems = [part.problem for _, parts in groups for part in parts if part.problem]
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    print("Something required is broken." if problems else "Everything required is there.")
-    return BROKEN if problems else 0

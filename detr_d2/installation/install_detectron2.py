@@ -7,8 +7,8 @@ the PyPI project LabGym, which redistributes detectron2's tree at commit e9f7e2b
 own name back (`LabGym.detectron2` -> `detectron2`), nothing else changes. The result is pure Python; what it lacks is
 `detectron2._C` (deformable convolution, rotated boxes, the compiled COCO evaluator).
 
-Runs by path, before torch, detectron2 or detr_d2 exist: only the standard library is imported. The environment variable
-PIP_ARGS holds more arguments for pip, such as those of a private index.
+`python -m detr_d2 install-detectron2`, and by path before torch, detectron2 or detr_d2 exist: only the standard library
+is imported. The environment variable PIP_ARGS holds more arguments for pip, such as those of a private index.
 """
 
 from __future__ import annotations
@@ -79,28 +79,19 @@ class InstallError(Exception):
 
 
 # Whether the target Python can import detectron2 is asked in a fresh process outside the checkout: exit code 0 when it
-# can, 3 when there is none, and 1 with the reason as the last line when there is one that fails.
+# can, 3 when there is none, and 1 when there is one that fails, with its version on stdout and the reason as the last
+# line on stderr.
 _PROBE = """
-import importlib.util, sys
+import importlib.metadata, importlib.util, sys
 if importlib.util.find_spec("detectron2") is None:
     sys.exit(3)
-import detectron2
+try:
+    import detectron2
+except BaseException:
+    print(next((x.version for x in importlib.metadata.distributions(name="detectron2")), ""))
+    raise
 print(detectron2.__version__, "at", detectron2.__path__[0])
 """
-
-_ORIGIN = """
-import importlib.metadata
-try:
-    print(importlib.metadata.version("detectron2"))
-except importlib.metadata.PackageNotFoundError:
-    print("")
-"""
-
-
-def _python(python: str, code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [python, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False, cwd=tempfile.gettempdir()
-    )
 
 
 def find_detectron2(python: str) -> str | None:
@@ -115,13 +106,12 @@ def find_detectron2(python: str) -> str | None:
     Raises:
         InstallError: somebody else's detectron2 is installed there and cannot be imported.
     """
-    probe = _python(python, _PROBE)
+    command = [python, "-W", "ignore", "-c", _PROBE]
+    probe = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
     if probe.returncode == 0:
         return probe.stdout.strip()
-    if probe.returncode == 3:
-        return None
-    installed = _python(python, _ORIGIN).stdout.strip()
-    if installed in ("", VERSION):
+    installed = probe.stdout.strip()
+    if probe.returncode == 3 or installed in ("", VERSION):
         return None
     reason = (probe.stderr.strip().splitlines() or ["no message"])[-1]
     raise InstallError(
@@ -256,9 +246,9 @@ def install_source(python: str, source: str) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of this file."""
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="install_detectron2.py",
+        prog="install-detectron2",
         description="Install detectron2 into the Python that runs this file; one that can be imported is kept.",
     )
     parser.add_argument("--source", metavar="PATH_OR_URL", help="install this folder, wheel or git URL instead")

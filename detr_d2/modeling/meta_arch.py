@@ -155,7 +155,7 @@ class DETR(nn.Module):
             "optimize_inference": cfg.MODEL.DETR.OPTIMIZE_INFERENCE,
             "optimize_training": cfg.MODEL.DETR.OPTIMIZE_TRAINING,
             "inference_dtype": checks.inference_dtype_of(cfg),
-            "recomputed_backbone": cfg.MODEL.DETR.CHECKPOINT_BACKBONE,
+            "recomputed_backbone": cfg.MODEL.DETR.RECOMPUTE_BACKBONE,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

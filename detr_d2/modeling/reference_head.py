@@ -69,18 +69,18 @@ class ReferenceHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         transformer = cfg.MODEL.DETR.TRANSFORMER
-        if transformer.BOX_REFINEMENT and not cfg.MODEL.DETR.AUX_LOSS:
+        if transformer.DEFORMABLE.BOX_REFINEMENT and not cfg.MODEL.DETR.AUX_LOSS:
             raise ValueError(
-                "MODEL.DETR.TRANSFORMER.BOX_REFINEMENT needs MODEL.DETR.AUX_LOSS: True: the heads of the layers before "
-                "the last learn from their own losses only."
+                "MODEL.DETR.TRANSFORMER.DEFORMABLE.BOX_REFINEMENT needs MODEL.DETR.AUX_LOSS: True: the heads of the "
+                "layers before the last learn from their own losses only."
             )
         return {
             "hidden_dim": transformer.HIDDEN_DIM,
             "num_classes": cfg.MODEL.DETR.NUM_CLASSES,
             "num_layers": transformer.NUM_DECODER_LAYERS,
             "classification": build_classification(cfg),
-            "per_layer": transformer.BOX_REFINEMENT,
-            "proposals": transformer.TWO_STAGE,
+            "per_layer": transformer.DEFORMABLE.BOX_REFINEMENT,
+            "proposals": transformer.DEFORMABLE.TWO_STAGE,
         }
 
     def forward(self, output: TransformerOutput) -> Predictions:

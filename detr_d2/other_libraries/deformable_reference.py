@@ -43,19 +43,19 @@ def build_authors_deformable(cfg: CfgNode) -> nn.Module:
     """
     if cfg.MODEL.RESNETS.DEPTH < 50:
         raise ValueError(f"the authors' Deformable DETR has no ResNet-{cfg.MODEL.RESNETS.DEPTH}, only 50 and deeper.")
-    if cfg.MODEL.DETR.TRANSFORMER.MIXED_SELECTION:
+    if cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION:
         raise ValueError("the authors' Deformable DETR has no mixed query selection.")
     with authors_deformable_modules() as authors, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backbone = authors.module("models.backbone")
         backbone.is_main_process = lambda: False  # or it would download ImageNet weights
-        transformer = cfg.MODEL.DETR.TRANSFORMER
+        deformable = cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE
         arguments = authors_arguments(
             cfg,
             num_feature_levels=cfg.MODEL.DETR.NUM_FEATURE_LEVELS,
-            enc_n_points=transformer.NUM_POINTS,
-            dec_n_points=transformer.NUM_POINTS,
-            two_stage=transformer.TWO_STAGE,
+            enc_n_points=deformable.NUM_POINTS,
+            dec_n_points=deformable.NUM_POINTS,
+            two_stage=deformable.TWO_STAGE,
         )
         detr: Any = authors.module("models.deformable_detr")
         return detr.DeformableDETR(
@@ -65,8 +65,8 @@ def build_authors_deformable(cfg: CfgNode) -> nn.Module:
             num_queries=cfg.MODEL.DETR.NUM_QUERIES,
             num_feature_levels=cfg.MODEL.DETR.NUM_FEATURE_LEVELS,
             aux_loss=True,
-            with_box_refine=transformer.BOX_REFINEMENT,
-            two_stage=transformer.TWO_STAGE,
+            with_box_refine=deformable.BOX_REFINEMENT,
+            two_stage=deformable.TWO_STAGE,
         )
 
 

@@ -112,7 +112,7 @@ def authors_arguments(cfg: CfgNode, **changes: Any) -> argparse.Namespace:
         "enc_layers": transformer.NUM_ENCODER_LAYERS,
         "dec_layers": transformer.NUM_DECODER_LAYERS,
         "dropout": transformer.DROPOUT,
-        "pre_norm": transformer.PRE_NORM,
+        "pre_norm": transformer.DETR.PRE_NORM,
         "num_queries": detr.NUM_QUERIES,
         "aux_loss": detr.AUX_LOSS,
         "set_cost_class": detr.MATCHER.COST_CLASS,

@@ -8,16 +8,13 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..checkpoint.model_file import CLASS_HEAD
+from ..checkpoint.class_head import CLASS_HEAD
 
 
 def get_num_classes(cfg: CfgNode) -> int:
     """K of the model that the config builds; 0 when it is to be taken from data."""
-    if cfg.MODEL.META_ARCHITECTURE == "DETR":
-        return cfg.MODEL.DETR.NUM_CLASSES
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return cfg.MODEL.RETINANET.NUM_CLASSES
-    return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    keys = {"DETR": cfg.MODEL.DETR, "RetinaNet": cfg.MODEL.RETINANET}
+    return keys.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS).NUM_CLASSES
 
 
 def num_classes_of_head(cfg: CfgNode, state: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""A trained model on single images: the steps of the evaluation loop for a file that belongs to no dataset.
+"""A trained model on images: the steps of the evaluation loop for files that belong to no dataset.
 
 Same as detectron2's `DefaultPredictor` (resize of the short side, the config's channel order, `height` and `width` of
 the original), so the detections are those of an evaluation. Differs from it in:
@@ -10,86 +10,21 @@ the original), so the detections are those of an evaluation. Differs from it in:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data.catalog import Metadata
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from torch import nn
 
-from ..data import build_resize, category_ids
-from ..data.checks.records import json_id
-from ..panoptic_classes import PanopticClasses
+from ..data import build_resize
+from ..data.image_errors import naming_image
 
-
-@dataclass(frozen=True)
-class Categories:
-    """The classes of a model: position in the tuples is the class index the model predicts.
-
-    Args:
-        names: K names.
-        ids: K category ids, as the annotation file of the data has them; written into results.
-        by_position: the names are the user's own for the classes of the model, not those of data.
-
-    Raises:
-        ValueError: a different number of names and ids, or an id twice.
-    """
-
-    names: tuple[str, ...]
-    ids: tuple[Any, ...]
-    by_position: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.names) != len(self.ids):
-            raise ValueError(f"{len(self.names)} class names but {len(self.ids)} category ids, expected as many")
-        if len(set(self.ids)) != len(self.ids):
-            raise ValueError(f"category ids {list(self.ids)} are not all different")
-
-    @classmethod
-    def numbered(cls, names: Sequence[str], *, by_position: bool = False) -> Categories:
-        """Names alone: the category ids are the class indices 0..K-1."""
-        return cls(names=tuple(names), ids=tuple(range(len(names))), by_position=by_position)
-
-    def picked(self, indices: Sequence[int]) -> Categories:
-        """Those at some places, in that order."""
-        return Categories(tuple(self.names[i] for i in indices), tuple(self.ids[i] for i in indices))
-
-    @classmethod
-    def from_metadata(cls, metadata: Metadata, *, panoptic: bool = False) -> Categories | None:
-        """Names and original ids of a registered dataset; None when it knows no class names.
-
-        Args:
-            metadata: of the dataset.
-            panoptic: of a panoptic model, whose classes are things and stuff.
-        """
-        if panoptic:
-            classes = PanopticClasses.from_metadata(metadata)
-            return cls(names=classes.names, ids=classes.dataset_ids) if classes and classes.names else None
-        names = metadata.get("thing_classes")
-        if not names:
-            return None
-        return cls(names=tuple(names), ids=tuple(category_ids(metadata)))
-
-    def metadata(self, panoptic: PanopticClasses | None = None) -> Metadata:
-        """What detectron2's visualizers ask for.
-
-        Args:
-            panoptic: of a panoptic model, which of the names are things.
-        """
-        if panoptic is None:
-            return Metadata().set(thing_classes=list(self.names))
-        things, stuff = list(self.names[: panoptic.num_things]), list(self.names[panoptic.num_things :])
-        before = ["things"] if panoptic.layout == "separated" else things
-        return Metadata().set(thing_classes=things, stuff_classes=before + stuff)
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """The "categories" of a COCO file."""
-        return [{"id": category_id, "name": name} for category_id, name in zip(self.ids, self.names, strict=True)]
+Size = tuple[int, int]
 
 
 class ImagePredictor:
@@ -100,7 +35,7 @@ class ImagePredictor:
         image_format: channel order the model wants, "BGR" or "RGB".
         min_size: the short side is resized to this, in pixels; 0: no resize.
         max_size: unless the long side would exceed this.
-        resize_rounding: of the sizes, "detectron2" or "authors"; see `detr_d2.data.resize`.
+        resize_rounding: of the sizes, "detectron2" or "authors"; see `detr_d2.data.augmentation`.
         score_threshold: detections below are dropped; 0 keeps all.
     """
 
@@ -141,7 +76,6 @@ class ImagePredictor:
         chw = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         return {"image": chw, "height": height, "width": width}
 
-    @torch.no_grad()
     def __call__(self, image_bgr: np.ndarray) -> Instances:
         """Detections of one image.
 
@@ -154,70 +88,113 @@ class ImagePredictor:
         Raises:
             ValueError: the model predicts something else than instances.
         """
-        return self.instances(self.outputs(image_bgr))
+        instances: Instances = self.outputs(image_bgr)["instances"]
+        return instances
 
-    @torch.no_grad()
     def outputs(self, image_bgr: np.ndarray) -> dict[str, Any]:
         """All that the model returns for one image, as `__call__` takes it."""
-        outputs: dict[str, Any] = self.model([self.inputs(image_bgr)])[0]
-        return outputs
+        return self.run([self.inputs(image_bgr)])[0]
 
-    def instances(self, outputs: dict[str, Any]) -> Instances:
-        """What the model returned for one image -> detections on the CPU that reach the score threshold.
+    @torch.no_grad()
+    def run(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """All that the model returns for a batch; the `instances` on the CPU, those that reach the score threshold.
+
+        Args:
+            batch: of `inputs`; where they have a `file_name`, as a dataset's records do, errors of the model name it.
 
         Raises:
-            ValueError: there are no instances in it.
+            ValueError: the model predicts something else than instances.
         """
+        names = ", ".join(dict.fromkeys(x["file_name"] for x in batch if "file_name" in x))
+        with naming_image({"file_name": names}) if names else nullcontext():
+            return [{**x, "instances": self._instances(x)} for x in self.model(batch)]
+
+    def _instances(self, outputs: dict[str, Any]) -> Instances:
         if "instances" not in outputs:
             raise ValueError(f"the model returns {sorted(outputs)}, no 'instances': give a config that detects boxes")
         instances: Instances = outputs["instances"].to("cpu")
         return instances[instances.scores >= self.score_threshold]
 
 
-def coco_results(instances: Instances, image_id: Any, categories: Categories) -> list[dict[str, Any]]:
-    """Detections of one image in COCO's results format.
+class BatchPredictor:
+    """Runs a detection model on many images, in batches of similar sizes; results come in the order of the images.
+
+    An image alone and the same image padded into a batch differ a little, as convolutions see the padding at its
+    border. With `max_padding` 0 only images of equal size share a batch: detections are those of an image alone.
 
     Args:
-        instances: on the CPU.
-        image_id: of the image, as its annotation file has it.
-        categories: gives the category ids.
+        predictor: resizes the images, holds the model, and drops low scores.
+        batch_size: the most images in a batch.
+        max_padding: the largest part of a batch that may be padding, from 0 to below 1.
+        window: images that are read ahead and sorted by size, when they are given one after the other; at least as
+            many as a batch.
 
-    Returns:
-        One dict per detection: `image_id`, `category_id`, `bbox` (x, y, width, height in pixels), `score`, and
-        `segmentation` (RLE) where there are masks.
+    Raises:
+        ValueError: for numbers that make no sense.
     """
-    rows = instances_to_coco_json(instances, json_id(image_id))
-    return [{**row, "category_id": categories.ids[row["category_id"]]} for row in rows]
+
+    def __init__(
+        self, predictor: ImagePredictor, *, batch_size: int = 8, max_padding: float = 0.0, window: int = 64
+    ) -> None:
+        if batch_size < 1 or window < 1:
+            raise ValueError(f"the batch size is {batch_size} and the window {window}, expected 1 image or more")
+        if not 0 <= max_padding < 1:
+            raise ValueError(f"the largest part of padding is {max_padding}, expected a number from 0 to below 1")
+        self.predictor = predictor
+        self.batch_size = batch_size
+        self.max_padding = max_padding
+        self.window = max(window, batch_size)
+
+    def __call__(self, images_bgr: Sequence[np.ndarray]) -> list[Instances]:
+        """Detections of each image, as `ImagePredictor` gives them.
+
+        Args:
+            images_bgr: (H, W, 3) uint8 each, BGR, of any sizes.
+        """
+        return list(self.stream(images_bgr))
+
+    def stream(self, images_bgr: Iterable[np.ndarray]) -> Iterator[Instances]:
+        """The same for images that need not be in memory all at once: a window of them is, at a time."""
+        return (x["instances"] for x in self.outputs(map(self.predictor.inputs, images_bgr)))
+
+    def outputs(self, inputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """All that the model returns for each image; `inputs` and results are those of `ImagePredictor.run`."""
+        inputs = iter(inputs)
+        while window := list(islice(inputs, self.window)):
+            results: dict[int, dict[str, Any]] = {}
+            sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in window]
+            for batch in batches_by_size(sizes, self.batch_size, self.max_padding):
+                results.update(zip(batch, self.predictor.run([window[i] for i in batch]), strict=True))
+            yield from (results[i] for i in range(len(window)))
 
 
-def panoptic_result(
-    panoptic_seg: tuple[torch.Tensor, list[dict[str, Any]]],
-    image_id: Any,
-    file_name: str,
-    categories: Categories,
-    classes: PanopticClasses,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """A panoptic map in COCO's results format.
+def batches_by_size(sizes: Sequence[Size], batch_size: int, max_padding: float) -> list[list[int]]:
+    """Distributes images to batches.
 
     Args:
-        panoptic_seg: the map (H, W) of ids, and its segments in contiguous ids.
-        image_id: of the image, as its annotation file has it.
-        file_name: of the PNG that the picture is written to.
-        categories: gives the category ids.
-        classes: of the model.
+        sizes: (height, width) of each image.
+        batch_size: the most images in a batch.
+        max_padding: the largest part of a batch that may be padding; 0 for equal sizes only.
 
     Returns:
-        (H, W, 3) uint8 RGB, an id being R + 256 G + 65536 B, and the entry of the JSON file.
+        Indices of the images of each batch; every image is in exactly one.
     """
-    segment_map, segments = panoptic_seg
-    ids = segment_map.cpu().numpy()
-    picture = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    infos = [
-        {
-            **segment,
-            "category_id": categories.ids[classes.row(segment["category_id"], is_thing=segment["isthing"])],
-            "isthing": int(segment["isthing"]),
-        }
-        for segment in segments
-    ]
-    return picture, {"image_id": json_id(image_id), "file_name": file_name, "segments_info": infos}
+
+    def shape_then_size(i: int) -> tuple[float, Size]:
+        height, width = sizes[i]
+        return height / width, (height, width)
+
+    batches: list[list[int]] = []
+    for i in sorted(range(len(sizes)), key=shape_then_size):
+        fits = batches and len(batches[-1]) < batch_size
+        if fits and _padding([sizes[j] for j in (*batches[-1], i)]) <= max_padding:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _padding(sizes: Sequence[Size]) -> float:
+    """The part of a batch of images that is padding."""
+    padded = max(h for h, _ in sizes) * max(w for _, w in sizes) * len(sizes)
+    return 1 - sum(h * w for h, w in sizes) / padded

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from torch import nn
 
 from ..checkpoint import Checkpointer, local_file
-from ..checkpoint.model_file import is_by_coco_id, keep_coco_classes, num_classes, to_detectron2
-from ..checkpoint.reading.contents import read_model_file
+from ..checkpoint.class_head import coco_ids_of, keep_coco_classes, num_classes
+from ..checkpoint.reading.open import read_model_file
+from ..checkpoint.renaming import to_detectron2
 from ..class_names import listed, match_classes, require_same_classes
-from ..data import register_coco, register_coco_panoptic, register_datasets
+from ..data import register_datasets
 from ..data.registration import is_panoptic
 from ..modeling import build_model
+from .categories import Categories
 from .detector_keys import get_num_classes, num_classes_of_head, set_num_classes
-from .predictor import Categories
-
-
-def class_names_option(text: str | None) -> Categories | None:
-    """`--classes a,b,c` -> its categories, numbered from 0; None when it was not given."""
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",")]
-    if "" in names:
-        raise ValueError(f"--classes is {text!r}, expected names separated by commas, none of them empty")
-    return Categories.numbered(names, by_position=True)
-
-
-def coco_option(spec: str, *, panoptic: bool = False) -> tuple[Categories, dict[Path, Any]]:
-    """`--coco` or `--coco-panoptic` -> its categories, and the image id of each image file, by its absolute path.
-
-    Args:
-        spec: "NAME=annotations.json:image_root", or as for `register_coco_panoptic`.
-        panoptic: the latter; the categories are things and stuff.
-    """
-    name = register_coco_panoptic(spec) if panoptic else register_coco(spec)
-    image_ids = {Path(os.path.abspath(x["file_name"])): x["image_id"] for x in DatasetCatalog.get(name)}
-    categories = Categories.from_metadata(MetadataCatalog.get(name), panoptic=panoptic)
-    if categories is None:
-        raise ValueError(f"the annotation file of --coco {spec} lists no categories; pass --classes instead")
-    return categories, image_ids
 
 
 def load_trained_model(cfg: CfgNode, weights: str, given: Categories | None = None) -> tuple[nn.Module, Categories]:
@@ -86,7 +60,7 @@ def _under_our_names(
     if cfg.MODEL.META_ARCHITECTURE != "DETR":
         return content
     content, _ = to_detectron2(content, path)
-    num_ids = num_classes(content) if is_by_coco_id(content) else 0
+    num_ids = num_classes(content) if coco_ids_of(content) else 0
     if num_ids and num_ids not in (len(given.names) if given else 0, cfg.MODEL.DETR.NUM_CLASSES):
         content = keep_coco_classes(content)
     return content

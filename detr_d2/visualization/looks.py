@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..layers import MultiHeadAttention, box_cxcywh_to_xyxy
 from ..modeling import DETR
-from .attention import attention_weights
-from .recording import Call, attention_of_layer, check_head, choose_head, recorded_calls
-from .sampling import sampling_points
+from .attention import Call, attention_of_layer, attention_weights, heads_shown, recorded_calls, sampling_points
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,13 @@ def look_inside(
     if not of_image:
         raise ValueError(f"a decoder layer of {type(model.transformer).__name__} does not attend to the image")
     maps = calls[-1]["inputs"].maps  # of the transformer
-    frame = _frame(inputs, images.image_sizes[0], images.tensor.shape, [tuple(x.shape[-2:]) for x in maps])
+    frame = Frame(
+        width=inputs["width"],
+        height=inputs["height"],
+        covered_width=inputs["width"] * images.tensor.shape[-1] / images.image_sizes[0][1],
+        covered_height=inputs["height"] * images.tensor.shape[-2] / images.image_sizes[0][0],
+        map_sizes=tuple((x.shape[-2], x.shape[-1]) for x in maps),
+    )
     scores, classes, queries = (x[0].cpu() for x in model.classification.select(logits[-1], None))
     boxes = box_cxcywh_to_xyxy(boxes_cxcywh[-1, 0].float().cpu())[queries]
     return Inside(
@@ -122,16 +125,6 @@ def look_inside(
         scores=scores.numpy(),
         classes=classes.numpy(),
         queries=queries.numpy(),
-    )
-
-
-def _frame(inputs: dict[str, Any], image_size: tuple[int, int], padded: torch.Size, map_sizes: Sequence[Any]) -> Frame:
-    return Frame(
-        width=inputs["width"],
-        height=inputs["height"],
-        covered_width=inputs["width"] * padded[-1] / image_size[1],
-        covered_height=inputs["height"] * padded[-2] / image_size[0],
-        map_sizes=tuple(map_sizes),
     )
 
 
@@ -173,28 +166,22 @@ def _read(call: Call, frame: Frame, rows: Sequence[int], head: int | None) -> li
     """Of each of the queries `rows`, either "heat" or "samples" of a `Look`."""
     index = torch.tensor(rows, dtype=torch.int64, device=call.output.device)
     if not isinstance(call.module, MultiHeadAttention):
-        return [{"samples": x} for x in _samples(call, frame, index, head)]
-    weights = choose_head(attention_weights(call, index)[0], head, 0).cpu().numpy()  # (R, S)
+        locations, weights = (x[0].cpu().float() for x in sampling_points(call, index))
+        chosen = heads_shown(weights.shape[1], head)
+        locations, weights = locations[:, chosen], weights[:, chosen] / len(chosen)  # (R, heads, levels, points, 2)
+        covered = torch.tensor([frame.covered_width, frame.covered_height])
+        level = torch.arange(weights.shape[2])[:, None].expand_as(weights)
+        table = torch.cat([locations * covered, weights[..., None], level[..., None]], dim=-1)
+        return [{"samples": x} for x in table.flatten(1, 3).numpy()]
+    weights = attention_weights(call, index)[0].cpu()  # (heads, R, S)
+    weights = weights[heads_shown(len(weights), head)].mean(0)
     height, width = frame.map_sizes[0]
     if weights.shape[-1] != height * width:
         raise ValueError(
             f"the attention reads {weights.shape[-1]} tokens, which are not the cells of one map of {height} x "
             f"{width}; dense attention can be shown with one feature level only"
         )
-    return [{"heat": x} for x in weights.reshape(-1, height, width)]
-
-
-def _samples(call: Call, frame: Frame, index: Tensor, head: int | None) -> list[np.ndarray]:
-    points = sampling_points(call, index)
-    locations, weights = points.locations[0].cpu(), points.weights[0].float().cpu()  # (R, heads, levels, points, 2)
-    num_heads = weights.shape[1]
-    if head is not None:
-        check_head(num_heads, head)
-        locations, weights, num_heads = locations[:, [head - 1]], weights[:, [head - 1]], 1
-    covered = torch.tensor([frame.covered_width, frame.covered_height])
-    level = torch.arange(weights.shape[2])[:, None].expand_as(weights)
-    table = torch.cat([locations * covered, (weights / num_heads)[..., None], level[..., None]], dim=-1)
-    return list(table.flatten(1, 3).numpy())
+    return [{"heat": x} for x in weights.numpy().reshape(-1, height, width)]
 
 
 def grid_points(frame: Frame, columns: int, rows: int) -> list[tuple[float, float]]:

@@ -22,7 +22,7 @@ from detr_d2.checkpoint import Checkpointer, read_checkpoint
 from detr_d2.checkpoint.layouts import torchvision_resnet
 from detr_d2.checkpoint.layouts.identify import LAYOUTS, Layout
 from detr_d2.checkpoint.layouts.torchvision_resnet import convert_torchvision_resnet, write_backbone_pkl
-from detr_d2.checkpoint.reading.contents import read_model_file
+from detr_d2.checkpoint.reading.open import read_model_file
 
 V1 = "torchvision://ResNet18_Weights.IMAGENET1K_V1"
 weights_url = torchvision_resnet._weights_url

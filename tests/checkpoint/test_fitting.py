@@ -13,7 +13,7 @@ from tiny_models import tiny_detr
 from torch import nn
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.checkpoint.coco_classes import DETECTION
+from detr_d2.checkpoint.class_head import DETECTION
 from detr_d2.checkpoint.layouts.identify import LAYOUTS, OFFICIAL, Layout
 from detr_d2.modeling import DETR
 

@@ -17,7 +17,7 @@ from foreign_models import assert_same_state, foreign_state, small_detr
 from detr_d2.checkpoint import Checkpointer, local_file
 from detr_d2.checkpoint.layouts.identify import HUGGINGFACE
 from detr_d2.checkpoint.locations import cache_path
-from detr_d2.checkpoint.reading.contents import read_model_file
+from detr_d2.checkpoint.reading.open import read_model_file
 
 
 def test_a_file_is_itself_and_a_folder_holds_one(tmp_path: Path) -> None:

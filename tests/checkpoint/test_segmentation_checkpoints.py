@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from detr_d2 import model_zoo
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.checkpoint.coco_classes import DETECTION, PANOPTIC
-from detr_d2.checkpoint.conversion import convert_checkpoint, write_checkpoint
+from detr_d2.checkpoint.class_head import DETECTION, PANOPTIC
+from detr_d2.checkpoint.converting import convert_checkpoint, write_checkpoint
 from detr_d2.checkpoint.layouts.identify import LAYOUTS, OFFICIAL, WITH_MASKS, Layout, convert, identify
 from detr_d2.checkpoint.layouts.rules import ConversionError
-from detr_d2.checkpoint.reading.contents import read_model_file
+from detr_d2.checkpoint.reading.open import read_model_file
 from detr_d2.modeling import DETR
 
 CLASS_HEAD = ("head.class_embed.weight", "head.class_embed.bias")
@@ -207,8 +207,8 @@ def test_133_classes_are_spread_over_250_ids_and_come_back(target: str, tmp_path
     elsewhere = save(tmp_path / "theirs.pth", there.state)
     back = convert_checkpoint(read_model_file(elsewhere), elsewhere, "detectron2")
     assert_same_state(back.state, ours)
-    assert list(back.class_names or ()) == list(PANOPTIC.names)
-    assert list(back.category_ids or ()) == list(PANOPTIC.ids)
+    assert back.facts["class_names"] == list(PANOPTIC.names)
+    assert back.facts["category_ids"] == list(PANOPTIC.ids)
 
 
 def test_classes_named_as_in_cocos_files_are_spread_too() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import torch
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
-from detr_d2.benchmark import parts as benchmark_parts
+from detr_d2.benchmark import criterion as benchmark_criterion
+from detr_d2.benchmark import deformable_attention as benchmark_attention
 from detr_d2.benchmark import report as benchmark_report
-from detr_d2.benchmark.set_losses import Problem, SetLoss
+from detr_d2.benchmark.criterion import Problem, SetLoss
 
 SMALL = ["--batch", "2", "--queries", "6", "--layers", "2", "--objects", "3", "--classes", "4", "--repeat", "2"]
 
@@ -24,13 +26,13 @@ def test_criterion(
     arguments = [*SMALL, "--device", "cpu", "--output", str(tmp_path / "out.json"), *["--backward"] * backward]
     assert main(["benchmark", "criterion", *arguments]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
-    assert [x["name"] for x in report["timings"]] == ["ours", "transformers", "naive"]
+    assert [x["name"] for x in report["timings"]] == ["ours", "transformers"]
     for x in report["timings"]:
         assert len(x["seconds"]) == 2
         assert min(x["seconds"]) > 0
-    naive, ours = report["timings"][2], report["timings"][0]
-    ratios = sorted(a / b for a, b in zip(naive["seconds"], ours["seconds"], strict=True))
-    assert naive["time_ratio"]["median"] == pytest.approx(sum(ratios) / 2)
+    ours, theirs = report["timings"]
+    ratios = sorted(a / b for a, b in zip(theirs["seconds"], ours["seconds"], strict=True))
+    assert theirs["time_ratio"]["median"] == pytest.approx(sum(ratios) / 2)
     assert max(report["differences"].values()) < 1e-4
     assert report["settings"]["layers"] == 2
     assert report["machine"]["threads"] == torch.get_num_threads()
@@ -40,12 +42,12 @@ def test_criterion(
 
 
 def test_different_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    right = benchmark_parts.package_loss
+    right = benchmark_criterion.package_loss
 
     def wrong(problem: Problem) -> SetLoss:
         return lambda: {name: x + 0.01 * ("giou" in name) for name, x in right(problem)().items()}
 
-    monkeypatch.setattr(benchmark_parts, "package_loss", wrong)
+    monkeypatch.setattr(benchmark_criterion, "package_loss", wrong)
     monkeypatch.setattr(benchmark_report, "interleave", lambda *_, **__: pytest.fail("timed"))
     assert main(["benchmark", "criterion", *SMALL, "--device", "cpu"]) == 1
     captured = capsys.readouterr()
@@ -54,12 +56,11 @@ def test_different_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_nothing_to_compare_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(benchmark_parts, "transformers_loss", lambda _: None)
-    monkeypatch.setattr(benchmark_parts, "naive_loss", lambda _: None)
-    monkeypatch.setattr(benchmark_parts, "authors_set_loss", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.delenv("DETR_REPO", raising=False)
     assert main(["benchmark", "criterion", *SMALL, "--device", "cpu"]) == 1
     captured = capsys.readouterr()
-    assert "not there: transformers, authors, naive" in captured.out
+    assert "not there: transformers, authors" in captured.out
     assert "nothing to compare with" in captured.err
 
 
@@ -83,8 +84,10 @@ def test_deformable_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_different_attention_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    right = benchmark_parts.package_attention
-    monkeypatch.setattr(benchmark_parts, "package_attention", lambda problem, backend: 1.01 * right(problem, backend))
+    right = benchmark_attention.package_attention
+    monkeypatch.setattr(
+        benchmark_attention, "package_attention", lambda problem, backend: 1.01 * right(problem, backend)
+    )
     monkeypatch.setattr(benchmark_report, "interleave", lambda *_, **__: pytest.fail("timed"))
     assert main(["benchmark", "deformable-attention", *ATTENTION, "--device", "cpu"]) == 1
     captured = capsys.readouterr()

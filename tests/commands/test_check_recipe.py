@@ -9,6 +9,7 @@ import pytest
 from coco_files import CocoFiles
 
 from detr_d2.__main__ import main
+from detr_d2.recipes.effects import EFFECTS
 
 
 def test_the_papers_config_has_no_difference(capsys: pytest.CaptureFixture[str]):
@@ -18,45 +19,41 @@ def test_the_papers_config_has_no_difference(capsys: pytest.CaptureFixture[str])
     columns = ["setting", "this config", "the paper", "mark"]
     header, _, *lines = out.splitlines()[2:]
     assert all(column in header for column in columns)
-    (queries,) = [line for line in lines if line.startswith("queries ")]
-    assert queries.split() == ["queries", "100", "100"]
-    assert "No setting differs from the recipe.\nWorth knowing, no departure from it:\n  classes: " in out
-    assert "rounding of image sizes: about half of all images" in out
+    (queries,) = [line for line in lines if line.startswith("MODEL.DETR.NUM_QUERIES ")]
+    assert queries.split() == ["MODEL.DETR.NUM_QUERIES", "100", "100"]
+    assert out.endswith("No setting differs from the recipe.\n")
 
 
 def test_differences_are_marked_and_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     file = tmp_path / "folder" / "recipe.json"
-    options = ["INPUT.FORMAT", "BGR", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.01"]
+    options = ["SEED", "7", "INPUT.FORMAT", "BGR", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.01"]
     assert main(["check-recipe", "--config-file", "detr_r50_dc5.yaml", "--json", str(file), "--opts", *options]) == 0
     out = capsys.readouterr().out
-    (line,) = [line for line in out.splitlines() if line.startswith("channel order ")]
-    assert line.split() == ["channel", "order", "BGR", "RGB", "differs"]
-    assert "2 settings differ from the recipe:\n  channel order: " in out
-    assert "(INPUT.FORMAT)" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("INPUT.FORMAT ")]
+    assert line.split() == ["INPUT.FORMAT", "BGR", "RGB", "differs"]
+    assert "2 settings differ from the recipe:\n  SOLVER.CLIP_GRADIENTS.CLIP_VALUE: " in out
+    assert "Worth knowing, no departure from it:\n  SEED: any seed will do" in out
 
     content = json.loads(file.read_text())
     assert content["config_file"] == "detr_r50_dc5.yaml"
     assert content["recipe"] == "DETR (Carion et al. 2020)"
     assert content["num_images"] == 118_287
     rows = {row["setting"]: row for row in content["settings"]}
-    clip = rows["gradient clipping"]
-    assert clip["here"] == "norm of all gradients together at 0.01"
-    assert clip["paper"] == "norm of all gradients together at 0.1"
-    assert clip["mark"] == "differs"
-    assert clip["source"] == "paper, appendix A.4"
-    assert "SOLVER.CLIP_GRADIENTS.CLIP_VALUE" in clip["keys"]
-    assert rows["dilations of res5"] == {
-        **rows["dilations of res5"],
-        "here": "1, 2, 2",
-        "paper": "1, 1, 1 or 1, 2, 2",
-        "mark": "",
-        "effect": "",
+    assert rows["SOLVER.CLIP_GRADIENTS.CLIP_VALUE"] == {
+        "setting": "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+        "keys": ["SOLVER.CLIP_GRADIENTS.CLIP_VALUE"],
+        "here": "0.01",
+        "paper": "0.1",
+        "source": "detr_r50_dc5.yaml",
+        "mark": "differs",
+        "effect": EFFECTS["SOLVER.CLIP_GRADIENTS."],
     }
+    assert (rows["SEED"]["mark"], rows["MODEL.RESNETS.RES5_DILATION"]["here"]) == ("note", "2")
 
 
 def schedule(out: str) -> str:
-    (line,) = [line for line in out.splitlines() if line.startswith("schedule ")]
-    return line.removeprefix("schedule").strip().partition("   ")[0]
+    (line,) = [line for line in out.splitlines() if line.startswith("SOLVER.MAX_ITER ")]
+    return line.removeprefix("SOLVER.MAX_ITER").strip().partition("   ")[0]
 
 
 def test_images_are_counted_in_the_data(tiny_coco: CocoFiles, capsys: pytest.CaptureFixture[str]):
@@ -96,7 +93,7 @@ def test_unknown_data_is_said_to_be_unknown(capsys: pytest.CaptureFixture[str]):
     out = capsys.readouterr().out
     assert "the number of training images is unknown (dataset bccd_train is not registered" in out
     assert "--num-images gives it" in out
-    assert "schedule: the paper trains at one rate" in out
+    assert "SOLVER.MAX_ITER: the paper's schedule has one drop" in out
 
 
 @pytest.mark.parametrize(

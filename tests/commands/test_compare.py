@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from coco_files import CocoFiles
+from comparison_example import example_comparison
 from detectron2.modeling import build_model
+from PIL import Image
 from tiny_baselines import build_lively, tiny_faster_rcnn_cfg, tiny_retinanet_cfg
 from tiny_models import tiny_cfg
 
@@ -23,8 +27,7 @@ from detr_d2.commands import compare
 from detr_d2.compare.cost import memory as compare_memory
 from detr_d2.compare.found import boxes as collect
 from detr_d2.compare.measure.intervals import METRICS
-from detr_d2.compare.record_files import load_comparison
-from detr_d2.compare.records import Comparison
+from detr_d2.compare.records import Comparison, load_comparison, save_comparison
 
 NAMES = ["red", "green", "blue"]
 
@@ -120,7 +123,7 @@ def test_three_families(
     assert [float(x["ap"]) for x in rows] == pytest.approx([x.run.ap for x in found.models])
     assert len(list(csv.DictReader((tmp_path / "nms.csv").open()))) == 75
     assert len(list(csv.DictReader((tmp_path / "per_class.csv").open()))) == 9
-    assert (tmp_path / "table.md").read_text().startswith("| model | AP |")
+    assert (tmp_path / "table.md").read_text().split("|")[1:3] == [" model   ", "   AP "]
     assert r"\toprule" in (tmp_path / "table.tex").read_text()
 
 
@@ -165,6 +168,24 @@ def test_a_second_report_runs_no_model(
         patch.setattr(collect, "raw_outputs", never)
         assert run(models, tiny_coco, tmp_path, ["rcnn"], "--skip-cost", "--fresh") == 1
     assert "AssertionError: the model is run again" in results(tmp_path).models[0].failed
+
+
+def test_a_page_from_json_needs_no_torch(tmp_path: Path) -> None:
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (128, 96), "grey").save(tmp_path / name)
+    example = example_comparison((str(tmp_path / "0.png"), str(tmp_path / "1.png")))
+    example = replace(example, dataset=replace(example.dataset, image_root=str(tmp_path)))
+    save_comparison(example, tmp_path / "results.json")
+    command = ["-X", "importtime", "-m", "detr_d2", "compare", "--from-json", str(tmp_path / "results.json")]
+    done = subprocess.run(
+        [sys.executable, *command, "--output", str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr  # as one of the models has failed
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert {"detr_d2", "jinja2", "matplotlib", "PIL"} <= imported
+    assert not imported & {"torch", "torchvision", "detectron2", "fvcore", "cv2", "pycocotools", "faster_coco_eval"}
+    assert (tmp_path / "out" / "report.html").read_text().count("data:image/jpeg") == 2
+    assert "Faster R-CNN" in done.stdout
 
 
 def test_new_weights_or_data_are_run_anew(

@@ -25,8 +25,7 @@ from detr_d2.checkpoint.layouts.identify import WITH_MASKS
 from detr_d2.commands import compare
 from detr_d2.compare.cost import memory as compare_memory
 from detr_d2.compare.found import masks as mask_collect
-from detr_d2.compare.record_files import load_comparison
-from detr_d2.compare.records import Comparison
+from detr_d2.compare.records import Comparison, load_comparison
 from detr_d2.data import read_image, register_coco_panoptic
 from detr_d2.modeling import DETR
 from detr_d2.prediction.predictor import ImagePredictor
@@ -65,7 +64,7 @@ def test_masks_are_measured_as_detectron2_measures_them(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The masks of the models are replaced by the boxes of the objects, on some pixels: random ones are never right."""
-    from detr_d2.commands.compare import load_config
+    from detr_d2.engine.startup.setup import load_config
 
     truth = {x["file_name"]: x["annotations"] for x in DatasetCatalog.get(_registered(tiny_coco, "masks_compared"))}
 

@@ -18,7 +18,7 @@ from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import read_checkpoint
-from detr_d2.checkpoint.coco_classes import DETECTION
+from detr_d2.checkpoint.class_head import DETECTION
 from detr_d2.checkpoint.layouts.identify import MIXED, OFFICIAL, convert
 from detr_d2.modeling import DETR
 
@@ -336,15 +336,15 @@ def test_a_focal_detr_has_no_place_in_the_authors_code(
 
 
 def test_dc5_is_known_from_what_the_file_says(root: Path, tmp_path: Path) -> None:
-    from detr_d2.checkpoint.conversion import convert_checkpoint
-    from detr_d2.checkpoint.reading.contents import read_model_file
+    from detr_d2.checkpoint.converting import convert_checkpoint
+    from detr_d2.checkpoint.reading.open import read_model_file
 
     content = read_checkpoint(str(root / "official.pth"))
     content["args"] = argparse.Namespace(nheads=4, dilation=True)
     torch.save(content, tmp_path / "dc5.pth")
     path = str(tmp_path / "dc5.pth")
     converted = convert_checkpoint(read_model_file(path), path, "detectron2")
-    assert converted.architecture == {"num_heads": 4, "dilated": True}
+    assert converted.facts["architecture"] == {"num_heads": 4, "dilated": True}
     assert run(root, path, tmp_path / "hf", "huggingface") == 2  # the config has no dilation
 
 

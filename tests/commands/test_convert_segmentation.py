@@ -13,7 +13,7 @@ from foreign_models import small_cfg
 from state_dicts import assert_same
 
 from detr_d2.checkpoint import read_checkpoint
-from detr_d2.checkpoint.coco_classes import PANOPTIC
+from detr_d2.checkpoint.class_head import PANOPTIC
 from detr_d2.checkpoint.layouts.identify import WITH_MASKS
 from detr_d2.modeling import DETR
 

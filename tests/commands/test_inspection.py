@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.visualization.inspection import take_images
+from detr_d2.commands._run import find_images
 
 NAMES = ["red", "green", "blue"]
 _SIZES = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 96]
@@ -178,44 +179,12 @@ def test_matching(models: Path, coco: CocoFiles, tmp_path: Path, capsys: pytest.
     assert "100.0% of 3 objects keep their query, instability 0.00" in capsys.readouterr().out
 
 
-def write_log(folder: Path, loss: float) -> Path:
-    folder.mkdir(parents=True)
-    path = folder / "metrics.json"
-    path.write_text(json.dumps({"iteration": 19, "total_loss": loss}) + "\n")
-    return path
-
-
-def test_curves_of_several_runs(tmp_path: Path) -> None:
-    first, second = write_log(tmp_path / "run-0.1", 1.0), write_log(tmp_path / "x" / "run-0.2", 2.0)
-    assert run("matching", "--logs", first, second.parent, f"third={first}", "--output", tmp_path / "out") == 0
-    curves = json.loads((tmp_path / "out" / "curves.json").read_text())
-    assert {name: curve["total_loss"] for name, curve in curves.items()} == {
-        "run-0.1": [[19, 1.0]],
-        "run-0.2": [[19, 2.0]],
-        "third": [[19, 1.0]],
-    }
-    assert (tmp_path / "out" / "curves.png").is_file()
-    assert not (tmp_path / "out" / "matching.png").exists()
-
-
-def test_runs_of_the_same_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    logs = [write_log(tmp_path / name / "out", 1.0) for name in "ab"]
-    assert run("matching", "--logs", *logs, "--output", tmp_path / "c") == 0
-    assert set(json.loads((tmp_path / "c" / "curves.json").read_text())) == {"a/out", "b/out"}
-    assert run("matching", "--logs", f"x={logs[0]}", f"x={logs[1]}", "--output", tmp_path / "d") == 2
-    assert "two of --logs are called 'x'" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give --checkpoints, or --logs, or both"),
-        (["--metrics", "x"], "give --checkpoints, or --logs"),
-        (["--checkpoints", "{models}/detr.pth"], "it takes two"),
-        (["--checkpoints", "{models}/detr.pth", "{models}/other.pth"], "give --coco or --dataset"),
+        (["--checkpoints", "{models}/detr.pth", "--coco", "{coco}"], "it takes two"),
         (["--checkpoints", "{models}/detr.pth", "gone.pth", "--coco", "{coco}"], "there is no checkpoint gone.pth"),
         (["--checkpoints", "{models}/detr.pth", "{models}/refine.pth", "--coco", "{coco}"], "refine.pth"),
-        (["--logs", "gone/metrics.json"], "gone/metrics.json"),
     ],
 )
 def test_mistakes_of_matching(
@@ -275,10 +244,10 @@ def test_data_that_does_not_fit(
 def test_records_of_users_are_looked_through() -> None:
     DatasetCatalog.register("stream_inside", lambda: iter([]))
     with pytest.raises(ValueError, match=r"dataset stream_inside: its function returned .*, expected a list"):
-        take_images("stream_inside", None)
+        find_images(tiny_cfg(), Namespace(coco=None, dataset="stream_inside", limit=None))
     DatasetCatalog.register("boxless_inside", lambda: [{"file_name": "a.png", "annotations": [{"category_id": 0}]}])
     with pytest.raises(ValueError, match=r'boxless_inside: annotation a\.png #0 has no "bbox"'):
-        take_images("boxless_inside", None)
+        find_images(tiny_cfg(), Namespace(coco=None, dataset="boxless_inside", limit=None))
 
 
 def test_results_are_kept_unless_told_otherwise(

@@ -13,11 +13,11 @@ from detr_d2.commands.make_shapes import main
 def test_options_reach_the_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "shapes"
     options = ["--size", "96", "64", "--objects", "1", "2", "--object-size", "10", "20", "--noise", "2.5", "--panoptic"]
-    assert main([str(out), "--images", "3", "--seed", "4", "--difficulty", "medium", *options]) == 0
+    assert main([str(out), "--images", "3", "--seed", "4", "--difficulty", "crowded", *options]) == 0
     made_with = json.loads((out / "parameters.json").read_text())
     expected = {
         "num_images": 3, "seed": 4, "width": 96, "height": 64, "min_objects": 1, "max_objects": 2, "min_size": 10,
-        "max_size": 20, "noise": 2.5, "panoptic": True, "contrast": 0.7,
+        "max_size": 20, "noise": 2.5, "panoptic": True, "stacking": 0.8,
     }  # fmt: skip
     assert {key: made_with[key] for key in expected} == expected
     assert f"--coco NAME={out / 'annotations.json'}:{out / 'images'}" in capsys.readouterr().out

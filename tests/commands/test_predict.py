@@ -26,8 +26,8 @@ from detr_d2.checkpoint import Checkpointer
 from detr_d2.config import get_cfg
 from detr_d2.data import register_coco
 from detr_d2.engine import Trainer
-from detr_d2.prediction.media import VideoReader
 from detr_d2.prediction.predictor import ImagePredictor
+from detr_d2.prediction.videos import VideoReader
 
 CATEGORIES = {1: "cat", 23: "bear", 24: "zebra", 56: "cup"}  # dataset id -> name; the model's classes are 0..3
 SIZES = {"a.png": (61, 97), "b.png": (80, 64), "sub/c.png": (50, 50)}  # height, width
@@ -211,7 +211,7 @@ def test_video(data: Path, tmp_path: Path) -> None:
     assert [(x["id"], x["frame"]) for x in images] == [(1, 0), (2, 1), (3, 2)]
     written = VideoReader(output / images[0]["picture"])
     assert written.size == (96, 64)
-    assert written.fps == pytest.approx(10)
+    assert written.rate == 10
     assert len(list(written)) == 3
     assert sorted(path.name for path in output.iterdir()) == sorted(
         ["images.json", "predictions.json", images[0]["picture"]]
@@ -278,6 +278,7 @@ def test_mistakes_are_said_before_the_work(data: Path, tmp_path: Path, capsys: p
         "no.pth": [image, "--weights", tmp_path / "no.pth"],
         "cannot write into": [image, "--output", tmp_path / "file"],
         "expected 0 to 1": [image, "--score-threshold", "50"],
+        "--batch-size is 0": [image, "--batch-size", "0"],
         "trained on 4 classes": [image, "--classes", "a,b,c"],
         "none of them empty": [image, "--classes", "a,,c"],
         "NUM_CLASSES is 3": [image, "--opts", "MODEL.DETR.NUM_CLASSES", "3"],

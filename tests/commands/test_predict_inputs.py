@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from media_files import write_image, write_video
 from PIL import Image
 from tiny_models import tiny_cfg
@@ -16,8 +19,8 @@ from tiny_models import tiny_cfg
 from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.commands import predict
-from detr_d2.prediction.media import VideoReader
-from detr_d2.prediction.predictor import Categories
+from detr_d2.prediction import Categories
+from detr_d2.prediction.videos import VideoReader
 
 NAMES = {"scan.jpg/p.png": 100, "l2.png": "two", "l1.png": 7}  # and their ids
 
@@ -82,3 +85,53 @@ def test_an_image_that_the_model_fails_on_is_named(tmp_path: Path, monkeypatch: 
     arguments = ["--config-file", tmp_path / "config.yaml", "--output", tmp_path / "out", tmp_path / "thin.png"]
     with pytest.raises(RuntimeError, match=r"thin\.png: RuntimeError: no feature map is left"):
         main(["predict", *map(str, arguments)])
+
+
+class _Dark(torch.nn.Module):
+    """One detection, whose score tells how dark the image is; keeps the sizes of the batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self.batches.append(len(inputs))
+        assert len({x["image"].shape for x in inputs}) == 1
+        found = []
+        for x in inputs:
+            instances = Instances((x["height"], x["width"]))
+            instances.scores = 1 - x["image"].mean()[None] / 255
+            instances.pred_boxes, instances.pred_classes = Boxes(torch.ones(1, 4)), torch.zeros(1, dtype=torch.int64)
+            found.append({"instances": instances})
+        return found
+
+
+def test_batches_change_nothing_but_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of equal size and frames of a video go through the model together; ids, names and errors stay in order."""
+    for i in range(9):
+        size = (32, 48) if i % 3 else (48, 32)
+        Image.fromarray(np.full((*size, 3), 20 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "4.png").write_bytes(b"no image")
+    write_video(tmp_path / "5b.avi", frames=5)
+    (tmp_path / "config.yaml").write_text(tiny_cfg("INPUT.MIN_SIZE_TEST", 32, "INPUT.MAX_SIZE_TEST", 64).dump())
+    inputs = [tmp_path / "5b.avi", *sorted(tmp_path.glob("*.png"))]
+    written, batches = [], []
+    for batch_size in (1, 4):
+        model = _Dark()
+        monkeypatch.setattr(predict, "load_trained_model", lambda *_, m=model: (m, Categories.numbered(["a"])))
+        options = ["--batch-size", batch_size, "--score-threshold", 0, "--output", tmp_path / f"out{batch_size}"]
+        arguments = ["--config-file", tmp_path / "config.yaml", *sorted(inputs), *options]
+        assert main(["predict", *map(str, arguments)]) == 1
+        files = sorted(x.name for x in (tmp_path / f"out{batch_size}").iterdir())
+        read = [
+            json.loads((tmp_path / f"out{batch_size}" / f"{name}.json").read_text())
+            for name in ("images", "predictions")
+        ]
+        written.append([files, *read])
+        batches.append(model.batches)
+    assert written[0] == written[1]
+    assert [Path(x["file_name"]).stem for x in written[0][1]["images"]] == list("01235") + ["5b"] * 5 + list("678")
+    scores = [x["score"] for x in written[0][2] if x["image_id"] not in range(6, 11)]  # but of the video
+    assert scores == pytest.approx([1 - 20 * i / 255 for i in (0, 1, 2, 3, 5, 6, 7, 8)])
+    assert batches[0] == [1] * 13
+    assert sorted(batches[1]) == [2, 3, 4, 4]  # 3 upright ones; 5 others and 5 frames, which have their size

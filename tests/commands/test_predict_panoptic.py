@@ -82,8 +82,10 @@ def test_panoptic_maps_are_drawn_and_written(files: PanopticFiles, tmp_path: Pat
     some = 0
     for image_id in (4, 7, 9):
         annotation = written.annotations[image_id]
-        size = written.images[image_id]["height"], written.images[image_id]["width"]
-        ids = read_segment_ids(str(out / "panoptic" / annotation["file_name"]), annotation["segments_info"], size)
+        _, (width, height) = written.images[image_id]
+        ids = read_segment_ids(
+            str(out / "panoptic" / annotation["file_name"]), annotation["segments_info"], (height, width)
+        )
         for segment in annotation["segments_info"]:
             assert (ids == segment["id"]).sum() == segment["area"] > 4
             assert bool(segment["isthing"]) == written.is_thing[segment["category_id"]]

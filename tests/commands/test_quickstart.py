@@ -1,103 +1,96 @@
-"""`quickstart` with tiny models, and the timed training runs that it is made of."""
+"""`quickstart`: on shapes and of segmentation with tiny models, and which jobs each of the three asks for."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from coco_files import CocoFiles
+from segmentation_cases import MASKS
+from tiny_baselines import tiny_faster_rcnn_cfg
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
-from detr_d2.commands import quickstart
 from detr_d2.compare import run as compare_run
 from detr_d2.compare.cost.cost import CostSettings
 from detr_d2.compare.found import boxes as collect
 from detr_d2.compare.models import Contestant
-from detr_d2.compare.record_files import load_comparison
+from detr_d2.compare.records import load_comparison
 from detr_d2.compare.results import RunResult
-from detr_d2.config import get_cfg
 from detr_d2.data import read_image
-from detr_d2.experiments import timed_training, trained_comparison
-from detr_d2.experiments.timed_training import TrainingError, run_training, seconds_per_step, train, with_iterations
+from detr_d2.data.shapes.synthetic import make_shapes
+from detr_d2.engine.startup.setup import load_config
+from detr_d2.experiments import quickstarts, side_by_side, timed_training
+from detr_d2.experiments.side_by_side import SideBySide
+from detr_d2.experiments.timed_training import TrainingError, run_training, train
 from detr_d2.experiments.training_job import TrainingJob
-from detr_d2.experiments.training_progress import TrainingProgress
 
-DATA = [
+COMMON: list[Any] = [
     *("DATASETS.TRAIN", ("shapes_train",), "DATASETS.TEST", ("shapes_val",), "DATALOADER.NUM_WORKERS", 0),
-    *("INPUT.MIN_SIZE_TRAIN", (48,), "INPUT.MIN_SIZE_TEST", 48, "INPUT.CROP.ENABLED", False, "SEED", 7),
-    *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 4, "SOLVER.STEPS", (2,), "TEST.EVAL_PERIOD", 0),
-    *("SOLVER.OPTIMIZER", "ADAMW", "MODEL.DETR.NUM_CLASSES", 0),
+    *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64, "INPUT.CROP.ENABLED", False, "TEST.EVAL_PERIOD", 0),
+    *("INPUT.MASK_FORMAT", "bitmask", "SOLVER.IMS_PER_BATCH", 2, "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.MAX_ITER", 2),
 ]
+DETR = [*COMMON, "MODEL.DETR.NUM_CLASSES", 0]
+FASTER_RCNN = [*COMMON, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]  # there are detections to evaluate
+SIZES = ["--max-iter", "3", "--train-images", "4", "--val-images", "3", "--seed", "5"]
 
 
 @pytest.fixture
-def detr_config(tmp_path: Path) -> str:
-    (tmp_path / "detr.yaml").write_text(tiny_cfg(*DATA).dump())
-    return str(tmp_path / "detr.yaml")
-
-
-@pytest.fixture
-def faster_rcnn_config(tmp_path: Path) -> str:
-    """Faster R-CNN on one feature map, as small as it gets."""
-    cfg = tiny_cfg(*DATA)
-    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.BACKBONE.NAME", "build_resnet_backbone"])
-    cfg.merge_from_list(["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"])
-    cfg.merge_from_list(
-        ["MODEL.ROI_BOX_HEAD.NUM_FC", 1, "MODEL.ROI_BOX_HEAD.FC_DIM", 8, "MODEL.ROI_HEADS.NUM_CLASSES", 3]
-    )
-    cfg.merge_from_list(["MODEL.RPN.POST_NMS_TOPK_TRAIN", 20, "MODEL.RPN.POST_NMS_TOPK_TEST", 20])
-    (tmp_path / "faster_rcnn.yaml").write_text(cfg.dump())
-    return str(tmp_path / "faster_rcnn.yaml")
-
-
-@pytest.fixture
-def job(tmp_path: Path, tiny_coco: CocoFiles, detr_config: str) -> TrainingJob:
-    coco = (tiny_coco.spec("shapes_train"), tiny_coco.spec("shapes_val"))
-    return TrainingJob("DETR", detr_config, str(tmp_path / "run"), coco=coco, opts=("SEED", "3"))
-
-
-class Reports(list[dict[str, Any]]):
-    """Collects what a training says; fails at one iteration if asked."""
-
-    def __init__(self, stop_at: int = 0) -> None:
-        super().__init__()
-        self.stop_at = stop_at
-
-    def __call__(self, **news: Any) -> None:
-        self.append(news)
-        if news.get("iteration") == self.stop_at:
-            raise InterruptedError("stop")
-
-    def iterations(self) -> list[int]:
-        return [news["iteration"] for news in self if "iteration" in news]
-
-
-@pytest.fixture
-def command(tmp_path: Path, detr_config: str, faster_rcnn_config: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A small quickstart that writes into `tmp_path / "out"`."""
-    monkeypatch.setattr(quickstart, "DETR_CONFIG", detr_config)
-    monkeypatch.setattr(quickstart, "FASTER_RCNN_CONFIG", faster_rcnn_config)
-    monkeypatch.setattr(trained_comparison, "COST", CostSettings(repeat=2, batch_sizes=(1,), images=2, flops_images=1))
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models in place of those of the quickstarts on shapes, and little to measure."""
+    masks = ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
+    masks = (*masks, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8)
+    panoptic = ("MODEL.DETR.PANOPTIC.ENABLED", True, "MODEL.DETR.CLASS_HEAD_FROM", "names")
+    panoptic = (*panoptic, "DATASETS.TRAIN", ("shapes_panoptic_train",), "DATASETS.TEST", ("shapes_panoptic_val",))
+    made = {
+        "detr": tiny_cfg(*DETR),
+        "faster_rcnn": tiny_faster_rcnn_cfg(*FASTER_RCNN),
+        "detr_masks": tiny_cfg(*DETR, *MASKS),
+        "mask_rcnn": tiny_faster_rcnn_cfg(*FASTER_RCNN, *masks),
+        "panoptic": tiny_cfg(*DETR, *MASKS, *panoptic),
+    }
+    for name, cfg in made.items():
+        (tmp_path / f"{name}.yaml").write_text(cfg.dump())
+    files = {name: str(tmp_path / f"{name}.yaml") for name in made}
+    monkeypatch.setattr(quickstarts, "SHAPES", {"DETR": files["detr"], "Faster R-CNN": files["faster_rcnn"]})
+    models = {"DETR": (files["detr_masks"], "detr"), "Mask R-CNN": (files["mask_rcnn"], "faster_rcnn")}
+    assert {title: folder for title, (_, folder) in quickstarts.MASKS.items()} == {x: y[1] for x, y in models.items()}
+    monkeypatch.setattr(quickstarts, "MASKS", models)
+    monkeypatch.setattr(quickstarts, "PANOPTIC", files["panoptic"])
+    monkeypatch.setattr(side_by_side, "COST", CostSettings(repeat=2, batch_sizes=(1,), images=2, flops_images=1))
     monkeypatch.setattr("detr_d2.compare.cost.cost.peak_memory_mb", lambda *_: 123.0)
-    sizes = ["--max-iter", "3", "--train-images", "4", "--val-images", "3", "--seed", "5"]
-    return ["quickstart", "--output", str(tmp_path / "out"), *sizes]
 
 
-def test_quickstart(
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training without a process of its own, which takes seconds to start."""
+    monkeypatch.setattr(timed_training, "_train_in_a_process", lambda job, report: train(job, report).save(job.result))
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """A small quickstart that writes into `tmp_path / "out"`."""
+    return ["quickstart", "--output", str(tmp_path / "out"), *SIZES]
+
+
+@pytest.mark.usefixtures("configs")
+def test_on_shapes(
     tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
     assert main(command) == 0
 
     printed = capsys.readouterr().out
+    assert re.findall(r"^\[(\d)/5\] ", printed, re.MULTILINE) == list("12345")
     detr, faster_rcnn = (RunResult.load(output / name) for name in ("detr.json", "faster_rcnn.json"))
     plan = json.loads((output / "faster_rcnn" / "plan.json").read_text())
     assert (detr.model, detr.iterations, detr.seed) == ("DETR", 3, 5)
@@ -127,6 +120,7 @@ def test_quickstart(
     assert last == f"report: {report}"
     assert comparison.dataset.num_images == 3
     assert comparison.command == shlex.join(["python", "-m", "detr_d2", *command])
+    page = report.read_text(encoding="utf-8")
     for model, result in zip(comparison.models, (detr, faster_rcnn), strict=True):
         assert model.label == result.model
         assert model.coco is not None
@@ -134,7 +128,7 @@ def test_quickstart(
         assert model.cost is not None
         assert {x.stage: x.p50_ms for x in model.cost.latency}["total"] == result.inference_ms
         assert model.weights_sha256
-    page = report.read_text(encoding="utf-8")
+        assert f"training of {model.label}" in page
     assert all(f">{label}</th>" in page for label in ("DETR", "Faster R-CNN"))
     assert not re.findall(r"""(?:src|href)=["']?(?!data:|#)[^"'>]+|@import|url\((?!data:|#)""", page)
 
@@ -153,36 +147,11 @@ def test_quickstart(
     assert load_comparison(output / "compare" / "results.json").models == comparison.models
 
 
-@pytest.fixture
-def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training without a process of its own, which takes seconds to start."""
-    monkeypatch.setattr(timed_training, "_train_in_a_process", lambda job, report: train(job, report).save(job.result))
-
-
-@pytest.mark.usefixtures("train_here")
-def test_without_jinja2_only_the_page_is_missing(
+@pytest.mark.usefixtures("configs", "train_here")
+def test_nothing_is_lost_with_a_model_or_the_page(
     tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "jinja2", None)
-        assert main(command) == 2
-    printed, error = capsys.readouterr()
-    assert error.splitlines()[-1] == 'error: the report needs jinja2: pip install "detr_d2[report]".'
-    assert printed.splitlines()[-1].startswith("all of it took")
-    output = tmp_path / "out"
-    names = ["results.md", "detr.json", "faster_rcnn.json", "pictures/side_by_side.png"]
-    names += ["compare/results.json", "compare/table.md"]
-    assert [name for name in names if not (output / name).is_file()] == []
-    assert not (output / "compare" / "report.html").exists()
-
-    assert main(command) == 0
-    assert (output / "compare" / "report.html").is_file()
-
-
-@pytest.mark.usefixtures("train_here")
-def test_a_model_that_cannot_be_compared_loses_nothing(
-    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    """Faster R-CNN cannot be loaded; in the first call, jinja2 cannot either."""
     original = Contestant.load
 
     def only_detr(contestant: Contestant, **how: Any) -> Any:
@@ -191,127 +160,306 @@ def test_a_model_that_cannot_be_compared_loses_nothing(
         return original(contestant, **how)
 
     monkeypatch.setattr(Contestant, "load", only_detr)
-    assert main(command) == 1
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "jinja2", None)
+        assert main(command) == 2
     printed, error = capsys.readouterr()
     assert "error: Faster R-CNN cannot be compared: out of luck" in error
-    assert printed.splitlines()[-1].startswith("report: ")
-    detr, faster_rcnn = (RunResult.load(tmp_path / "out" / name) for name in ("detr.json", "faster_rcnn.json"))
+    assert error.splitlines()[-1] == 'error: the report needs jinja2: pip install "detr_d2[report]".'
+    assert printed.splitlines()[-1].startswith("all of it took")
+    output = tmp_path / "out"
+    names = ["results.md", "detr.json", "faster_rcnn.json", "pictures/side_by_side.png"]
+    names += ["compare/results.json", "compare/table.md"]
+    assert [name for name in names if not (output / name).is_file()] == []
+    assert not (output / "compare" / "report.html").exists()
+
+    assert main(command) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {output / 'compare' / 'report.html'}"
+    assert (output / "compare" / "report.html").is_file()
+    detr, faster_rcnn = (RunResult.load(output / name) for name in ("detr.json", "faster_rcnn.json"))
     assert detr.inference_ms > 0
     assert np.isnan(faster_rcnn.inference_ms)
     assert faster_rcnn.train_seconds > 0
 
 
+@pytest.mark.usefixtures("configs", "train_here")
+def test_masks_and_panoptic_maps_are_trained_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco = []
+    for split, seed in (("train", 0), ("val", 10_000)):
+        coco.append(make_shapes(tmp_path / "shapes" / split, 4, seed).coco_spec(f"shapes_{split}"))
+    for name in ("detr", "faster_rcnn"):
+        job = TrainingJob(name, str(tmp_path / f"{name}.yaml"), str(tmp_path / "base" / name), coco=tuple(coco))
+        run_training(job, lambda **_: None)
+    output = tmp_path / "out"
+    assert main(["quickstart", "segmentation", "--base", str(tmp_path / "base"), "--output", str(output), *SIZES]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^\[(\d)/8\] ", printed, re.MULTILINE) == list("12345678")
+    assert printed.splitlines()[-1] == f"report: {output / 'panoptic' / 'compare' / 'report.html'}"
+
+    masks = {name: RunResult.load(output / "masks" / f"{name}.json") for name in ("detr", "mask_rcnn")}
+    assert all(set(x.extra) == {"mask AP", "mask AP50"} for x in masks.values())
+    panoptic = RunResult.load(output / "panoptic" / "detr.json")
+    assert "PQ" in panoptic.extra
+    assert [x.iterations for x in (*masks.values(), panoptic)] == [3, 3, 3]
+    assert "mask AP50" in (output / "masks" / "results.md").read_text(encoding="utf-8")
+
+    comparison = load_comparison(output / "masks" / "compare" / "results.json")
+    assert [x.label for x in comparison.models] == ["DETR", "Mask R-CNN"]
+    for model, name in zip(comparison.models, masks, strict=True):
+        assert model.masks is not None
+        assert model.masks.ap == pytest.approx(masks[name].extra["mask AP"])
+    (model,) = load_comparison(output / "panoptic" / "compare" / "results.json").models
+    assert model.panoptic is not None
+    assert model.panoptic.pq == pytest.approx(panoptic.extra["PQ"])
+    picture = cv2.imread(str(output / "panoptic" / "pictures" / "side_by_side.png"))
+    assert picture is not None
+    assert picture.shape[1] > 2 * 2 * 320  # two images, truth and prediction of each
+
+
+# From here on nothing is trained: which jobs are asked for, and what is wrong before that.
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainingJob]:
+    """What would be trained; no training takes place, and nothing is compared."""
+    jobs: list[TrainingJob] = []
+
+    def pretend(job: TrainingJob, _: Any) -> None:
+        jobs.append(job)
+        RunResult(job.title, job.config_file, "val", 1, 1, 1, iterations=7, train_seconds=61.44).save(job.result)
+
+    monkeypatch.setattr(timed_training, "_train_in_a_process", pretend)
+    monkeypatch.setattr(SideBySide, "compare", lambda *_: 0)
+    return jobs
+
+
+def options_of(job: TrainingJob) -> dict[str, str]:
+    return dict(zip(job.opts[::2], job.opts[1::2], strict=True))
+
+
+def test_what_is_asked_for_on_shapes(tmp_path: Path, command: list[str], jobs: list[TrainingJob]) -> None:
+    """Under the names that folders of earlier versions have, so that these are found again."""
+    assert main(command) == 0
+    assert [(x.title, x.iterations, x.seconds) for x in jobs] == [("DETR", 3, None), ("Faster R-CNN", None, 61.4)]
+    assert [x.output_dir for x in jobs] == [str(tmp_path / "out" / name) for name in ("detr", "faster_rcnn")]
+    assert jobs[0].opts == ("SEED", "5", "TEST.BEST_CHECKPOINT", "False")
+    data = tmp_path / "out" / "data"
+    assert jobs[0].coco == jobs[1].coco
+    assert jobs[0].coco == (
+        f"shapes_train={data}/train-seed-5-4/annotations.json:{data}/train-seed-5-4/images",
+        f"shapes_val={data}/val-seed-10005-3/annotations.json:{data}/val-seed-10005-3/images",
+    )
+    record = json.loads((tmp_path / "out" / "made_with.json").read_text())
+    assert record["command"] == "quickstart"
+    assert record["settings"] == {"seed": 5, "max_iter": 3, "train_images": 4, "val_images": 3}
+
+
+@pytest.fixture
+def data(tmp_path: Path, tiny_coco: CocoFiles) -> Path:
+    """Three training images, two of them also for validation."""
+    folder = tmp_path / "cells: 2"  # a name that can be read in more than one way
+    shutil.copytree(tiny_coco.image_root, folder / "images")
+    (folder / "train.json").write_text(json.dumps(tiny_coco.content))
+    content = {**tiny_coco.content, "images": tiny_coco.content["images"][:2]}
+    (folder / "val.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def real(tmp_path: Path, data: Path) -> list[str]:
+    return ["quickstart", "real", "--data", str(data), "--output", str(tmp_path / "out"), "--seed", "5"]
+
+
+BOTH = ["Deformable DETR", "Faster R-CNN"]
+
+
+def test_what_is_asked_for_on_real_images(
+    tmp_path: Path, data: Path, real: list[str], jobs: list[TrainingJob], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(real) == 0
+    printed = capsys.readouterr().out
+    assert f"[1/5] data: 3 training and 2 validation images of {data}" in printed
+    assert "[2/5] Deformable DETR: training by its own schedule and evaluation" in printed
+    assert "trained: Deformable DETR 7 iterations in 1:01; Faster R-CNN 7 iterations in 1:01" in printed
+    assert [(x.title, x.iterations, x.seconds) for x in jobs] == [(title, None, None) for title in BOTH]
+    assert [x.output_dir for x in jobs] == [str(tmp_path / "out" / name) for name in ("deformable_detr", "faster_rcnn")]
+    images = data / "images"
+    assert jobs[0].coco == (f"bccd_train={data / 'train.json'}:{images}", f"bccd_val={data / 'val.json'}:{images}")
+    assert jobs[0].opts[:4] == ("SEED", "5", "TEST.BEST_CHECKPOINT", "False")
+    record = json.loads((tmp_path / "out" / "made_with.json").read_text())
+    assert record["command"] == "quickstart-real"
+    assert record["settings"] == {"data": str(data), "seed": 5, "max_iter": None, "same_time": False}
+    # The other name of the command finds what is there.
+    assert main(["quickstart-real", *real[2:]]) == 0
+    assert len(jobs) == 2
+
+
+def test_it_goes_on_where_it_was_stopped_unless_something_is_new(
+    data: Path,
+    real: list[str],
+    jobs: list[TrainingJob],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def titles(*options: str) -> list[str]:
+        done = len(jobs)
+        main([*real, *options])
+        return [job.title for job in jobs[done:]]
+
+    pretend = timed_training._train_in_a_process
+
+    def stop_second(job: TrainingJob, report: Any) -> None:
+        if job.title == BOTH[1]:
+            raise KeyboardInterrupt
+        pretend(job, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timed_training, "_train_in_a_process", stop_second)
+        assert titles() == BOTH[:1]
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert titles() == BOTH[1:]
+    assert titles() == []
+    assert titles("--fresh") == BOTH
+    assert titles("--max-iter", "7") == BOTH
+    assert [job.iterations for job in jobs[-2:]] == [7, 7]
+    content = json.loads((data / "train.json").read_text())
+    (data / "train.json").write_text(json.dumps({**content, "annotations": content["annotations"][1:]}))
+    assert titles("--max-iter", "7") == BOTH  # other data under the same name
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True, "avx2": True}, True), ({"amx_bf16": True}, True), ({"avx2": True}, False), ({}, False)],
+)
+def test_bfloat16_is_used_where_the_processor_has_it(
+    real: list[str],
+    jobs: list[TrainingJob],
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: dict[str, bool],
+    expected: bool,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    assert main(real) == 0
+    assert [options_of(job).get("SOLVER.AMP.ENABLED") for job in jobs] == ["True" if expected else None] * 2
+
+
+def test_faster_rcnn_can_be_given_the_same_time(
+    real: list[str], jobs: list[TrainingJob], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*real, "--max-iter", "9", "--same-time"]) == 0
+    assert [(job.iterations, job.seconds) for job in jobs] == [(9, None), (None, 61.4)]
+    assert "[3/5] Faster R-CNN: training for the same 1:01 and evaluation" in capsys.readouterr().out
+
+
+def test_the_shipped_configs_are_for_data_of_any_classes() -> None:
+    for config in quickstarts.REAL.values():
+        cfg = load_config(config)
+        assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("bccd_train",), ("bccd_val",))
+        assert cfg.DATASETS.COCO == []
+        assert cfg.MODEL.WEIGHTS == ""
+    assert load_config(quickstarts.REAL["Deformable DETR"]).MODEL.DETR.NUM_CLASSES == 0
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """What is read of a finished quickstart before the trainings."""
+    for folder in ("detr", "faster_rcnn"):
+        path = tmp_path / "base" / folder
+        path.mkdir(parents=True)
+        torch.save({"model": {}, "folder": folder}, path / "model_final.pth")
+        (path / "job.json").write_text(json.dumps({"coco": ["shapes_train=a:b", "shapes_val=c:d"]}))
+        RunResult(folder, "c", "d", 1, 1, 1).save(path / "result.json")
+    return tmp_path / "base"
+
+
+def test_segmentation_begins_with_the_models_of_the_quickstart(
+    tmp_path: Path, base: Path, jobs: list[TrainingJob]
+) -> None:
+    command = ["quickstart-segmentation", "--base", str(base), "--output", str(tmp_path / "out"), *SIZES]
+    assert main(command) == 0
+    expected = [base / name / "model_final.pth" for name in ("detr", "faster_rcnn", "detr")]
+    assert [options_of(job)["MODEL.WEIGHTS"] for job in jobs] == [str(path) for path in expected]
+    folders = ("masks/detr", "masks/mask_rcnn", "panoptic/detr")
+    assert [job.output_dir for job in jobs] == [str(tmp_path / "out" / name) for name in folders]
+    coco = ("shapes_train=a:b", "shapes_val=c:d")
+    assert [job.coco for job in jobs] == [coco, coco, ()]
+    assert [bool(job.coco_panoptic) for job in jobs] == [False, False, True]
+    record = json.loads((tmp_path / "out" / "made_with.json").read_text())
+    assert record["command"] == "quickstart-segmentation"
+    assert list(record["settings"]) == ["base", "seed", "max_iter", "train_images", "val_images"]
+
+    jobs.clear()
+    assert main(command) == 0
+    assert jobs == []  # all of it is there
+    torch.save({"model": {}, "folder": "another"}, expected[1])
+    assert main(command) == 0
+    assert [job.title for job in jobs] == ["Mask R-CNN"]  # which began with another model
+
+
+def test_two_models_of_different_data_are_refused(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = base / "faster_rcnn" / "job.json"
+    both: list[str] = json.loads(path.read_text())["coco"]
+    for coco in (both[::-1], both[:1]):
+        path.write_text(json.dumps({"coco": coco}))
+        assert main(["quickstart", "segmentation", "--base", str(base)]) == 2
+        assert "expected two models trained on one pair of datasets" in capsys.readouterr().err
+
+
 def test_a_failed_training_is_told(
-    tmp_path: Path, detr_config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any) -> None:
         raise TrainingError("the training of DETR failed with exit code 1")
 
-    monkeypatch.setattr(quickstart, "DETR_CONFIG", detr_config)
     monkeypatch.setattr(timed_training, "_train_in_a_process", fail)
-    sizes = ["--train-images", "1", "--val-images", "1"]
-    assert main(["quickstart", "--output", str(tmp_path / "out"), *sizes]) == 1
+    assert main(command) == 1
     assert "error: the training of DETR failed" in capsys.readouterr().err
-    assert main(["quickstart", "--output", str(tmp_path / "out"), "--val-images", "0"]) == 2
-    assert "--val-images is 0" in capsys.readouterr().err
 
 
-def test_an_interrupted_training_goes_on_with_its_clock(job: TrainingJob) -> None:
-    interrupted, continued = Reports(stop_at=3), Reports()
-    with pytest.raises(InterruptedError):
-        train(job, interrupted)
-    assert interrupted.iterations() == [1, 2, 3]
-    result = train(job, continued)
-    assert continued.iterations() == [3, 4]  # a checkpoint after each quarter
-    assert continued[0]["max_iter"] == 4
-    assert result.iterations == 4
-    assert result.seed == 3
-    assert result.dataset == "shapes_val"
-    assert set(result.per_class) == {"red", "green", "blue"}
-
-    checkpoints = [f"model_{number:07d}" for number in range(4)]
-    loaded = [torch.load(Path(job.output_dir) / f"{name}.pth", weights_only=True) for name in checkpoints]
-    clocks = [content["trainer"]["step_seconds"] for content in loaded]
-    assert clocks == sorted(set(clocks))  # the second process adds to the time of the first
-    assert clocks[-1] == result.train_seconds
-    assert loaded[-1]["class_names"] == ["red", "green", "blue"]  # what `predict` shows
-    assert loaded[-1]["category_ids"] == [1, 23, 56]
+EXPECTED = "expected a folder with train.json and val.json in COCO format and the images of both in images/"
 
 
-def test_a_time_of_zero_is_a_wish_for_one_iteration(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed_training, "seconds_per_step", lambda *_, **__: 0.5)
-    planned = Reports()
-    result = train(TrainingJob(**{**vars(job), "seconds": 0.0}), planned)
-    assert planned[0] == {"seconds_per_step": 0.5, "max_iter": 1}
-    assert result.iterations == 1
-
-
-@pytest.mark.parametrize("option", ["--max-iter", "--train-images", "--val-images"])
-def test_numbers_below_one_are_mistakes(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["quickstart", "--output", str(tmp_path / "out"), option, "0"]) == 2
-    assert f"error: {option} is 0, expected at least 1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-iter", "0"], "--max-iter is 0, expected at least 1"),
+        (["--train-images", "0"], "--train-images is 0, expected at least 1"),
+        (["--val-images", "0"], "--val-images is 0, expected at least 1"),
+        (["real", "--data", "x", "--seed", "-1"], "--seed is -1, expected at least 0"),
+        (["real"], f"--data names no folder (`make quickstart-real DATA=path/to/bccd`); {EXPECTED}"),
+        (["real", "--data", ""], f"--data names no folder (`make quickstart-real DATA=path/to/bccd`); {EXPECTED}"),
+        (["real", "--data", "nowhere"], f"--data nowhere: there is no such folder; {EXPECTED}"),
+        (["--data", "x"], "--data is an option of quickstart real, not of shapes"),
+        (["real", "--val-images", "5"], "--val-images is an option of quickstart shapes and segmentation, not of real"),
+        (["segmentation", "--same-time"], "--same-time is an option of quickstart real, not of segmentation"),
+        (
+            ["segmentation", "--base", "nowhere"],
+            "--base nowhere: detr/model_final.pth is not there; run `make quickstart` (python -m detr_d2 quickstart) "
+            "to its end first: training begins with its models",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quickstart", *options, "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(job: TrainingJob) -> None:
-    Path(job.output_dir).mkdir()
-    (Path(job.output_dir) / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="was not made by this command"):
-        run_training(job, Reports(), fresh=True)
-    assert (Path(job.output_dir) / "thesis.tex").exists()
-
-
-def test_a_training_process_that_fails_shows_its_log(job: TrainingJob) -> None:
-    broken = TrainingJob(**{**vars(job), "coco": ("shapes_train=gone.json:gone",)})
-    with pytest.raises(TrainingError, match="failed with exit code 1") as error:
-        run_training(broken, Reports())
-    assert "gone" in str(error.value)
-    assert "console.txt" in str(error.value)
-    assert not broken.result.exists()
-
-
-def test_a_schedule_is_stretched() -> None:
-    cfg = get_cfg()
-    cfg.merge_from_list(["SOLVER.MAX_ITER", 400, "SOLVER.STEPS", (200, 380), "SOLVER.WARMUP_ITERS", 40])
-    cfg.freeze()
-    longer = with_iterations(cfg, 1000)
-    assert longer.SOLVER.MAX_ITER == 1000
-    assert longer.SOLVER.STEPS == (500, 950)
-    assert longer.SOLVER.WARMUP_ITERS == 100
-    assert longer.SOLVER.CHECKPOINT_PERIOD == 250
-    assert longer.is_frozen()
-    assert cfg.SOLVER.MAX_ITER == 400
-    assert with_iterations(cfg, 2).SOLVER.STEPS == (1,)  # steps that fall together, or on the end, are dropped
-    assert with_iterations(cfg, 1).SOLVER.CHECKPOINT_PERIOD == 1
-
-
-def test_the_time_of_a_step_is_the_mean_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = {"now": 0.0}
-    durations = iter([50.0, 40.0, 30.0, *[2.0, 4.0] * 50])
-
-    class Slow:
-        def __init__(self, _: Any) -> None:
-            self.iter = -1
-
-        def run_step(self) -> None:
-            clock["now"] += next(durations)
-
-    monkeypatch.setattr(timed_training, "Trainer", Slow)
-    monkeypatch.setitem(timed_training.CLOCKS, "wall", lambda: clock["now"])
-    assert seconds_per_step(get_cfg(), limit=1e9) == 3.0  # 30 steps of 2 and 4 seconds in turn
-    assert clock["now"] == 120 + 90
-    durations = iter([9.0] * 3 + [2.0, 4.0, 6.0, 100.0])
-    assert seconds_per_step(get_cfg(), limit=1.0) == 4.0  # three steps at least, then the limit
-
-
-def test_progress_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    clock = {"now": 0.0}
-    monkeypatch.setattr("time.monotonic", lambda: clock["now"])
-    with TrainingProgress("DETR") as progress:
-        for iteration in range(501, 1001):  # continued at 501, two iterations a second
-            clock["now"] += 0.5
-            progress(iteration=iteration, max_iter=1000, loss=1.234)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 9  # every 30 seconds, and at the end
-    assert lines[0] == "DETR: 560 of 1,000 iterations, loss 1.23, 2.0 it/s, ETA 3:40"
-    assert lines[-1].startswith("DETR: 1,000 of 1,000 iterations")
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (["train.json"], "the folder has no train.json; expected"),
+        (["val.json", "images"], "the folder has no val.json and no images/; expected"),
+    ],
+)
+def test_what_the_folder_lacks_is_told(
+    data: Path, real: list[str], missing: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in missing:
+        (data / name).rename(tmp_path / name)
+    assert main(real) == 2
+    assert capsys.readouterr().err.startswith(f"error: --data {data}: {message}")
+    assert not (tmp_path / "out").exists()

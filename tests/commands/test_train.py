@@ -324,10 +324,10 @@ def test_departures_from_the_recipe_are_said_once(
     assert run(tmp_path / "out", "SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0") == 0
     lines = (tmp_path / "out" / "log.txt").read_text().splitlines()
     (line,) = [line for line in lines if "Differs from the recipe" in line]
-    assert " hidden width, " in line
+    assert " MODEL.DETR.TRANSFORMER.HIDDEN_DIM, " in line
     (warning,) = [line for line in lines if "SOLVER.CLIP_GRADIENTS" in line]
     assert "WARNING" in warning
-    assert "gradient clipping" not in line  # that is the warning's
+    assert "CLIP_GRADIENTS.FULL_MODEL" not in line  # that is the warning's
     command = line.partition("python -m detr_d2 ")[2].split()
     capsys.readouterr()
     assert detr_d2_command(command) == 0

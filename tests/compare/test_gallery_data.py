@@ -18,7 +18,7 @@ from detr_d2.compare.measure.everything import coco_limit, f1_per_image, nms_thr
 from detr_d2.compare.models import map_classes, parse_models
 from detr_d2.compare.records import ShippedSettings
 from detr_d2.data import register_coco
-from detr_d2.prediction.predictor import Categories
+from detr_d2.prediction import Categories
 
 A, FAR = (0.0, 0.0, 40.0, 40.0), (100.0, 50.0, 140.0, 90.0)
 

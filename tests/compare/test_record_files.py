@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ import pytest
 from comparison_example import example_comparison
 
 from detr_d2.compare.figures import Interval
-from detr_d2.compare.record_files import load_comparison, save_comparison, to_json
+from detr_d2.compare.record_files import to_json
+from detr_d2.compare.records import load_comparison, save_comparison
 from detr_d2.compare.report.files import (
     latex_table,
     main_rows,
     markdown_table,
     models_csv,
     nms_csv,
-    nms_point,
     per_class_csv,
+    text_table,
 )
+from detr_d2.compare.report.measures import MEASURES, nms_point
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -49,7 +52,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ),
         (lambda x: x["dataset"].update(num_images=True), r"dataset\.num_images is True, expected int"),
         (lambda x: x["models"][0]["confidence"].update(ap=5), r"models\[0\]\.confidence\.ap is 5, expected dict"),
-        (lambda x: x.update(format=99), "in format 1"),
+        (lambda x: x.update(format=99), "its format is not 1; make it again"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, change: Any, message: str) -> None:
@@ -88,10 +91,10 @@ def test_the_point_of_an_nms_is_that_of_the_last_layer() -> None:
 def test_markdown_and_latex_escape_labels() -> None:
     example = example_comparison()
     named = replace(example, models=[replace(example.models[0], label="a|b_c & 5%")])
-    assert "| a\\|b_c & 5% |" in markdown_table(named)
+    assert "| a\\|b_c & 5% " in markdown_table(named)
     tag = replace(example, models=[replace(example.models[0], label="<b>")])
-    assert "| &lt;b> |" in markdown_table(tag)
-    assert r"a|b\_c \& 5\% &" in latex_table(named)
+    assert "| &lt;b> " in markdown_table(tag)
+    assert r"a|b\_c \& 5\% " in latex_table(named)
     assert latex_table(named).count(r"\\") == 2
 
 
@@ -117,3 +120,19 @@ def test_csv_keeps_full_precision_and_leaves_unknown_cells_empty() -> None:
     assert len(points) == 4 * 15
     assert points[0]["nms_threshold"] == ""
     assert [x["shipped"] for x in points].count("1") == 2
+
+
+def test_every_table_holds_the_same_figures() -> None:
+    example = example_comparison()
+    expected = main_rows(example)
+    markdown = [[x.strip() for x in line.strip("|").split("|")] for line in markdown_table(example).splitlines()[:5]]
+    assert [markdown[0], *markdown[2:]] == expected
+    assert all(cell.endswith("-:") for cell in markdown[1][1:])
+    latex = [line for line in latex_table(example).splitlines() if line.endswith(r"\\")]
+    assert [[x.strip() for x in line.removesuffix(r"\\").split("&")] for line in latex] == expected
+    text = text_table(example).splitlines()
+    assert [re.split(r"\s{2,}", line.strip()) for line in (text[0], *text[2:])] == expected
+    rows = list(csv.DictReader(io.StringIO(models_csv(example))))
+    for measure in (x for x in MEASURES if x.head):
+        value = rows[0][measure.csv or measure.key]
+        assert expected[1][expected[0].index(measure.head)] == f"{float(value):.{measure.digits}f}"

@@ -13,10 +13,10 @@ from coco_files import CocoFiles
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from detr_d2.compare.compare_all import Plan, compare_all
+from detr_d2.compare.compare_all import compare_all
 from detr_d2.compare.data import load_ground_truth
 from detr_d2.compare.found.nms import Candidates
-from detr_d2.compare.run import Settings, require_sizes
+from detr_d2.compare.run import Plan, Settings, require_sizes
 from detr_d2.data import register_coco
 
 

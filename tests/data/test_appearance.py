@@ -13,7 +13,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from detr_d2.data import DetrDatasetMapper, build_detr_augmentation, build_stock_mapper
-from detr_d2.data.appearance import RandomSaturation, Transpose, color_jitter
+from detr_d2.data.augmentation import RandomSaturation, Transpose, color_jitter
 from detr_d2.data.draws import seeded_draw, seeded_numpy
 
 SIZE = (40, 60)  # height, width

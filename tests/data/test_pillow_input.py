@@ -15,10 +15,10 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from detr_d2.data import DetrDatasetMapper, build_detr_augmentation, dataset_mapper, read_image
+from detr_d2.data.augmentation import AuthorsResize
 from detr_d2.data.draws import seeded_numpy
 from detr_d2.data.images import read_pillow
 from detr_d2.data.pillow_input import can_stay_in_pillow
-from detr_d2.data.resize import AuthorsResize
 
 RANDOM = np.random.default_rng(5)
 ORIENTATION = 274

@@ -25,7 +25,9 @@ from detr_d2.data import (
     build_resize,
     build_stock_mapper,
     register_coco,
-    resize,
+)
+from detr_d2.data import (
+    augmentation as resize,
 )
 from detr_d2.engine import Trainer
 from detr_d2.engine.resume.stock_loader import build_stock_loader

@@ -1,4 +1,4 @@
-"""Our COCO evaluator gives detectron2's figures: to the last digit by pycocotools, to 1e-9 by faster-coco-eval."""
+"""Our COCO evaluator gives the figures of detectron2's, which are those of pycocotools, to 1e-9."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detr_d2.benchmark.coco import largest_figure_difference, random_detections, write_coco_file
 from detr_d2.config import get_cfg
 from detr_d2.engine.evaluators import build_evaluator
-from detr_d2.evaluation import coco as coco_evaluator
-from detr_d2.evaluation.coco import RecordsEvaluator, build_coco_evaluator
+from detr_d2.evaluation.coco import RecordsEvaluator
 
-BACKENDS = ["pycocotools", "faster-coco-eval"]
 Dataset = tuple[str, Path]
 
 
@@ -44,12 +42,6 @@ def dataset(tmp_path: Path) -> Dataset:
     DatasetCatalog.register("truth", lambda: load_coco_json(str(path), str(tmp_path), "truth", ["area", "id"]))
     MetadataCatalog.get("truth").set(json_file=str(path), evaluator_type="coco")
     return "truth", path
-
-
-def needs(backend: str) -> str:
-    if backend == "faster-coco-eval":
-        pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
-    return backend
 
 
 def instances_of(path: Path, *, masks: bool = False, keypoints: bool = False, per_image: int = 120) -> list[Any]:
@@ -74,20 +66,19 @@ def figures(evaluator: Any, pairs: list[Any], only: list[int] | None = None) -> 
     return evaluator.evaluate(only)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("options", "kind"), [({}, {}), ({"max_dets_per_image": 110}, {}), ({}, {"masks": True}), ({}, {"keypoints": True})]
 )
-def test_figures_of_detectron2(dataset: Dataset, backend: str, options: dict[str, Any], kind: dict[str, bool]) -> None:
+def test_figures_of_detectron2(dataset: Dataset, options: dict[str, Any], kind: dict[str, bool]) -> None:
     name, path = dataset
-    ours = RecordsEvaluator(name, distributed=False, backend=needs(backend), **options)
-    theirs = COCOEvaluator(name, distributed=False, **options)
+    ours = RecordsEvaluator(name, distributed=False, **options)
+    theirs = COCOEvaluator(name, distributed=False, use_fast_impl=False, **options)
     found, expected = figures(ours, instances_of(path, **kind)), figures(theirs, instances_of(path, **kind))
     assert set(found) == set(expected) == {"bbox", *(("segm",) if "masks" in kind else ()), *kind} - {"masks"}
     assert 1 < expected["bbox"]["AP"] < 99
     assert "AP-class 3" in found["bbox"]
     for task, values in expected.items():
-        assert largest_figure_difference(found[task], values) <= (0 if backend == "pycocotools" else 1e-9), task
+        assert largest_figure_difference(found[task], values) <= 1e-9, task
 
 
 def test_recall_of_proposals(dataset: Dataset, tmp_path: Path) -> None:
@@ -109,26 +100,15 @@ def test_only_some_images(dataset: Dataset) -> None:
     found, expected = (
         figures(kind(name, distributed=False), pairs, only)["bbox"] for kind in (RecordsEvaluator, COCOEvaluator)
     )
-    assert found == pytest.approx(expected, abs=0, nan_ok=True)
+    assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
-def test_training_uses_the_faster_one_and_says_so(dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
-    needs("faster-coco-eval")
-    with caplog.at_level(logging.INFO, logger="detr_d2"):
-        evaluator = build_evaluator(get_cfg(), dataset[0], str(dataset[1].parent))
+def test_training_evaluates_with_it_and_says_what_computes(dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    evaluator = build_evaluator(get_cfg(), dataset[0], str(dataset[1].parent))
     assert isinstance(evaluator, RecordsEvaluator)
-    assert evaluator.backend == "faster-coco-eval"
-    assert "computed by faster-coco-eval" in caplog.text
-
-
-def test_without_the_package(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(coco_evaluator, "available_evaluator", lambda: "pycocotools")
     with caplog.at_level(logging.INFO, logger="detr_d2"):
-        evaluator = build_coco_evaluator(dataset[0], None, distributed=False)
-    assert evaluator.backend == "pycocotools"
-    assert 'pip install "detr_d2[eval]"' in caplog.text
+        figures(evaluator, instances_of(dataset[1], per_image=2))
+    assert "computed by faster-coco-eval" in caplog.text
 
 
 def found_exactly(record: dict[str, Any], *, masks: bool = False) -> dict[str, Any]:
@@ -171,7 +151,7 @@ def test_nothing_of_an_earlier_run_is_used(register: Any, tmp_path: Path) -> Non
         made = records()
         for x in (x for record in made for x in record["annotations"]):
             x["bbox"] = [x["bbox"][0] + shift, *x["bbox"][1:]]
-        evaluator = build_coco_evaluator(register(made), str(tmp_path), distributed=False)
+        evaluator = RecordsEvaluator(register(made), distributed=False, output_dir=str(tmp_path))
         assert figures(evaluator, [([x], [found_exactly(x)]) for x in made])["bbox"]["AP"] == pytest.approx(100)
         assert MetadataCatalog.get("mine").get("json_file") is None
         DatasetCatalog.remove("mine")
@@ -182,23 +162,22 @@ def test_a_test_set_has_predictions_and_no_figures(
     register: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = [{k: v for k, v in x.items() if k != "annotations"} for x in records()]
-    evaluator = build_coco_evaluator(register(made), str(tmp_path), distributed=False)
+    evaluator = RecordsEvaluator(register(made), distributed=False, output_dir=str(tmp_path))
     with caplog.at_level(logging.INFO, logger="detr_d2"):
         assert figures(evaluator, [([x], [found_exactly(x)]) for x in made]) == {}
     assert "mine has no annotations: there are predictions, but nothing to measure" in caplog.text
     assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 4
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_no_detections_and_no_objects(register: Any, backend: str) -> None:
+def test_no_detections_and_no_objects(register: Any) -> None:
     made = records()
-    evaluator = RecordsEvaluator(register(made), distributed=False, backend=needs(backend))
+    evaluator = RecordsEvaluator(register(made), distributed=False)
     assert evaluator.evaluate() == {}
     empty = {"instances": found_exactly(made[0])["instances"][:0]}
     assert np.isnan(figures(evaluator, [([made[0]], [empty])])["bbox"]["AP"])
     for record in made:
         record["annotations"] = []
-    evaluator = RecordsEvaluator("mine", distributed=False, backend=backend)
+    evaluator = RecordsEvaluator("mine", distributed=False)
     result = figures(evaluator, [([made[0]], [found_exactly(records()[0])])])["bbox"]
     assert np.isnan(result["AP"])
 

@@ -20,7 +20,8 @@ from detr_d2.data import register_coco_panoptic
 from detr_d2.data.dataset_mapper import DetrDatasetMapper
 from detr_d2.data.panoptic.targets import panoptic_annotations
 from detr_d2.engine.evaluators import build_evaluator
-from detr_d2.evaluation.panoptic import PanopticCounts, PanopticQualityEvaluator, Segments
+from detr_d2.evaluation.panoptic import PanopticQualityEvaluator
+from detr_d2.evaluation.panoptic_quality import PanopticCounts, Segments
 from detr_d2.modeling.segmentation.panoptic import PanopticPostprocessor
 from detr_d2.panoptic_classes import PanopticClasses
 

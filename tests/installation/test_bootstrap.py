@@ -25,10 +25,21 @@ FAILURES = {
     "libfoo is too odd": "warning\nERROR: libfoo is too odd\n",
 }
 
+# And what uv writes.
+FAILURES_OF_UV = {
+    "no network": "error: Request failed after 3 retries in 9.1s\n  cause: Failed to fetch: https://pypi.org/simple/torch/\n"
+    "  cause: error sending request for url (https://pypi.org/simple/torch/)\n",
+    "hash mismatch": "error: Failed to download `a==1`\n  cause: Hash mismatch for `a==1`\n",
+    "the disk is full": "error: Failed to install: a\n  Caused by: No space left on device (os error 28)\n",
+    "TLS certificate": "error: Failed to fetch\n  Caused by: invalid peer certificate: UnknownIssuer\n",
+    "only a<=1 is available": "error: No solution found\n  cause: Because only a<=1 is available and you require a>9\n",
+    "unexpected argument '--no-such' found": "error: unexpected argument '--no-such' found\n\n  tip: try '--help'.\n",
+}
 
-@pytest.mark.parametrize("expected", FAILURES)
-def test_failures_of_pip_become_one_sentence(expected: str) -> None:
-    sentence = bootstrap.explain(FAILURES[expected], 1, "installing torch")
+
+@pytest.mark.parametrize(("expected", "said"), [*FAILURES.items(), *FAILURES_OF_UV.items()])
+def test_failures_become_one_sentence(expected: str, said: str) -> None:
+    sentence = bootstrap.explain(said, 1, "installing torch")
     assert expected in sentence
     assert "\n" not in sentence
 
@@ -100,6 +111,85 @@ def test_a_half_made_environment_is_completed(tmp_path: Path) -> None:
     (venv / "kept").touch()
     assert bootstrap.make_venv(venv) == python
     assert (venv / "kept").exists()  # a good one is not made again
+
+
+# Notes what it is called with, and makes what it is asked for: a Python that does the same.
+FAKE = """#!/bin/sh
+echo "$(basename $0) $@ [$PIP_ARGS]" | sed "s#$HERE#HERE#g" >> $HERE/calls
+for last; do :; done
+if [ "$1 $2" = "-m venv" ] || [ "$1" = venv ]; then mkdir -p $last/bin; cp $0 $last/bin/python; fi
+case "$*" in *"import pip"*) [ -e $HERE/pip ]; exit;; "pip install"*" pip"|"-m ensurepip") touch $HERE/pip;; esac
+"""
+
+
+def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, uv: bool) -> list[str]:
+    """Runs the set-up with fakes of Python and, if asked for, uv; returns what it calls, the probes left out."""
+    (tmp_path / "bin").mkdir()
+    for name in ("python3", *(["uv"] if uv else [])):
+        path = tmp_path / "bin" / name
+        path.write_text(FAKE)
+        path.chmod(0o755)
+    for name, value in {
+        "HERE": str(tmp_path),
+        "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+        "PIP_ARGS": "-i 'http://a b'",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("TMPDIR", "PIP_NO_INPUT", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR", "UV_NO_CACHE"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # the set-up changes them: put back afterwards
+    monkeypatch.setenv("UV_INDEX_STRATEGY", "first-index")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python3"))
+    monkeypatch.setattr(bootstrap, "INSTALLER", Path("INSTALLER"))
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: str(tmp_path / "bin" / name) if uv else None)
+    arguments = ["--venv", str(tmp_path / "venv"), "--extra", "report"]
+    monkeypatch.setenv("DETR_D2_MIN_DISK_GB", "0")
+    assert bootstrap.main(arguments) == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert all(
+        line.endswith(" [-i 'http://a b']") for line in calls
+    )  # every process, the installer's too, has PIP_ARGS
+    calls = [line.removesuffix(" [-i 'http://a b']") for line in calls]
+    return [line for line in calls if " -c " not in line and " config list" not in line]
+
+
+def steps(install: str) -> list[str]:
+    return [
+        f"{install} -i http://a b setuptools>=64,<81 wheel",
+        f"{install} -i http://a b torch torchvision setuptools>=64,<81",
+        f"{install} -i http://a b --no-build-isolation --editable .[report]",
+        "python INSTALLER",
+    ]
+
+
+def test_pip_installs_where_there_is_no_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ["python3 -m venv --without-pip HERE/venv", "python -m ensurepip"]
+    assert set_up(tmp_path, monkeypatch, uv=False) == [*made, *steps("python -m pip install")]
+
+
+def test_uv_installs_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "check_venv_module", lambda: pytest.fail("uv needs no venv module"))
+    into = "uv pip install --python HERE/venv/bin/python"
+    made = ["uv venv --python HERE/bin/python3 HERE/venv", f"{into} pip"]
+    assert set_up(tmp_path, monkeypatch, uv=True) == [*made, *steps(into)]
+
+
+def test_uv_is_told_the_settings_of_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_CONSTRAINT", "SSL_CERT_FILE", "UV_INDEX_STRATEGY"]
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    bootstrap.tell_uv(
+        ":env:.index-url='https://mine'\nglobal.index-url='https://site'\nglobal.find-links='/a /b'\n"
+        "global.timeout='3'\ninstall.extra-index-url='file:///c https://d'\nglobal.cert='/e'\n"
+    )
+    told = {name: os.environ[name] for name in names if name in os.environ}
+    assert told == {
+        "UV_DEFAULT_INDEX": "https://mine",  # of the environment, before that of the files
+        "UV_FIND_LINKS": "/a,/b",
+        "UV_INDEX": "file:///c https://d",
+        "SSL_CERT_FILE": "/e",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+    }
 
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"

@@ -9,6 +9,7 @@ import numpy
 import pytest
 import torch
 
+from detr_d2.commands.check_env import main
 from detr_d2.installation import check_env
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +27,7 @@ def run_without(module: str, reason: str, tmp_path: Path) -> subprocess.Complete
 
 
 def test_a_good_environment_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_env.main([]) == 0
+    assert main([]) == 0
     said = capsys.readouterr()
     lines = {line.split()[0]: line for line in said.out.splitlines() if line.startswith("  ")}
     assert torch.__version__.partition("+")[0] in lines["torch"]
@@ -66,7 +67,7 @@ def test_a_missing_optional_part_costs_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check_env, "OPTIONAL", {"no_such_module": "nothing flies without it."})
-    assert check_env.main([]) == 0
+    assert main([]) == 0
     assert "no_such_module" in (said := capsys.readouterr().out)
     assert "missing: nothing flies without it." in said
 
@@ -76,7 +77,7 @@ def test_a_version_below_the_bound_is_broken(
 ) -> None:
     bounds = ["numpy>=1000", "scipy>=0.1", "not-installed-at-all>=1", 'mypy>=1000; extra == "dev"']
     monkeypatch.setattr(check_env.importlib.metadata, "requires", lambda name: bounds if name == "detr_d2" else None)
-    assert check_env.main([]) == 1
+    assert main([]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert errors == [f"error: numpy is {numpy.__version__}, expected >=1000: `pip install 'numpy>=1000'`."]
 
@@ -89,7 +90,7 @@ def test_a_torch_with_a_known_hole_is_a_warning(
     monkeypatch.setattr(
         check_env.importlib.metadata, "version", lambda name: version if name == "torch" else real(name)
     )
-    assert check_env.main([]) == 0
+    assert main([]) == 0
     said = capsys.readouterr()
     assert ("warning: CVE-2026-24747" in said.out) == warned
     assert said.err == ""

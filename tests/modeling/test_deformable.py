@@ -16,7 +16,7 @@ from tiny_models import NUM_CLASSES, random_input
 from torch import Tensor, nn
 
 from detr_d2.layers import downsample_mask, padding_mask
-from detr_d2.modeling import DETR, DeformableTransformer, TransformerInputs
+from detr_d2.modeling import DETR, DeformableTransformer
 from detr_d2.modeling.transformer.deformable_layers import inverse_sigmoid
 
 T = "MODEL.DETR.TRANSFORMER."
@@ -259,7 +259,7 @@ def test_checkpointing_changes_nothing(variant: str, dropout: float):
     stir(plain)
     inputs = [random_input(64, 96, 3)]
     for checkpoint in (False, True):
-        model = tiny_deformable(variant, T + "DROPOUT", dropout, T + "CHECKPOINT", checkpoint)
+        model = tiny_deformable(variant, T + "DROPOUT", dropout, T + "RECOMPUTE", checkpoint)
         model.load_state_dict(plain.state_dict())
         count: list[int] = []
         layers = [model.get_submodule(f"transformer.{part}.layers") for part in ("encoder", "decoder")]
@@ -328,13 +328,12 @@ def test_nothing_stands_under_two_names():
             ["MODEL.DETR.NUM_FEATURE_LEVELS", 2, "MODEL.DETR.NECK.NAME", "Projection"],
             "use ChannelMapper",
         ),
-        ("multi_scale", [T + "TWO_STAGE", True], r"MODEL\.DETR\.TRANSFORMER: two_stage needs box_refinement: True"),
+        ("multi_scale", [T + "DEFORMABLE.TWO_STAGE", True], "two_stage needs box_refinement: True"),
         ("refine", ["MODEL.DETR.AUX_LOSS", False], "BOX_REFINEMENT needs MODEL.DETR.AUX_LOSS: True"),
-        ("multi_scale", [T + "PRE_NORM", True], "PRE_NORM is True"),
         ("multi_scale", [T + "ACTIVATION", "swish"], r"MODEL\.DETR\.TRANSFORMER: activation is 'swish'"),
         (
             "multi_scale",
-            [T + "SAMPLING_BACKEND", "cuda"],
+            [T + "DEFORMABLE.SAMPLING_BACKEND", "cuda"],
             r"TRANSFORMER: The backend .* is 'cuda', expected one of auto",
         ),
     ],

@@ -82,7 +82,7 @@ def test_content_learns() -> None:
 
 def test_needs_two_stages() -> None:
     with pytest.raises(ValueError, match=r"MODEL\.DETR\.TRANSFORMER: mixed_selection needs two_stage: True"):
-        tiny_deformable("refine", "MODEL.DETR.TRANSFORMER.MIXED_SELECTION", True)
+        tiny_deformable("refine", "MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION", True)
 
 
 def test_checkpoints(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_outputs_of_all_layers(config: str):
         assert_predictions_close(f"{config}, {dtype}", got, expected, atol)
 
 
-@pytest.mark.parametrize("variant", [["POSITION_ENCODING.NAME", "learned"], ["TRANSFORMER.PRE_NORM", True]], ids=str)
+@pytest.mark.parametrize(
+    "variant", [["POSITION_ENCODING.NAME", "learned"], ["TRANSFORMER.DETR.PRE_NORM", True]], ids=str
+)
 def test_outputs_of_the_variants(variant: list[Any]):
     cfg = small_cfg(f"MODEL.DETR.{variant[0]}", variant[1])
     model = build_detr(cfg, torch.float64)

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_d2.prediction import predict_outputs
+from detr_d2.prediction import output_names
 from detr_d2.prediction.media import Media
-from detr_d2.prediction.output_names import OutputNames, frame_name, with_ending
-from detr_d2.prediction.predict_outputs import Output, match_images, plan_outputs
+from detr_d2.prediction.output_names import Output, OutputNames, frame_name, match_images, plan_outputs
 
 
 def plan(names: list[str], folder: Path, *, maps: bool = True, overwrite: bool = False) -> list[Output]:
@@ -22,7 +21,7 @@ def plan(names: list[str], folder: Path, *, maps: bool = True, overwrite: bool =
 
 @pytest.fixture(autouse=True)
 def _mp4(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_outputs, "video_suffix", lambda: ".mp4")
+    monkeypatch.setattr(output_names, "video_suffix", lambda: ".mp4")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +32,7 @@ def _mp4(monkeypatch: pytest.MonkeyPatch) -> None:
         (["a.bmp", "a.tif", "a.gif"], ["a.png", "a-2.png", "a-3.png"], ["a.png", "a-2.png", "a-3.png"]),
         (["A.png", "a.png"], ["A.png", "a-2.png"], ["A.png", "a-2.png"]),
         (["scan.2024", "scan.2025"], ["scan.2024.png", "scan.2025.png"], ["scan.2024.png", "scan.2025.png"]),
+        (["d.x/a.b.TIF"], ["d.x/a.b.png"], ["d.x/a.b.png"]),
         (["cam1.2024.01.05.avi"], ["cam1.2024.01.05.mp4"], ["cam1.2024.01.05"]),
         (["cam.1.mp4", "cam.1.avi"], ["cam.1.mp4", "cam.1-2.mp4"], ["cam.1", "cam.1-2"]),
         (["clip.mp4", "clip-000000.png"], ["clip.mp4", "clip-000000.png"], ["clip-2", "clip-000000.png"]),
@@ -64,7 +64,7 @@ def test_no_two_files_of_one_run_have_the_same_name(names: list[str]) -> None:
     media = [Media(path=Path("/in", str(index)), name=Path(name)) for index, name in enumerate(names)]
     claimed: list[list[Path]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict_outputs, "claim_files", lambda files, **_: claimed.append(files))
+        patch.setattr(output_names, "claim_files", lambda files, **_: claimed.append(files))
         outputs = plan_outputs(media, Path("/nowhere"), maps=True, overwrite=False)
     files = [path.relative_to("/nowhere") for path in claimed[0]]
     for item, output in zip(media, outputs, strict=True):
@@ -91,9 +91,7 @@ def test_what_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
         plan(["a.png"], tmp_path, overwrite=True)
 
 
-def test_endings_and_numbers() -> None:
-    assert with_ending(Path("d.x/a.b.JPG"), ".png", {".jpg"}) == Path("d.x/a.b.png")
-    assert with_ending(Path("a.b"), ".png", {".jpg"}) == Path("a.b.png")
+def test_numbers() -> None:
     names = OutputNames(["a"])
     assert [names.claim(Path("A")) for _ in range(2)] == [Path("A-2"), Path("A-3")]
 

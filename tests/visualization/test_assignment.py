@@ -15,8 +15,14 @@ from tiny_models import random_input, tiny_detr
 from torch import nn
 
 from detr_d2.modeling import Matching
-from detr_d2.visualization.matching import UNMATCHED, Assignment, collect_assignment, compare_assignments, stability
-from detr_d2.visualization.matching_pictures import save_stability
+from detr_d2.visualization.matching import (
+    UNMATCHED,
+    Assignment,
+    collect_assignment,
+    compare_assignments,
+    save_stability,
+    stability,
+)
 
 
 def assignment(*layers: list[int], images: list[int], num_images: int, num_queries: int = 5) -> Assignment:

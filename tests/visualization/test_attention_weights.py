@@ -12,8 +12,7 @@ from tiny_models import random_input, tiny_detr
 from torch import Tensor, nn
 
 from detr_d2.layers import MultiHeadAttention
-from detr_d2.visualization.attention import attention_weights
-from detr_d2.visualization.recording import Call, attention_of_layer, choose_head, recorded_calls
+from detr_d2.visualization.attention import Call, attention_of_layer, attention_weights, heads_shown, recorded_calls
 
 
 def record(module: nn.Module, *args: Tensor | None) -> Call:
@@ -76,12 +75,11 @@ def test_same_as_pytorchs_own_module() -> None:
 
 
 def test_heads() -> None:
-    weights = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
-    torch.testing.assert_close(choose_head(weights, None, 0), torch.tensor([0.4, 0.6]))
-    torch.testing.assert_close(choose_head(weights, 2, 0), torch.tensor([0.6, 0.4]))
+    assert heads_shown(2, None) == [0, 1]
+    assert heads_shown(2, 2) == [1]
     for head in (0, 3):
         with pytest.raises(ValueError, match=f"2 heads, so there is no head {head}"):
-            choose_head(weights, head, 0)
+            heads_shown(2, head)
 
 
 def test_recording_changes_nothing_and_leaves_no_hook() -> None:

@@ -12,8 +12,14 @@ from PIL import Image
 from tiny_deformable import stir, tiny_deformable
 from tiny_models import random_input, tiny_detr
 
-from detr_d2.visualization.queries import QueryPredictions, collect_queries, summarise_queries
-from detr_d2.visualization.query_pictures import class_groups, save_query_boxes, save_query_classes
+from detr_d2.visualization.queries import (
+    QueryPredictions,
+    class_groups,
+    collect_queries,
+    save_query_boxes,
+    save_query_classes,
+    summarise_queries,
+)
 
 NAMES = ("cat", "dog", "cow")
 

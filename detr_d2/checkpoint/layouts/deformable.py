@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .huggingface import BACKBONE, stacked_attention
+from .huggingface import BACKBONE, FEEDFORWARD, layer_rules, stacked_attention
 from .official import BODY, same_names
 from .resnet import native_resnet_rules, resnet_rules, timm_resnet_rules
 from .rules import Rename, Rule, Shared, StateDict, matches
@@ -80,21 +80,17 @@ DETECTRON2 = {
 
 
 def _huggingface_transformer() -> list[Rule]:
-    pairs = [
-        (f"{_ENCODER}.self_attn.{_SAMPLING}", f"{_HF_ENCODER}.self_attn.{_SAMPLING}"),
-        (f"{_DECODER}.cross_attn.{_SAMPLING}", f"{_HF_DECODER}.encoder_attn.{_SAMPLING}"),
-        (f"{_DECODER}.norm1.{{p}}", f"{_HF_DECODER}.encoder_attn_layer_norm.{{p}}"),
-        (f"{_DECODER}.norm2.{{p}}", f"{_HF_DECODER}.self_attn_layer_norm.{{p}}"),
-        (f"{_DECODER}.norm3.{{p}}", f"{_HF_DECODER}.final_layer_norm.{{p}}"),
-        (f"{_ENCODER}.norm1.{{p}}", f"{_HF_ENCODER}.self_attn_layer_norm.{{p}}"),
-        (f"{_ENCODER}.norm2.{{p}}", f"{_HF_ENCODER}.final_layer_norm.{{p}}"),
-        ("transformer.level_embed", "model.level_embed"),
-        ("input_proj.{L}.{J}.{p}", "model.input_proj.{L}.{J}.{p}"),
+    encoder = {**FEEDFORWARD, "norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"}
+    decoder = {**encoder, "norm1": "encoder_attn_layer_norm", "norm2": "self_attn_layer_norm"}
+    return [
+        *stacked_attention(f"{_DECODER}.self_attn", f"{_HF_DECODER}.self_attn", optional=False),
+        Rename(f"{_ENCODER}.self_attn.{_SAMPLING}", f"{_HF_ENCODER}.self_attn.{_SAMPLING}"),
+        Rename(f"{_DECODER}.cross_attn.{_SAMPLING}", f"{_HF_DECODER}.encoder_attn.{_SAMPLING}"),
+        *layer_rules(_ENCODER, _HF_ENCODER, encoder),
+        *layer_rules(_DECODER, _HF_DECODER, {**decoder, "norm3": "final_layer_norm"}),
+        Rename("transformer.level_embed", "model.level_embed"),
+        Rename("input_proj.{L}.{J}.{p}", "model.input_proj.{L}.{J}.{p}"),
     ]
-    for left, right in ((_ENCODER, _HF_ENCODER), (_DECODER, _HF_DECODER)):
-        pairs += [(f"{left}.linear{n}.{{p}}", f"{right}.fc{n}.{{p}}") for n in (1, 2)]
-    attention = stacked_attention(f"{_DECODER}.self_attn", f"{_HF_DECODER}.self_attn", optional=False)
-    return [*attention, *(Rename(left, right) for left, right in pairs)]
 
 
 _HF_ONE_STAGE: list[Rule] = [

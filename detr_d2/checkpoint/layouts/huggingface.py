@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .official import BODY
 from .resnet import native_resnet_rules, timm_resnet_rules
 from .rules import Rename, Rule, Stack
@@ -19,30 +21,28 @@ def stacked_attention(left: str, right: str, *, optional: bool) -> list[Rule]:
     ]
 
 
+FEEDFORWARD = {"linear1": "fc1", "linear2": "fc2"}
+
+
+def layer_rules(left: str, right: str, names: Mapping[str, str], *, optional: bool = False) -> list[Rule]:
+    """The modules of a layer, by their names on the left and on the right."""
+    return [Rename(f"{left}.{x}.{{p}}", f"{right}.{y}.{{p}}", optional=optional) for x, y in names.items()]
+
+
 def _huggingface_transformer() -> list[Rule]:
     """Files of `transformers` keep these names in version 5, whatever the modules are called in memory."""
     encoder, hf_encoder = "transformer.encoder.layers.{L}", "model.encoder.layers.{L}"
     decoder, hf_decoder = "transformer.decoder.layers.{L}", "model.decoder.layers.{L}"
-    rules = stacked_attention(f"{encoder}.self_attn", f"{hf_encoder}.self_attn", optional=True)
-    for left, right in (
-        ("linear1", "fc1"),
-        ("linear2", "fc2"),
-        ("norm1", "self_attn_layer_norm"),
-        ("norm2", "final_layer_norm"),
-    ):
-        rules.append(Rename(f"{encoder}.{left}.{{p}}", f"{hf_encoder}.{right}.{{p}}", optional=True))
-    rules += stacked_attention(f"{decoder}.self_attn", f"{hf_decoder}.self_attn", optional=False)
-    rules += stacked_attention(f"{decoder}.multihead_attn", f"{hf_decoder}.encoder_attn", optional=False)
-    for left, right in (
-        ("linear1", "fc1"),
-        ("linear2", "fc2"),
-        ("norm1", "self_attn_layer_norm"),
-        ("norm2", "encoder_attn_layer_norm"),
-        ("norm3", "final_layer_norm"),
-    ):
-        rules.append(Rename(f"{decoder}.{left}.{{p}}", f"{hf_decoder}.{right}.{{p}}"))
-    rules.append(Rename("transformer.decoder.norm.{p}", "model.decoder.layernorm.{p}"))
-    return rules
+    of_encoder = {**FEEDFORWARD, "norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"}
+    of_decoder = {**of_encoder, "norm2": "encoder_attn_layer_norm", "norm3": "final_layer_norm"}
+    return [
+        *stacked_attention(f"{encoder}.self_attn", f"{hf_encoder}.self_attn", optional=True),
+        *layer_rules(encoder, hf_encoder, of_encoder, optional=True),
+        *stacked_attention(f"{decoder}.self_attn", f"{hf_decoder}.self_attn", optional=False),
+        *stacked_attention(f"{decoder}.multihead_attn", f"{hf_decoder}.encoder_attn", optional=False),
+        *layer_rules(decoder, hf_decoder, of_decoder),
+        Rename("transformer.decoder.norm.{p}", "model.decoder.layernorm.{p}"),
+    ]
 
 
 _HUGGINGFACE_HEADS: list[Rule] = [

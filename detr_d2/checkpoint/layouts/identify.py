@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,23 +20,21 @@ class Layout:
         name: of the library, as in commands.
         title: of the library, for messages.
         family: of models.
-        signature: names that are in every state dict of this layout.
+        names: name of a tensor -> whether every state dict of this layout has it, or none.
         rules: the authors' layout on the left, this one on the right.
-        absent: names that are in no state dict of this layout.
         equal: two names of one tensor, where a file has both.
     """
 
     name: str
     title: str
     family: str
-    signature: tuple[str, ...]
+    names: Mapping[str, bool]
     rules: Sequence[Rule]
-    absent: tuple[str, ...] = ()
     equal: tuple[str, str] | None = None
 
     def describes(self, state: StateDict) -> bool:
         """Whether a state dict is of this layout."""
-        if not all(name in state for name in self.signature) or any(name in state for name in self.absent):
+        if any((name in state) != there for name, there in self.names.items()):
             return False
         if self.equal is None or any(name not in state for name in self.equal):
             return True
@@ -63,8 +61,8 @@ _HF_QUERIES, _HF_CLASSES = "model.query_position_embeddings.weight", "class_labe
 _MASKS = f"{segmentation.MASK_HEAD}out_lay.weight"
 
 
-def _detr(name: str, signature: tuple[str, ...], rules: Sequence[Rule], absent: tuple[str, ...] = ()) -> Layout:
-    return Layout(name, _TITLES[name], "DETR", signature, rules, absent)
+def _detr(name: str, signature: tuple[str, ...], rules: Sequence[Rule], **names: bool) -> Layout:
+    return Layout(name, _TITLES[name], "DETR", {**dict.fromkeys(signature, True), **names}, rules)
 
 
 OFFICIAL = _detr("official", (_OFFICIAL_BACKBONE, "query_embed.weight", "class_embed.weight"), ())
@@ -72,7 +70,7 @@ DETECTRON2 = _detr(
     "detectron2",
     (_DETECTRON2_BACKBONE, "transformer.query_embed.weight", "head.class_embed.weight"),
     official.DETECTRON2,
-    absent=(_MASKS,),
+    **{_MASKS: False},
 )
 WRAPPER = _detr(
     "wrapper",
@@ -92,8 +90,8 @@ WITH_MASKS = "DETR with a mask head"
 
 def _with_masks(box_model: Layout, prefix: str, masks: str, rules: Sequence[Rule]) -> Layout:
     """The layout of a library whose box model stands behind a prefix; `masks` is a name in the mask head."""
-    signature = (*(f"{prefix}{name}" for name in box_model.signature), masks)
-    return Layout(box_model.name, box_model.title, WITH_MASKS, signature, rules)
+    names = {f"{prefix}{name}": there for name, there in box_model.names.items()}
+    return Layout(box_model.name, box_model.title, WITH_MASKS, {**names, masks: True}, rules)
 
 
 _SEGMENTATION = (
@@ -114,53 +112,31 @@ _CONTENT = "transformer.query_embed.weight"  # what a two-stage model has with m
 
 
 def _deformable(variant: str) -> list[Layout]:
-    """The layouts of one variant; a second box head tells refinement, `enc_output` two stages."""
+    """The layouts of one variant; a second box head tells refinement, `enc_output` two stages.
+
+    `transformers` may have left out the names inside the decoder, or the others, when it saved the file.
+    """
+    refines, two_stage = variant != "", variant == "two_stage"
     box = "bbox_embed.0.layers.0.weight"
-    return [
-        _deformable_layout(
-            "official",
-            variant,
-            always=(_OFFICIAL_BACKBONE, "transformer.level_embed"),
-            refinement=f"transformer.decoder.{box}",
-            rules=(),
+    ours = {"transformer.level_embed": True, "transformer.enc_output.weight": two_stage}
+    theirs = {"model.level_embed": True, "model.enc_output.weight": two_stage}
+    theirs |= {} if refines else {f"model.decoder.{box}": False}
+    head = {"head.class_embed.0.weight": True, "head.class_embed.1.weight": refines}
+    tables: dict[str, tuple[dict[str, bool], Sequence[Rule]]] = {
+        "official": ({_OFFICIAL_BACKBONE: True, **ours, f"transformer.decoder.{box}": refines}, ()),
+        "detectron2": (
+            {_DETECTRON2_BACKBONE: True, **ours, **head, **({_CONTENT: False} if two_stage else {})},
+            deformable.DETECTRON2[variant],
         ),
-        _deformable_layout(
-            "detectron2",
-            variant,
-            always=(_DETECTRON2_BACKBONE, "transformer.level_embed", "head.class_embed.0.weight"),
-            refinement="head.class_embed.1.weight",
-            rules=deformable.DETECTRON2[variant],
-        ),
-        *_huggingface_deformable(variant),
-    ]
-
-
-def _deformable_layout(
-    name: str, variant: str, *, always: tuple[str, ...], refinement: str, rules: Sequence[Rule]
-) -> Layout:
-    telling = {refinement: variant != "", "transformer.enc_output.weight": variant == "two_stage"}
-    present = tuple(x for x, there in telling.items() if there)
-    absent = tuple(x for x, there in telling.items() if not there)
-    if (name, variant) == ("detectron2", "two_stage"):
-        absent = (*absent, _CONTENT)
-    return Layout(name, _TITLES[name], _VARIANTS[variant], (*always, *present), rules, absent)
-
-
-def _huggingface_deformable(variant: str) -> list[Layout]:
-    """`transformers` may have left out the names inside the decoder, or the others, when it saved the file."""
-    proposals = "model.enc_output.weight"
-    signature: tuple[str, ...] = ("model.level_embed",)
-    absent: tuple[str, ...] = (proposals,)
-    equal = None
-    if variant == "two_stage":
-        signature, absent = (*signature, proposals), ()
-    if variant == "":
-        absent = (*absent, "model.decoder.bbox_embed.0.layers.0.weight")
-        equal = ("bbox_embed.0.layers.0.weight", "bbox_embed.1.layers.0.weight")
-    tables = (deformable.WITH_TIMM[variant], deformable.WITHOUT_TIMM[variant])
+        "huggingface": (theirs, deformable.WITH_TIMM[variant]),
+        "huggingface-native": (theirs, deformable.WITHOUT_TIMM[variant]),
+    }
+    for name, backbone in _HF_BACKBONES.items():
+        tables[name] = {backbone: True, **theirs}, tables[name][1]
+    equal = None if refines else (box, "bbox_embed.1.layers.0.weight")
     return [
-        Layout(name, _TITLES[name], _VARIANTS[variant], (backbone, *signature), rules, absent, equal)
-        for (name, backbone), rules in zip(_HF_BACKBONES.items(), tables, strict=True)
+        Layout(name, _TITLES[name], _VARIANTS[variant], names, rules, equal if name in _HF_BACKBONES else None)
+        for name, (names, rules) in tables.items()
     ]
 
 
@@ -169,7 +145,7 @@ MIXED = Layout(
     "detectron2",
     _TITLES["detectron2"],
     "two-stage Deformable DETR with mixed query selection",
-    (_DETECTRON2_BACKBONE, "transformer.enc_output.weight", "head.class_embed.1.weight", _CONTENT),
+    dict.fromkeys((_DETECTRON2_BACKBONE, "transformer.enc_output.weight", "head.class_embed.1.weight", _CONTENT), True),
     (),
 )
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,25 +32,26 @@ class ConversionError(ValueError):
     """A checkpoint that its table of rules does not describe."""
 
 
-class Rule(Protocol):
-    """How some tensors are called in two layouts."""
+class Rule:
+    """How some tensors are called in two layouts.
 
-    @property
-    def optional(self) -> bool:
-        """Whether finding nothing is no error."""
-        ...
+    Attributes:
+        optional: whether finding nothing is no error.
+    """
+
+    optional: bool
 
     def __call__(self, state: StateDict, *, reverse: bool) -> Iterator[Conversion]:
         """Yields what the rule makes of a left state dict, or with `reverse` of a right one."""
-        ...
+        raise NotImplementedError
 
-    def counted(self, *, reverse: bool) -> str | None:
+    def counted(self, *, reverse: bool) -> str | None:  # noqa: ARG002
         """The template whose first number has the same values in all rules that begin alike; None for any values."""
-        ...
+        return None
 
 
 @dataclass(frozen=True)
-class Rename:
+class Rename(Rule):
     """One tensor on both sides.
 
     Args:
@@ -90,7 +90,7 @@ class Rename:
 
 
 @dataclass(frozen=True)
-class Stack:
+class Stack(Rule):
     """One tensor on the left, on the right its parts of equal size along the first axis.
 
     Args:
@@ -119,7 +119,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Drop:
+class Drop(Rule):
     """A tensor that one side has and the other has no use for.
 
     Args:
@@ -136,15 +136,12 @@ class Drop:
             for name, _ in matches(self.template, state):
                 yield [name], [], []
 
-    def counted(self, *, reverse: bool) -> str | None:  # noqa: ARG002
-        return None
-
     def __str__(self) -> str:
         return f"{self.template} -> nothing"
 
 
 @dataclass(frozen=True)
-class Shared:
+class Shared(Rule):
     """One tensor that a side may hold under several names, which must then have equal values.
 
     All names of the target are made, whichever of the source's are there.
@@ -178,9 +175,6 @@ class Shared:
             places = [(x, n) for x in target for n in (numbers if "{C}" in x else [0])]
             made = list(dict.fromkeys(template.format(**dict(key), C=number) for template, number in places))
             yield names, made, [state[names[0]].clone() for _ in made]
-
-    def counted(self, *, reverse: bool) -> str | None:  # noqa: ARG002
-        return None
 
     def __str__(self) -> str:
         return f"{', '.join(self.left)} <-> {', '.join(self.right)}"

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterable, Mapping
-from typing import IO, Any
+from typing import Any
 
-from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import PathHandler
 from torch import Tensor
 
 from ...files import write_file
-from ..locations import local_file
-from ..reading.safe_read import read_checkpoint
+from ..locations import WeightsHandler, local_file
+from ..reading.open import read_checkpoint
 from .resnet import resnet_rules
 from .rules import apply_rules
 
@@ -51,11 +49,10 @@ def write_backbone_pkl(state_dict: dict[str, Tensor], path: str) -> None:
     write_file(path, lambda file: pickle.dump(data, file, protocol=4))
 
 
-class TorchvisionHandler(PathHandler):
+class TorchvisionHandler(WeightsHandler):
     """Resolves `torchvision://ResNet50_Weights.IMAGENET1K_V1` to a file that any detectron2 checkpointer reads."""
 
-    def _get_supported_prefixes(self) -> list[str]:
-        return [PREFIX]
+    prefix = PREFIX
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
@@ -64,9 +61,6 @@ class TorchvisionHandler(PathHandler):
         if force or not os.path.isfile(converted):
             write_backbone_pkl(convert_torchvision_resnet(read_checkpoint(source)), converted)
         return converted
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
-        return open(self._get_local_path(path, **kwargs), mode, buffering)
 
 
 def _weights_url(path: str) -> str:
@@ -79,8 +73,3 @@ def _weights_url(path: str) -> str:
         raise ValueError(
             f"{path} names no weights of torchvision; expected for example {PREFIX}ResNet50_Weights.IMAGENET1K_V1."
         ) from error
-
-
-def register_torchvision_handler() -> None:
-    """Makes detectron2's `PathManager` understand `torchvision://`; may be called again."""
-    PathManager.register_handler(TorchvisionHandler(), allow_override=True)

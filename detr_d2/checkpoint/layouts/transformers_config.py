@@ -73,8 +73,8 @@ def _common_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _detr_keys(cfg: CfgNode, state: Mapping[str, Tensor]) -> dict[str, Any]:
     if cfg.MODEL.DETR.CRITERION.CLASSIFICATION != "softmax":
         raise ValueError("transformers has no DETR with MODEL.DETR.CRITERION.CLASSIFICATION focal.")
-    if cfg.MODEL.DETR.TRANSFORMER.PRE_NORM:
-        raise ValueError("transformers has no DETR with MODEL.DETR.TRANSFORMER.PRE_NORM.")
+    if cfg.MODEL.DETR.TRANSFORMER.DETR.PRE_NORM:
+        raise ValueError("transformers has no DETR with MODEL.DETR.TRANSFORMER.DETR.PRE_NORM.")
     return {
         "model_type": "detr",
         "architectures": ["DetrForObjectDetection"],

@@ -20,8 +20,6 @@ _MOST_OPERATIONS = 2_000_000
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_IGNORED = {"PROTO", "FRAME"}
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
@@ -152,124 +150,104 @@ class PickleReader:
 
     def _do(self, operation: str, arg: Any) -> None:
         stack = self._stack
-        if operation in _VALUES:
-            stack.append(arg)
-        elif operation in _CONSTANTS:
-            stack.append(_CONSTANTS[operation])
-        elif operation in _EMPTY:
-            stack.append(_EMPTY[operation]())
-        elif operation in _TUPLES:
-            count = _TUPLES[operation]
-            items = tuple(stack[len(stack) - count :])
-            require(len(items) == count)
-            stack[len(stack) - count :] = [items]
-        elif operation not in _IGNORED:
-            handler = getattr(self, f"_{operation.lower()}", None)
-            if handler is None:
+        match operation:
+            case _ if operation in _VALUES:
+                stack.append(arg)
+            case _ if operation in _CONSTANTS:
+                stack.append(_CONSTANTS[operation])
+            case _ if operation in _EMPTY:
+                stack.append(_EMPTY[operation]())
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                self._marked.append(stack)
+                self._stack = []
+            case "POP" if stack:
+                stack.pop()
+            case "POP" | "POP_MARK":
+                self._pop_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self._memo[arg] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[arg])
+            case _:
+                self._make(operation, arg)
+
+    def _make(self, operation: str, arg: Any) -> None:
+        """Operations that make a value of others, or put others into one."""
+        match operation:
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self._push(tuple(reversed([self._stack.pop() for _ in range(int(operation[-1]))])))
+            case "TUPLE":
+                self._push(tuple(self._pop_mark()))
+            case "LIST":
+                self._push(self._pop_mark())
+            case "DICT":
+                items = self._pop_mark()
+                self._push({})
+                set_items(self._top(dict), items)
+            case "FROZENSET":
+                self._push(frozenset(map(check_key, self._pop_mark())))
+            case "APPEND":
+                item = self._stack.pop()
+                self._top(list).append(item)
+            case "APPENDS":
+                items = self._pop_mark()
+                self._top(list).extend(items)
+            case "SETITEM":
+                item, key = self._stack.pop(), self._stack.pop()
+                set_items(self._top(dict), [key, item])
+            case "SETITEMS":
+                items = self._pop_mark()
+                set_items(self._top(dict), items)
+            case "ADDITEMS":
+                items = self._pop_mark()
+                self._top(set).update(map(check_key, items))
+            case _:
+                self._refer(operation, arg)
+
+    def _refer(self, operation: str, arg: Any) -> None:
+        """Operations with names, and with what a subclass makes of them."""
+        match operation:
+            case "GLOBAL":
+                module, _, name = arg.partition(" ")
+                self._push(self._known(module, name))
+            case "STACK_GLOBAL":
+                name, module = self._stack.pop(), self._stack.pop()
+                require(isinstance(name, str) and isinstance(module, str))
+                self._push(self._known(module, name))
+            case "REDUCE" | "NEWOBJ":
+                args, name = self._stack.pop(), self._stack.pop()
+                require(isinstance(args, tuple) and isinstance(name, Name))
+                self._push(self.call(name, args) if operation == "REDUCE" else self.new(name, args))
+            case "BUILD":
+                state = self._stack.pop()
+                self.build(self._stack[-1], state)
+            case "BINPERSID":
+                self._push(self.persistent(self._stack.pop()))
+            case _:
                 raise NotDataError(f"it uses the operation {operation}")
-            handler(arg)
 
-    def _mark(self, _: None) -> None:
-        self._marked.append(self._stack)
-        self._stack = []
-
-    def _pop_mark(self, _: None = None) -> list[Any]:
-        """What has come since the last mark."""
-        items, self._stack = self._stack, self._marked.pop()
-        return items
-
-    def _pop(self, _: None) -> None:
-        if self._stack:
-            self._stack.pop()
-        else:
-            self._pop_mark()
-
-    def _dup(self, _: None) -> None:
-        self._stack.append(self._stack[-1])
-
-    def _list(self, _: None) -> None:
-        items = self._pop_mark()
-        self._stack.append(items)
-
-    def _tuple(self, _: None) -> None:
-        items = tuple(self._pop_mark())
-        self._stack.append(items)
-
-    def _dict(self, _: None) -> None:
-        items = self._pop_mark()
-        self._stack.append({})
-        set_items(self._stack[-1], items)
-
-    def _frozenset(self, _: None) -> None:
-        items = frozenset(map(check_key, self._pop_mark()))
-        self._stack.append(items)
-
-    def _append(self, _: None) -> None:
-        item = self._stack.pop()
-        self._top(list).append(item)
-
-    def _appends(self, _: None) -> None:
-        items = self._pop_mark()
-        self._top(list).extend(items)
-
-    def _setitem(self, _: None) -> None:
-        items = [self._stack.pop(), self._stack.pop()]
-        set_items(self._top(dict), items[::-1])
-
-    def _setitems(self, _: None) -> None:
-        items = self._pop_mark()
-        set_items(self._top(dict), items)
-
-    def _additems(self, _: None) -> None:
-        items = self._pop_mark()
-        self._top(set).update(map(check_key, items))
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
 
     def _top(self, kind: type) -> Any:
         require(type(self._stack[-1]) is kind)
         return self._stack[-1]
 
-    def _put(self, index: int) -> None:
-        self._memo[index] = self._stack[-1]
+    def _pop_mark(self) -> list[Any]:
+        """What has come since the last mark."""
+        items, self._stack = self._stack, self._marked.pop()
+        return items
 
-    def _memoize(self, _: None) -> None:
-        self._memo[len(self._memo)] = self._stack[-1]
-
-    def _get(self, index: int) -> None:
-        self._stack.append(self._memo[index])
-
-    _binput = _long_binput = _put
-    _binget = _long_binget = _get
-
-    def _global(self, arg: str) -> None:
-        module, _, name = arg.partition(" ")
-        self._refer(module, name)
-
-    def _stack_global(self, _: None) -> None:
-        name, module = self._stack.pop(), self._stack.pop()
-        require(isinstance(name, str) and isinstance(module, str))
-        self._refer(module, name)
-
-    def _refer(self, module: str, name: str) -> None:
+    def _known(self, module: str, name: str) -> Name:
         if (found := Name(module, name)) not in self.names:
             raise NotDataError(f"it refers to {found}")
-        self._stack.append(found)
-
-    def _reduce(self, _: None) -> None:
-        args, name = self._stack.pop(), self._stack.pop()
-        require(isinstance(args, tuple) and isinstance(name, Name))
-        self._stack.append(self.call(name, args))
-
-    def _newobj(self, _: None) -> None:
-        args, name = self._stack.pop(), self._stack.pop()
-        require(isinstance(args, tuple) and isinstance(name, Name))
-        self._stack.append(self.new(name, args))
-
-    def _build(self, _: None) -> None:
-        state = self._stack.pop()
-        self.build(self._stack[-1], state)
-
-    def _binpersid(self, _: None) -> None:
-        self._stack.append(self.persistent(self._stack.pop()))
+        return found
 
 
 def _python2_string(line: bytes) -> str:

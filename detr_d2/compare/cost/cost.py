@@ -5,17 +5,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 
 from ...data import read_image
 from ...prediction.detector_keys import count_parameters
 from ...prediction.predictor import ImagePredictor
-from ..measure.intervals import interval
-from ..records import Cost, Difference
+from ..figures import Cost
+from ..measure.intervals import latency_differences
+from ..records import Difference
 from .flops import count_flops
 from .latency import WARMUP, measure_latency, measure_throughput
 from .memory import peak_memory_mb
@@ -48,6 +47,21 @@ class CostSettings:
         return timed + 2 * num_models
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What the models cost.
+
+    Args:
+        costs: label -> cost.
+        notes: what could not be measured and is NaN.
+        differences: in the time of one image.
+    """
+
+    costs: dict[str, Cost]
+    notes: list[str]
+    differences: list[Difference]
+
+
 def measure_costs(
     predictors: Mapping[str, ImagePredictor],
     configs: Mapping[str, CfgNode],
@@ -56,7 +70,7 @@ def measure_costs(
     *,
     imports: Sequence[str] = (),
     progress: Callable[[], object] = lambda: None,
-) -> tuple[dict[str, Cost], list[str], list[Difference]]:
+) -> Costs:
     """Measures all models.
 
     Args:
@@ -65,9 +79,6 @@ def measure_costs(
         file_names: images; the first `settings.images` are used.
         imports: modules and files that register parts of the models.
         progress: called after each step.
-
-    Returns:
-        Label -> cost; notes on what could not be measured and is NaN; differences in the time of one image.
     """
     notes: list[str] = []
     images = [read_image(name, "BGR") for name in file_names[: settings.images]]
@@ -110,27 +121,7 @@ def measure_costs(
             repeat=settings.repeat,
             device=torch.device(configs[label].MODEL.DEVICE).type,
         )
-    return costs, notes, latency_differences({label: x.seconds for label, x in latency.items()})
-
-
-def latency_differences(seconds: Mapping[str, Sequence[float]], resamples: int = 1000) -> list[Difference]:
-    """How much slower the first of every two models is, in ms: the difference of their medians.
-
-    Args:
-        seconds: label -> times, one for each round that all models went through.
-        resamples: of the bootstrap over rounds.
-    """
-    random = np.random.default_rng(0)
-    result = []
-    for first, second in combinations(seconds, 2):
-        times = 1000 * np.array([seconds[first], seconds[second]])  # (2, rounds)
-        draws = random.integers(times.shape[1], size=(resamples, times.shape[1]))
-        medians = np.median(times[:, draws], axis=2)  # (2, resamples)
-        point = np.median(times, axis=1)
-        gaps = (medians[0] - medians[1]).tolist()
-        value = interval(float(point[0] - point[1]), gaps, drawn_from=times.shape[1])
-        result.append(Difference(first, second, "latency_ms", value))
-    return result
+    return Costs(costs, notes, latency_differences({label: x.seconds for label, x in latency.items()}))
 
 
 def _sentence(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
 from ...modeling import DETR
-from ..records import StageLatency, Throughput
-from .timing import interleave, quantile, wait_for_gpu
+from ..figures import StageLatency, Throughput
+from .timing import interleave, wait_for_gpu
 
 Batch = list[dict[str, Any]]
 
@@ -160,7 +162,8 @@ class _Staged:
 
 
 def _latency(stage: str, seconds: Sequence[float]) -> StageLatency:
-    return StageLatency(stage=stage, p50_ms=1000 * quantile(seconds, 0.5), p95_ms=1000 * quantile(seconds, 0.95))
+    p50, p95 = 1000 * np.quantile(seconds, (0.5, 0.95))
+    return StageLatency(stage=stage, p50_ms=float(p50), p95_ms=float(p95))
 
 
 def measure_throughput(
@@ -193,7 +196,7 @@ def measure_throughput(
         works: dict[str, Callable[[], object]] = {label: partial(able[label], together[label]) for label in able}
         with torch.no_grad():
             timings = interleave(works, repeat=repeat, warmup=1, progress=progress)
-        seconds = {x.name: quantile(x.seconds, 0.5) for x in timings}
+        seconds = {x.name: statistics.median(x.seconds) for x in timings}
         for label, rows in result.items():
             rows.append(Throughput(size, size / seconds[label] if label in seconds else float("nan")))
     return result

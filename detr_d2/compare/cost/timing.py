@@ -9,10 +9,11 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 
@@ -36,7 +37,7 @@ class Timing:
     @property
     def p95_ms(self) -> float:
         """95th percentile (the slowest round of 20), in milliseconds."""
-        return 1000 * quantile(self.seconds, 0.95)
+        return 1000 * float(np.quantile(self.seconds, 0.95))
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,8 @@ def wait_for_gpu() -> None:
 def ratio_of(slow: Timing, fast: Timing) -> Ratio:
     """Time of `slow` divided by the time of `fast`, round by round."""
     ratios = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
-    return Ratio(median=statistics.median(ratios), low=quantile(ratios, 0.25), high=quantile(ratios, 0.75))
-
-
-def quantile(values: Sequence[float], fraction: float) -> float:
-    """Linear interpolation between the sorted values; fraction 0 is the smallest, 1 the largest."""
-    ordered = sorted(values)
-    position = fraction * (len(ordered) - 1)
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+    low, median, high = (float(x) for x in np.quantile(ratios, (0.25, 0.5, 0.75)))
+    return Ratio(median=median, low=low, high=high)
 
 
 def machine_info(device: str) -> dict[str, str | int]:

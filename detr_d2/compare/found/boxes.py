@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +12,11 @@ from detectron2.modeling import GeneralizedRCNN, RetinaNet
 from detectron2.structures import Instances
 from torch import nn
 
-from ...data import read_image
 from ...modeling import DETR, predictions_to_instances
 from ...prediction.predictor import ImagePredictor
 from ..records import CrashedImage
-from .cache import CandidateCache, ImageCache
+from .cache import CandidateCache
 from .nms import Candidates
-
-_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -101,10 +98,6 @@ def candidates_of(instances: Instances, image_size: tuple[int, int]) -> Candidat
     )
 
 
-ImageRecord = list[Candidates] | str
-"""The candidates of one image for every layer, or what went wrong."""
-
-
 def collect(
     predictor: Callable[[], ImagePredictor],
     file_names: Sequence[str],
@@ -112,7 +105,7 @@ def collect(
     *,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Collected:
-    """Runs a model over images, or reads what an earlier run has left, as `run_over_images`.
+    """Runs a model over images, or reads what an earlier run has left, as `ImageCache.collect`.
 
     Args:
         predictor: gives the model; called only if it has to run.
@@ -124,81 +117,27 @@ def collect(
         ValueError: none of the first images can be processed, so the model is wrong and not an image.
     """
 
-    def watch(records: Sequence[ImageRecord]) -> None:
+    def watch(records: Sequence[list[Candidates] | str]) -> None:
         progress(1)
-        _stop_if_all_crash(records, file_names)
+        enough = len(records) >= min(_TRIED, len(file_names))
+        if enough and all(isinstance(x, str) for x in records):
+            raise ValueError(f"the model fails on every image, first on {file_names[0]}: {records[0]}")
 
-    records = run_over_images(predictor, file_names, cache, run=_run, failed=lambda x: isinstance(x, str), watch=watch)
-    return _collected(records, file_names)
-
-
-def run_over_images(
-    predictor: Callable[[], ImagePredictor],
-    file_names: Sequence[str],
-    cache: ImageCache[_Record],
-    *,
-    run: Callable[[ImagePredictor, str], _Record],
-    failed: Callable[[_Record], bool],
-    watch: Callable[[Sequence[_Record]], object],
-) -> list[_Record]:
-    """Makes a record of each image, or reads what an earlier run has left.
-
-    After each chunk of images the records are on disk, so that a run that is stopped goes on from there. An image that
-    the model cannot process does not stop it, and is tried again in the next run.
-
-    Args:
-        predictor: gives the model; called only if it has to run.
-        file_names: of the N images.
-        cache: of this model on this dataset.
-        run: makes the record of an image; raises nothing.
-        failed: whether a record says that the model could not process the image.
-        watch: called with all records so far after each image.
-
-    Returns:
-        N records.
-    """
-    ready: ImagePredictor | None = None
-    records: list[_Record] = []
-    for chunk in cache.chunks(len(file_names)):
-        found: Sequence[_Record | None] = cache.read(chunk) or [None] * len(chunk)
-        known = [None if x is None or failed(x) else x for x in found]
-        complete = all(x is not None for x in known)
-        for old, index in zip(known, chunk, strict=True):
-            if old is None:
-                ready = ready or predictor()
-                old = run(ready, file_names[index])
-            records.append(old)
-            watch(records)
-        if not complete:
-            cache.write(chunk, records[chunk.start : chunk.stop])
-    return records
-
-
-_TRIED = 10  # images that must not all fail
-
-
-def _stop_if_all_crash(records: Sequence[ImageRecord], file_names: Sequence[str]) -> None:
-    enough = len(records) >= min(_TRIED, len(file_names))
-    if enough and all(isinstance(x, str) for x in records):
-        raise ValueError(f"the model fails on every image, first on {file_names[0]}: {records[0]}")
-
-
-def _run(predictor: ImagePredictor, file_name: str) -> ImageRecord:
-    try:
-        image = read_image(file_name, "BGR")
-        height, width = image.shape[:2]
-        layers = raw_outputs(predictor.model, [predictor.inputs(image)])
-        return [candidates_of(images[0], (height, width)) for images in layers]
-    except Exception as error:  # whatever it is, the other images are worked on, and the report names this one
-        return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _collected(records: Sequence[ImageRecord], file_names: Sequence[str]) -> Collected:
+    records = cache.collect(predictor, file_names, _run, watch)
     crashed = [CrashedImage(name, x) for name, x in zip(file_names, records, strict=True) if isinstance(x, str)]
     num_layers = next(len(x) for x in records if not isinstance(x, str))
     nothing = [_nothing()] * num_layers
     layers = zip(*(nothing if isinstance(x, str) else x for x in records), strict=True)
     return Collected(layers=[list(images) for images in layers], crashed=crashed)
+
+
+_TRIED = 10  # images that must not all fail
+
+
+def _run(predictor: ImagePredictor, image: np.ndarray) -> list[Candidates]:
+    layers = raw_outputs(predictor.model, [predictor.inputs(image)])
+    height, width = image.shape[:2]
+    return [candidates_of(images[0], (height, width)) for images in layers]
 
 
 def _nothing() -> Candidates:

@@ -14,7 +14,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from detectron2.config import CfgNode
 
+from ...data import read_image
 from ...files import write_file, write_json
+from ...prediction.predictor import ImagePredictor
 from ..record_files import from_json, to_json
 from .nms import Candidates
 
@@ -50,7 +52,7 @@ def forget_predictions(folder: Path) -> None:
 
 
 class ImageCache(ABC, Generic[_Record]):
-    """Reads and writes a record for each image, of one model on one dataset.
+    """A record for each image of what one model says of it on one dataset, or a text that says what went wrong.
 
     Args:
         folder: of the files, named after everything that the records depend on.
@@ -67,19 +69,57 @@ class ImageCache(ABC, Generic[_Record]):
         return [range(start, min(start + CHUNK, num_images)) for start in range(0, num_images, CHUNK)]
 
     @abstractmethod
-    def read(self, chunk: range) -> list[_Record] | None:
+    def read(self, chunk: range) -> list[_Record | str] | None:
         """What `write` has written for these images; None if there is no such file, or a broken one."""
 
     @abstractmethod
-    def write(self, chunk: range, records: Sequence[_Record]) -> None:
+    def write(self, chunk: range, records: Sequence[_Record | str]) -> None:
         """Keeps the records of these images."""
 
     def path(self, chunk: range) -> Path:
         """The file of these images."""
         return self.folder / f"{chunk.start:07d}-{chunk.stop:07d}{self.suffix}"
 
+    def collect(
+        self,
+        predictor: Callable[[], ImagePredictor],
+        file_names: Sequence[str],
+        run: Callable[[ImagePredictor, np.ndarray], _Record],
+        watch: Callable[[Sequence[_Record | str]], object],
+    ) -> list[_Record | str]:
+        """Makes a record of each image, or reads what an earlier run has left.
 
-class CandidateCache(ImageCache[list[Candidates] | str]):
+        After each chunk of images the records are on disk, so that a run that is stopped goes on from there. An image
+        that the model cannot process does not stop it, and is tried again in the next run.
+
+        Args:
+            predictor: gives the model; called only if it has to run.
+            file_names: of the N images.
+            run: makes the record of an image, which it gets as (H, W, 3) BGR.
+            watch: called with all records so far after each image.
+
+        Returns:
+            N records.
+        """
+        ready: ImagePredictor | None = None
+        records: list[_Record | str] = []
+        for chunk in self.chunks(len(file_names)):
+            known = self.read(chunk) or [""] * len(chunk)
+            for old, index in zip(known, chunk, strict=True):
+                if isinstance(old, str):
+                    ready = ready or predictor()
+                    try:
+                        old = run(ready, read_image(file_names[index], "BGR"))
+                    except Exception as error:  # whatever it is, the others are worked on; the report names it
+                        old = " ".join(f"{type(error).__name__}: {error}".split())
+                records.append(old)
+                watch(records)
+            if any(isinstance(old, str) for old in known):
+                self.write(chunk, records[chunk.start : chunk.stop])
+        return records
+
+
+class CandidateCache(ImageCache[list[Candidates]]):
     """Keeps the candidates of each image per layer, or what went wrong with it."""
 
     suffix = ".npz"

@@ -5,56 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...data import read_image
 from ...files import write_file
 from ...prediction.predictor import ImagePredictor
-from ..measure.boundary import encode
+from ..masks import Segment, Segmentation, encode
 from ..record_files import from_json, to_json
-from .boxes import run_over_images
 from .cache import ImageCache
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A segment of a panoptic map.
-
-    Args:
-        category_id: detectron2's contiguous id.
-        isthing: of which kind.
-        counts: run lengths.
-    """
-
-    category_id: int
-    isthing: bool
-    counts: str
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a model segments in one image.
-
-    Args:
-        size: height and width of the image.
-        scores, classes: of the N instances, best first; classes of the model.
-        counts: run lengths of their masks; [] if the model has no masks of instances.
-        segments: of the panoptic map; None if the model makes none.
-        error: "" or what went wrong with the image; then all else is empty.
-    """
-
-    size: list[int]
-    scores: list[float]
-    classes: list[int]
-    counts: list[str]
-    segments: list[Segment] | None = None
-    error: str = ""
 
 
 def segmentation_of(output: dict[str, Any], size: tuple[int, int]) -> Segmentation:
@@ -75,17 +37,13 @@ def segmentation_of(output: dict[str, Any], size: tuple[int, int]) -> Segmentati
         size=list(size),
         scores=instances.scores.double().numpy()[order].tolist(),
         classes=instances.pred_classes.numpy()[order].tolist(),
-        counts=[_counts(mask) for mask in masks],
+        counts=[encode(mask) for mask in masks],
         segments=segments,
     )
 
 
 def _segments(ids: np.ndarray, found: Sequence[dict[str, Any]]) -> list[Segment]:
-    return [Segment(int(x["category_id"]), bool(x["isthing"]), _counts(ids == x["id"])) for x in found]
-
-
-def _counts(mask: np.ndarray) -> str:
-    return str(encode(mask)["counts"], "ascii")
+    return [Segment(int(x["category_id"]), bool(x["isthing"]), encode(ids == x["id"])) for x in found]
 
 
 class SegmentationCache(ImageCache[Segmentation]):
@@ -93,18 +51,24 @@ class SegmentationCache(ImageCache[Segmentation]):
 
     suffix = ".json.gz"
 
-    def read(self, chunk: range) -> list[Segmentation] | None:
+    def read(self, chunk: range) -> list[Segmentation | str] | None:
         try:
             content = json.loads(gzip.decompress(self.path(chunk).read_bytes()))
             if content["format"] != FORMAT or len(content["images"]) != len(chunk):
                 return None
-            return [from_json(Segmentation, x) for x in content["images"]]
+            found = [from_json(Segmentation, x) for x in content["images"]]
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             return None
+        return [x.error or x for x in found]
 
-    def write(self, chunk: range, records: Sequence[Segmentation]) -> None:
-        content = json.dumps({"format": FORMAT, "images": [to_json(x) for x in records]}).encode()
-        write_file(self.path(chunk), lambda file: file.write(gzip.compress(content)))
+    def write(self, chunk: range, records: Sequence[Segmentation | str]) -> None:
+        content = {"format": FORMAT, "images": [to_json(x) for x in with_errors(records)]}
+        write_file(self.path(chunk), lambda file: file.write(gzip.compress(json.dumps(content).encode())))
+
+
+def with_errors(records: Sequence[Segmentation | str]) -> list[Segmentation]:
+    """What went wrong with an image as a segmentation of nothing that says so."""
+    return [Segmentation([1, 1], [], [], [], error=x) if isinstance(x, str) else x for x in records]
 
 
 def collect_masks(
@@ -114,7 +78,7 @@ def collect_masks(
     *,
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[Segmentation]:
-    """Runs a model over images, or reads what an earlier run has left, as `run_over_images`.
+    """Runs a model over images, or reads what an earlier run has left, as `ImageCache.collect`.
 
     Args:
         predictor: gives the model as it is used; called only if it has to run.
@@ -125,16 +89,9 @@ def collect_masks(
     Returns:
         One entry per image; an image that the model cannot process has an `error`, and is tried again in the next run.
     """
-    return run_over_images(
-        predictor, file_names, cache, run=_run, failed=lambda x: bool(x.error), watch=lambda _: progress(1)
-    )
+    return with_errors(cache.collect(predictor, file_names, _run, lambda _: progress(1)))
 
 
 @torch.no_grad()
-def _run(predictor: ImagePredictor, file_name: str) -> Segmentation:
-    try:
-        image = read_image(file_name, "BGR")
-        return segmentation_of(predictor.model([predictor.inputs(image)])[0], image.shape[:2])
-    except Exception as error:  # whatever it is, the other images are worked on, and the report says so
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return Segmentation(size=[1, 1], scores=[], classes=[], counts=[], error=text)
+def _run(predictor: ImagePredictor, image: np.ndarray) -> Segmentation:
+    return segmentation_of(predictor.model([predictor.inputs(image)])[0], image.shape[:2])

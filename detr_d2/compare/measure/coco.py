@@ -1,31 +1,22 @@
-"""COCO's twelve figures and those of each class, by `faster-coco-eval` where it is installed, else by pycocotools."""
+"""COCO's twelve figures and those of each class, by `faster-coco-eval`."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import importlib.util
-import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
 
-from ..data import Detections, GroundTruth
-from ..records import ClassMetrics, CocoMetrics, PrecisionRecall
-from .matching import MAX_DETECTIONS
+from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth, coco_dataset, coco_detections
+from ..figures import ClassMetrics, CocoMetrics, PrecisionRecall
 
-
-def available_evaluator() -> str:
-    """ "faster-coco-eval" where it is installed, else "pycocotools"."""
-    return "faster-coco-eval" if importlib.util.find_spec("faster_coco_eval") else "pycocotools"
+EVALUATOR = f"faster-coco-eval {importlib.metadata.version('faster-coco-eval')}"
 
 
 def coco_metrics(
-    ground_truth: GroundTruth,
-    detections: Detections,
-    *,
-    max_detections: int = MAX_DETECTIONS,
-    evaluator: str | None = None,
+    ground_truth: GroundTruth, detections: Detections, *, max_detections: int = MAX_DETECTIONS
 ) -> tuple[CocoMetrics, list[PrecisionRecall]]:
     """What detectron2's COCOEvaluator reports of boxes, and the curves behind it.
 
@@ -33,13 +24,14 @@ def coco_metrics(
         ground_truth: N images.
         detections: of the same images.
         max_detections: the most that count per image and class; 100 for COCO's own figures.
-        evaluator: "faster-coco-eval" or "pycocotools"; None: `available_evaluator()`.
 
     Returns:
         The figures, and precision over recall at IoU 0.5, 0.75 and the mean over 0.50:0.95.
     """
-    evaluator = evaluator or available_evaluator()
-    precision, recall = _precision_and_recall(ground_truth, detections, max_detections, evaluator)
+    content = coco_dataset(ground_truth)
+    found = COCO({**content, "annotations": coco_detections(detections)})
+    result = evaluate(COCO(content), found, "bbox", max_detections)
+    precision, recall = result["precision"], result["recall"]
     per_class = [
         ClassMetrics(
             name=name,
@@ -60,41 +52,31 @@ def coco_metrics(
         ar_large=_mean(recall[:, :, 3, 2]),
         max_detections=max_detections,
         per_class=per_class,
-        evaluator=f"{evaluator} {importlib.metadata.version(evaluator)}",
+        evaluator=EVALUATOR,
     )
     return metrics, _curves(precision)
 
 
-def _precision_and_recall(
-    ground_truth: GroundTruth, detections: Detections, max_detections: int, evaluator: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's precision (T, R, K, 4 areas, 3 limits) and recall (T, K, 4, 3); -1 where there are no objects."""
-    if evaluator == "faster-coco-eval":
-        from faster_coco_eval import COCO
-        from faster_coco_eval import COCOeval_faster as COCOeval
-    else:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    with contextlib.redirect_stdout(io.StringIO()):
-        dataset = coco_dataset(ground_truth)
-        found = {**dataset, "annotations": coco_detections(detections)}
-        evaluation = COCOeval(indexed(COCO(), dataset), indexed(COCO(), found), "bbox")
-        run_evaluation(evaluation, max_detections)
-    return evaluation.eval["precision"], evaluation.eval["recall"]
+def evaluate(truth: COCO, found: COCO, kind: str, max_detections: int, **params: Any) -> Mapping[str, Any]:
+    """Runs COCO's evaluation.
 
+    Args:
+        truth, found: objects and detections, which are numbered alike.
+        kind: "bbox", "segm" or "boundary".
+        max_detections: the most that count per image and class.
+        params: other ones than COCO's own, such as `iouThrs`.
 
-def indexed(coco: Any, dataset: dict[str, Any]) -> Any:
-    """An empty COCO object, of pycocotools or another library, filled with the content of a file."""
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
-
-
-def run_evaluation(evaluation: Any, max_detections: int) -> None:
-    """Runs COCO's evaluation with at most so many detections per image and class; its figures are in `eval`."""
+    Returns:
+        "precision" (T, R, K, 4 areas, 3 limits) and "recall" (T, K, 4, 3), -1 where there are no objects; "matched",
+        the pairs "detection_object" of any threshold and area.
+    """
+    evaluation = COCOeval_faster(truth, found, kind)
     evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
+    for name, value in params.items():
+        setattr(evaluation.params, name, value)
     evaluation.evaluate()
     evaluation.accumulate()
+    return evaluation.eval
 
 
 def precision_figures(precision: np.ndarray) -> dict[str, float]:
@@ -108,62 +90,6 @@ def precision_figures(precision: np.ndarray) -> dict[str, float]:
         "ap_medium": _mean(best[:, :, :, 2]),
         "ap_large": _mean(best[:, :, :, 3]),
     }
-
-
-def coco_dataset(ground_truth: GroundTruth) -> dict[str, Any]:
-    """The ground truth as the content of a COCO file in which all is numbered from 1, by the order it has here.
-
-    What the dataset calls its images, annotations and classes may be anything; COCO's evaluation calculates with ids.
-    """
-    images = [
-        {"id": i, "file_name": name, "height": int(height), "width": int(width)}
-        for i, (name, (height, width)) in enumerate(
-            zip(ground_truth.file_names, ground_truth.sizes, strict=True), start=1
-        )
-    ]
-    annotations = [
-        {
-            "id": number,
-            "image_id": int(image) + 1,
-            "category_id": int(k) + 1,
-            "bbox": box.tolist(),
-            "area": float(area),
-            "iscrowd": int(crowd),
-        }
-        for number, (image, k, box, area, crowd) in enumerate(
-            zip(
-                ground_truth.image_of,
-                ground_truth.classes,
-                ground_truth.boxes_xywh,
-                ground_truth.areas,
-                ground_truth.crowd,
-                strict=True,
-            ),
-            start=1,
-        )
-    ]
-    unnamed = [f"class {k}" for k in range(int(ground_truth.classes.max(initial=-1)) + 1)]
-    categories = [{"id": k, "name": name} for k, name in enumerate(ground_truth.class_names or unnamed, start=1)]
-    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-
-
-def coco_detections(detections: Detections) -> list[dict[str, Any]]:
-    """Detections as annotations of such a file, with scores."""
-    boxes = detections.boxes_xywh
-    return [
-        {
-            "id": number,
-            "image_id": int(image) + 1,
-            "category_id": int(k) + 1,
-            "bbox": box.tolist(),
-            "area": float(box[2] * box[3]),
-            "iscrowd": 0,
-            "score": float(score),
-        }
-        for number, (image, k, box, score) in enumerate(
-            zip(detections.image_of, detections.classes, boxes, detections.scores, strict=True), start=1
-        )
-    ]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -6,10 +6,12 @@ package is not used: it has not been kept since 2020 and needs pandas and seabor
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from ..data import Detections, GroundTruth
-from ..records import ErrorKind
+from ...evaluation.arrays import Detections, GroundTruth
+from ..figures import ErrorKind
 from .matching import Matches, PrecisionCurves, box_iou_xywh, match
 
 FOREGROUND_IOU = 0.5
@@ -34,7 +36,7 @@ def error_kinds(ground_truth: GroundTruth, detections: Detections) -> list[Error
     matches = match(ground_truth, detections, ious=np.array([FOREGROUND_IOU]))
     kinds, targets = classify(ground_truth, detections, matches)
     taken = set(matches.matched[0][matches.correct[0]].tolist())
-    base = float(PrecisionCurves.of(matches).average_precision()[0])
+    base = _ap50(matches)
     claimed = {int(x) for x in targets[np.isin(kinds, KINDS[:2])]} - taken
     real = np.flatnonzero(~ground_truth.crowd)
     missed = np.array([x for x in real.tolist() if x not in taken and x not in claimed], dtype=np.int64)
@@ -89,12 +91,11 @@ def _repaired(
     ground_truth: GroundTruth, matches: Matches, kinds: np.ndarray, targets: np.ndarray, kind: str, taken: set[int]
 ) -> float:
     """AP50 without the errors of a kind."""
-    classes, correct = matches.classes.copy(), matches.correct[0].copy()
-    removed = kinds == kind
+    classes, matched, removed = matches.classes.copy(), matches.matched.copy(), kinds == kind
     for row in _winners(matches, kinds, targets, taken):
         if kinds[row] == kind:
-            classes[row], correct[row], removed[row] = ground_truth.classes[targets[row]], True, False
-    return _ap(matches, classes, correct, matches.ignored[0] | removed, matches.objects)
+            classes[row], matched[0, row], removed[row] = ground_truth.classes[targets[row]], targets[row], False
+    return _ap50(replace(matches, classes=classes, matched=matched, ignored=matches.ignored | removed))
 
 
 def _winners(matches: Matches, kinds: np.ndarray, targets: np.ndarray, taken: set[int]) -> list[int]:
@@ -109,16 +110,8 @@ def _winners(matches: Matches, kinds: np.ndarray, targets: np.ndarray, taken: se
 def _without(ground_truth: GroundTruth, matches: Matches, missed: np.ndarray) -> float:
     objects = matches.objects.copy()
     np.subtract.at(objects, (ground_truth.image_of[missed], ground_truth.classes[missed]), 1)
-    return _ap(matches, matches.classes, matches.correct[0], matches.ignored[0], objects)
+    return _ap50(replace(matches, objects=objects))
 
 
-def _ap(matches: Matches, classes: np.ndarray, correct: np.ndarray, ignored: np.ndarray, objects: np.ndarray) -> float:
-    curves = PrecisionCurves(
-        scores=matches.scores,
-        classes=classes,
-        image=matches.image,
-        correct=correct[None],
-        ignored=ignored[None],
-        objects=objects,
-    )
-    return float(curves.average_precision()[0])
+def _ap50(matches: Matches) -> float:
+    return float(PrecisionCurves(matches).average_precision()[0])

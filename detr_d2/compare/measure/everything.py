@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
-from ..data import Detections, GroundTruth
-from ..found.boxes import Collected
-from ..found.nms import OfflineNms
-from ..records import Duplicates, ModelComparison, NmsPoint, QueryLimit, ShippedSettings
+from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
+from ..records import ModelComparison, ShippedSettings
+from ..set_figures import NmsPoint
 from .coco import coco_metrics
-from .counting import count_errors, counting, query_limit
-from .crowding import crowding_bins
-from .duplicates import MATCH_IOU, count_duplicates, same_class_pairs
 from .errors import error_kinds
 from .intervals import Observed, bootstrap, interval
-from .matching import MAX_DETECTIONS, PrecisionCurves, match
+from .matching import PrecisionCurves, match
+from .sets import MATCH_IOU, count_duplicates, count_errors, counting, crowding_bins, query_limit, same_class_pairs
 
 NMS_SWEEP = tuple(x / 100 for x in range(30, 100, 5))
 """IoU thresholds, 0.30 to 0.95."""
 
 USUAL_NMS = 0.5
+
+
+class Layer(Protocol):
+    """The detections of a decoder layer under any NMS; of a model without decoder, those that it has."""
+
+    def __call__(self, threshold: float | None, *, limited: bool = True) -> tuple[Detections, float]:
+        """The detections that are left, and how many NMS leaves per image before the model's limit on detections.
+
+        Args:
+            threshold: IoU of class-wise NMS; None: no NMS.
+            limited: whether that limit is applied.
+        """
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,7 @@ class Measured:
 def measure(
     identity: ModelComparison,
     ground_truth: GroundTruth,
-    collected: Collected,
-    class_map: np.ndarray,
+    layers: Sequence[Layer],
     draws: np.ndarray,
     *,
     score_threshold: float,
@@ -55,15 +64,13 @@ def measure(
     Args:
         identity: the record with names, hashes and `shipped`, without figures.
         ground_truth: N images.
-        collected: of the same images.
-        class_map: see `OfflineNms`.
-        draws: see `bootstrap.image_draws`.
+        layers: of the same images, what the model ships at the end.
+        draws: see `intervals.image_draws`.
         score_threshold: of duplicates, crowding, counting and F1.
         progress: called after each of `num_steps` steps.
     """
     settings = identity.shipped
     assert settings is not None
-    layers = [OfflineNms(x, limit=settings.max_detections, class_map=class_map) for x in collected.layers]
     shipped = layers[-1](settings.nms_threshold)[0]
     # A limit would be filled with duplicates, and objects that only it has lost would not be seen to be found.
     without = layers[-1](None, limited=False)[0] if settings.nms_switched_off else shipped
@@ -72,22 +79,19 @@ def measure(
     progress()
     seen = shipped.select(shipped.scores >= score_threshold)
     observed = Observed(
-        curves=PrecisionCurves.of(match(ground_truth, shipped, max_detections=limit)),
+        curves=PrecisionCurves(match(ground_truth, shipped, max_detections=limit)),
         pairs_50=same_class_pairs(seen)[:, 0],
         count_error=count_errors(ground_truth, seen),
     )
     samples = bootstrap(observed, draws)
     progress()
+    cases = [("shipped", settings.nms_threshold, shipped)]
+    if settings.nms_switched_off:
+        cases += [("without NMS", None, without), ("with NMS", USUAL_NMS, layers[-1](USUAL_NMS)[0])]
+    per_class = {x.name: x.ap for x in coco.per_class}
     record = replace(
         identity,
-        run=replace(
-            identity.run,
-            ap=coco.ap,
-            ap50=coco.ap50,
-            ap75=coco.ap75,
-            per_class={x.name: x.ap for x in coco.per_class},
-        ),
-        crashed_images=collected.crashed,
+        run=replace(identity.run, ap=coco.ap, ap50=coco.ap50, ap75=coco.ap75, per_class=per_class),
         coco=coco,
         confidence={
             name: interval(value, samples[name], drawn_from=len(ground_truth))
@@ -95,26 +99,29 @@ def measure(
         },
         curves=curves,
         num_layers=len(layers),
-        nms=_sweep(ground_truth, layers, settings, limit, progress),
-        duplicates=_duplicates(ground_truth, layers[-1], shipped, without, settings, score_threshold),
+        nms=_sweep(ground_truth, layers, settings, progress),
+        duplicates=[
+            count_duplicates(
+                ground_truth,
+                found,
+                setting=setting,
+                nms_threshold=threshold,
+                score_threshold=score_threshold,
+                without_nms=without,
+            )
+            for setting, threshold, found in cases
+        ],
         crowding=crowding_bins(
-            ground_truth,
-            shipped,
-            without if settings.nms_switched_off else None,
-            score_threshold=score_threshold,
+            ground_truth, shipped, without if settings.nms_switched_off else None, score_threshold=score_threshold
         ),
         counting=counting(ground_truth, shipped, score_threshold=score_threshold),
-        query_limit=_query_limit(ground_truth, shipped, settings),
+        query_limit=query_limit(ground_truth, shipped, settings.num_queries, settings.max_detections)
+        if settings.num_queries
+        else None,
         errors=error_kinds(ground_truth, shipped),
     )
     progress()
     return Measured(record=record, samples=samples, f1_per_image=f1_per_image(ground_truth, seen).tolist())
-
-
-def _query_limit(ground_truth: GroundTruth, shipped: Detections, settings: ShippedSettings) -> QueryLimit | None:
-    if not settings.num_queries:
-        return None
-    return query_limit(ground_truth, shipped, settings.num_queries, settings.max_detections)
 
 
 def num_steps(settings: ShippedSettings, num_layers: int) -> int:
@@ -138,17 +145,14 @@ def coco_limit(settings: ShippedSettings) -> int:
 
 
 def _sweep(
-    ground_truth: GroundTruth,
-    layers: Sequence[OfflineNms],
-    settings: ShippedSettings,
-    limit: int,
-    progress: Callable[[], object],
+    ground_truth: GroundTruth, layers: Sequence[Layer], settings: ShippedSettings, progress: Callable[[], object]
 ) -> list[NmsPoint]:
     points = []
     for number, layer in enumerate(layers, start=1):
         for threshold in nms_thresholds(settings):
             detections, kept = layer(threshold)
-            ap = PrecisionCurves.of(match(ground_truth, detections, max_detections=limit)).average_precision()
+            matches = match(ground_truth, detections, max_detections=coco_limit(settings))
+            ap = PrecisionCurves(matches).average_precision()
             points.append(
                 NmsPoint(
                     layer=number,
@@ -162,30 +166,6 @@ def _sweep(
             )
             progress()
     return points
-
-
-def _duplicates(
-    ground_truth: GroundTruth,
-    layer: OfflineNms,
-    shipped: Detections,
-    without: Detections,
-    settings: ShippedSettings,
-    score_threshold: float,
-) -> list[Duplicates]:
-    cases = [("shipped", settings.nms_threshold, shipped)]
-    if settings.nms_switched_off:
-        cases += [("without NMS", None, without), ("with NMS", USUAL_NMS, layer(USUAL_NMS)[0])]
-    return [
-        count_duplicates(
-            ground_truth,
-            detections,
-            setting=setting,
-            nms_threshold=threshold,
-            score_threshold=score_threshold,
-            without_nms=without,
-        )
-        for setting, threshold, detections in cases
-    ]
 
 
 def f1_per_image(ground_truth: GroundTruth, detections: Detections) -> np.ndarray:

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-from ..records import Interval
+from ..figures import FEWEST, Interval
+from ..records import Difference
 from .matching import PrecisionCurves
 
 METRICS = ("ap", "ap50", "ap75", "ar_max", "pairs_50", "mean_absolute_error")
 """What has an interval: figures of `CocoMetrics`, and of `Duplicates` and `Counting` as shipped."""
 
 _PERCENTILES = (2.5, 97.5)
-
-FEWEST = 6
-"""Images, or rounds, that an interval takes: a model that is better on each of five may be so by chance (1 in 16)."""
 
 
 def image_draws(num_images: int, resamples: int, seed: int = 0) -> np.ndarray:
@@ -96,3 +95,23 @@ def difference(
     """The first model's figure minus the second's, resample by resample; see `interval`."""
     samples = np.array(first_samples[metric]) - np.array(second_samples[metric])
     return interval(first[metric] - second[metric], samples.tolist(), drawn_from=drawn_from)
+
+
+def latency_differences(seconds: Mapping[str, Sequence[float]], resamples: int = 1000) -> list[Difference]:
+    """How much slower the first of every two models is, in ms: the difference of their medians.
+
+    Args:
+        seconds: label -> times, one for each round that all models went through.
+        resamples: of the bootstrap over rounds.
+    """
+    random = np.random.default_rng(0)
+    result = []
+    for first, second in combinations(seconds, 2):
+        times = 1000 * np.array([seconds[first], seconds[second]])  # (2, rounds)
+        draws = random.integers(times.shape[1], size=(resamples, times.shape[1]))
+        medians = np.median(times[:, draws], axis=2)  # (2, resamples)
+        point = np.median(times, axis=1)
+        gaps = (medians[0] - medians[1]).tolist()
+        value = interval(float(point[0] - point[1]), gaps, drawn_from=times.shape[1])
+        result.append(Difference(first, second, "latency_ms", value))
+    return result

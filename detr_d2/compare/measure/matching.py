@@ -1,10 +1,8 @@
 """COCO's matching of detections to objects and its average precision, on arrays.
 
-pycocotools decides what a model's AP is (`coco_metrics`). This module gives the same numbers for objects of all sizes,
-but keeps what it found about every detection, matches at all IoU thresholds at once, and weighs images, so that sweeps,
-bins and a bootstrap cost seconds instead of hours.
-
-Differs from pycocotools in: nothing that changes a number. A class without objects has AP NaN there -1.
+faster-coco-eval decides what a model's AP is (`coco_metrics`). This module gives the same numbers for objects of all
+sizes, but keeps what it found about every detection, matches at all IoU thresholds at once, and weighs images, so that
+sweeps, bins and a bootstrap cost seconds instead of hours. A class without objects has AP NaN where COCO says -1.
 """
 
 from __future__ import annotations
@@ -13,13 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data import Detections, GroundTruth
+from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-MAX_DETECTIONS = 100
-"""COCO's limit per image and class."""
-
 _IOU_TOLERANCE = 1e-10  # COCO never asks for more than 1 - this
 
 
@@ -42,7 +37,7 @@ class Matches:
         scores, classes, image: (D,) of the detections that count (at most `MAX_DETECTIONS` per image and class).
         source: (D,) their indices in the `Detections`.
         matched: (T, D) index of the object that each detection is matched to, -1 for none.
-        ignored: (T, D) bool: matched to a crowd region, neither right nor wrong.
+        ignored: (T, D) bool: neither right nor wrong, as those that are matched to a crowd region.
         objects: (N, K) objects per image and class, crowd regions not counted.
     """
 
@@ -139,40 +134,17 @@ class PrecisionCurves:
     """Average precision of detections whose fate is known, for any weighting of the images.
 
     Args:
-        scores, classes, image: (D,).
-        correct, ignored: (T, D) bool.
-        objects: (N, K) objects per image and class.
+        matches: of all detections with all objects.
     """
 
-    def __init__(
-        self,
-        *,
-        scores: np.ndarray,
-        classes: np.ndarray,
-        image: np.ndarray,
-        correct: np.ndarray,
-        ignored: np.ndarray,
-        objects: np.ndarray,
-    ) -> None:
-        self.objects = objects
+    def __init__(self, matches: Matches) -> None:
+        self.objects = matches.objects
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for k in range(objects.shape[1]):
-            rows = np.flatnonzero(classes == k)
-            rows = rows[np.argsort(-scores[rows], kind="stable")]
-            wrong = ~correct[:, rows] & ~ignored[:, rows]
-            self._parts.append((image[rows], correct[:, rows], wrong))
-
-    @classmethod
-    def of(cls, matches: Matches) -> PrecisionCurves:
-        """All detections against all objects."""
-        return cls(
-            scores=matches.scores,
-            classes=matches.classes,
-            image=matches.image,
-            correct=matches.correct,
-            ignored=matches.ignored,
-            objects=matches.objects,
-        )
+        correct, wrong = matches.correct, ~matches.correct & ~matches.ignored
+        for k in range(self.objects.shape[1]):
+            rows = np.flatnonzero(matches.classes == k)
+            rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
+            self._parts.append((matches.image[rows], correct[:, rows], wrong[:, rows]))
 
     def precision(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Interpolated precision (T, K, 101) at the `RECALLS`, 0-1; NaN for a class without objects.

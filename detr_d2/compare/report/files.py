@@ -1,107 +1,84 @@
-"""The main figures of a comparison as CSV, Markdown and LaTeX."""
+"""The files of a comparison: its record, its main figures as CSV, Markdown and LaTeX, and its page."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
 
-from ..records import Comparison, ModelComparison, NmsPoint
-from .mask_figures import mask_figure, panoptic_figure
+from tabulate import tabulate
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{x: "\\" + x for x in "&%$#_{}"},
-}
+from ...files import write_text
+from ..records import Comparison, save_comparison
+from ..set_figures import NmsPoint
+from .measures import Measure, measures_of
+from .page import write_report
 
-
-@dataclass(frozen=True)
-class _Column:
-    """One figure: its head in a table, its name in CSV, where it is, and its digits."""
-
-    head: str
-    name: str
-    value: Callable[[ModelComparison], float]
-    digits: int = 1
+RESULTS, REPORT = "results.json", "report.html"
 
 
-_NAN = float("nan")
+def write_all(comparison: Comparison, output: Path) -> None:
+    """Writes results.json, the tables and the page into a folder.
+
+    Raises:
+        ImportError: the page needs a package that is not there; the rest is written.
+    """
+    save_comparison(comparison, output / RESULTS)
+    tables = {
+        "models.csv": models_csv(comparison),
+        "per_class.csv": per_class_csv(comparison),
+        "nms.csv": nms_csv(comparison),
+        "table.md": markdown_table(comparison),
+        "table.tex": latex_table(comparison),
+    }
+    for name, text in tables.items():
+        write_text(output / name, text)
+    write_report(comparison, output / REPORT)
 
 
-def _coco(name: str) -> Callable[[ModelComparison], float]:
-    return lambda x: getattr(x.coco, name) if x.coco else _NAN
-
-
-def _cost(value: Callable[[ModelComparison], float]) -> Callable[[ModelComparison], float]:
-    return lambda x: value(x) if x.cost else _NAN
-
-
-def nms_point(model: ModelComparison, nms_threshold: float | None) -> NmsPoint | None:
-    """What an NMS makes of the last layer's detections; None if it was not tried."""
-    points = (x for x in model.nms if x.layer == model.num_layers and x.nms_threshold == nms_threshold)
-    return next(points, None)
-
-
-def _without_nms(model: ModelComparison) -> float:
-    point = nms_point(model, None)
-    known = model.shipped is None or model.shipped.nms_switched_off
-    return point.ap if point is not None and known else _NAN
-
-
-_COLUMNS = (
-    _Column("AP", "ap", _coco("ap")),
-    _Column("AP50", "ap50", _coco("ap50")),
-    _Column("AP75", "ap75", _coco("ap75")),
-    _Column("APs", "ap_small", _coco("ap_small")),
-    _Column("APm", "ap_medium", _coco("ap_medium")),
-    _Column("APl", "ap_large", _coco("ap_large")),
-    _Column("AR", "ar_max", _coco("ar_max")),
-    _Column("AP without NMS", "ap_without_nms", _without_nms),
-    _Column("params (M)", "parameters_m", _cost(lambda x: x.cost.parameters / 1e6 if x.cost else _NAN)),
-    _Column("GFLOPs", "gflops", _cost(lambda x: x.cost.gflops if x.cost else _NAN)),
-    _Column("ms/image", "latency_p50_ms", _cost(lambda x: x.cost.latency[0].p50_ms if x.cost else _NAN)),
-    _Column("memory (MB)", "peak_memory_mb", _cost(lambda x: x.cost.peak_memory_mb if x.cost else _NAN), 0),
-)
-_MASK_COLUMNS = (
-    _Column("mask AP", "mask_ap", mask_figure("ap")),
-    _Column("mask AP50", "mask_ap50", mask_figure("ap50")),
-    _Column("boundary AP", "boundary_ap", mask_figure("boundary_ap")),
-    _Column("boundary IoU", "boundary_iou", mask_figure("boundary_iou")),
-)
-_PANOPTIC_COLUMNS = (
-    _Column("PQ", "pq", panoptic_figure("pq")),
-    _Column("SQ", "sq", panoptic_figure("sq")),
-    _Column("RQ", "rq", panoptic_figure("rq")),
-)
-
-
-def _columns(comparison: Comparison) -> tuple[_Column, ...]:
-    """Those of masks and panoptic maps only if a model has them."""
-    masks = _MASK_COLUMNS if any(x.masks is not None for x in comparison.models) else ()
-    panoptic = _PANOPTIC_COLUMNS if any(x.panoptic is not None for x in comparison.models) else ()
-    return (*_COLUMNS, *masks, *panoptic)
+def _columns(comparison: Comparison) -> list[Measure]:
+    return [measure for measure in measures_of(comparison) if measure.head]
 
 
 def main_rows(comparison: Comparison) -> list[list[str]]:
     """Head and one row per model; "-" for what is unknown, a star on the label of a model that failed."""
     columns = _columns(comparison)
-    head = ["model", *(column.head for column in columns)]
-    rows = [
-        [x.label + (" *" if x.failed else ""), *(_text(column.value(x), column.digits) for column in columns)]
-        for x in comparison.models
+    values = [[x.value(model) for x in columns] for model in comparison.models]
+    return [
+        ["model", *(x.head for x in columns)],
+        *(
+            [
+                model.label + (" *" if model.failed else ""),
+                *("-" if math.isnan(value) else f"{value:.{x.digits}f}" for x, value in zip(columns, row, strict=True)),
+            ]
+            for model, row in zip(comparison.models, values, strict=True)
+        ),
     ]
-    return [head, *rows]
+
+
+def _table(rows: Sequence[Sequence[str]], form: str) -> str:
+    """Rows as a table of one of tabulate's formats, labels to the left and numbers to the right."""
+    alignment = ("left", *["right"] * (len(rows[0]) - 1))
+    return tabulate(rows, headers="firstrow", tablefmt=form, colalign=alignment, disable_numparse=True)
+
+
+def text_table(comparison: Comparison) -> str:
+    """The main figures for a terminal."""
+    return _table(main_rows(comparison), "simple")
+
+
+def latex_table(comparison: Comparison) -> str:
+    """The main figures for the package booktabs."""
+    return _table(main_rows(comparison), "latex_booktabs") + "\n"
 
 
 def markdown_table(comparison: Comparison) -> str:
     """The main figures, with the intervals of AP and the failed models below."""
-    head, *rows = ([cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in main_rows(comparison))
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
+    rows = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in main_rows(comparison)]
     notes = []
     for x in comparison.models:
         if x.failed:
@@ -112,72 +89,40 @@ def markdown_table(comparison: Comparison) -> str:
             )
     data = comparison.dataset
     notes.append(f"- data: {data.name}, {data.num_images:,} images, {data.num_objects:,} objects")
-    return "\n".join([*lines, "", *notes]) + "\n"
-
-
-def latex_table(comparison: Comparison) -> str:
-    """The main figures for the package booktabs."""
-    head, *rows = main_rows(comparison)
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-        r"\toprule",
-        _latex_row(head),
-        r"\midrule",
-        *map(_latex_row, rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join("".join(_LATEX.get(x, x) for x in cell) for cell in cells) + r" \\"
+    return "\n".join([_table(rows, "pipe"), "", *notes]) + "\n"
 
 
 def models_csv(comparison: Comparison) -> str:
     """One row per model with full precision; an unknown figure is an empty cell."""
     columns = _columns(comparison)
-    head = ["model", "config_file", "weights", "failed", "ap_low", "ap_high", *(column.name for column in columns)]
-    rows = []
+    rows: list[list[Any]] = []
     for x in comparison.models:
         interval = x.confidence.get("ap")
-        bounds = [interval.low, interval.high] if interval else [_NAN, _NAN]
-        figures = [*bounds, *(column.value(x) for column in columns)]
-        rows.append([x.label, x.run.config_file, x.weights, x.failed, *map(_cell, figures)])
-    return _csv([head, *rows])
+        bounds = [interval.low, interval.high] if interval else [None, None]
+        figures = [column.value(x) for column in columns]
+        rows.append([x.label, x.run.config_file, x.weights, x.failed, *bounds, *figures])
+    names = [column.csv or column.key for column in columns]
+    return _csv(["model", "config_file", "weights", "failed", "ap_low", "ap_high", *names], rows)
 
 
 def per_class_csv(comparison: Comparison) -> str:
     """One row per model and class."""
-    rows: list[list[str]] = [["model", "class", "num_objects", "ap", "ap50", "ar"]]
-    for model in comparison.models:
-        classes = model.coco.per_class if model.coco else []
-        rows += [[model.label, x.name, str(x.num_objects), _cell(x.ap), _cell(x.ap50), _cell(x.ar)] for x in classes]
-    return _csv(rows)
+    classes = [(model.label, x) for model in comparison.models if model.coco for x in model.coco.per_class]
+    return _csv(["model", "class", "num_objects", "ap", "ap50", "ar"], [[label, *astuple(x)] for label, x in classes])
 
 
 def nms_csv(comparison: Comparison) -> str:
     """One row per model, decoder layer and NMS threshold (empty without NMS)."""
-    rows: list[list[str]] = [
-        ["model", "layer", "nms_threshold", "shipped", "ap", "ap50", "kept_per_image", "detections_per_image"]
-    ]
-    for model in comparison.models:
-        for x in model.nms:
-            threshold = _NAN if x.nms_threshold is None else x.nms_threshold
-            figures = map(_cell, (x.ap, x.ap50, x.kept_per_image, x.detections_per_image))
-            rows.append([model.label, str(x.layer), _cell(threshold), str(int(x.shipped)), *figures])
-    return _csv(rows)
+    points = [[model.label, *astuple(x)] for model in comparison.models for x in model.nms]
+    return _csv(["model", *(field.name for field in fields(NmsPoint))], points)
 
 
-def _csv(rows: Sequence[Sequence[str]]) -> str:
+def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Flags as 0 and 1; what is not known as an empty cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        known = ("" if x is None or x != x else x for x in row)  # NaN is not equal to itself
+        writer.writerow(int(x) if isinstance(x, bool) else x for x in known)
     return text.getvalue()
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else repr(value)
-
-
-def _text(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
-from ...data.images import read_image
 from ..records import Boxes, Comparison, GalleryImage
 
 MAX_SIDE = 640
@@ -52,8 +52,9 @@ def make_gallery(comparison: Comparison, limit: int) -> Gallery:
         seen += 1
         try:
             picture = _data_uri(find_image(entry.file_name, comparison.dataset.image_root))
-        except (OSError, ValueError) as error:
-            skipped.append(f"{entry.file_name} is not shown: {error}")
+        except Exception as error:  # decoders meet damaged files with whatever went wrong in them
+            reason = getattr(error, "strerror", None) or error
+            skipped.append(f"{entry.file_name} is not shown, as it cannot be read: {reason}")
         else:
             images.append(_record(entry, picture, labels))
     data = {"classes": comparison.dataset.class_names, "images": images}
@@ -66,8 +67,25 @@ def find_image(file_name: str, image_root: str) -> Path:
     return below if image_root and not Path(file_name).is_file() and below.is_file() else Path(file_name)
 
 
+def read_picture(path: Path) -> Image.Image:
+    """An image as RGB, with the pixels that a model is given: upright, and of 16 bits the high byte."""
+    with Image.open(path) as file:
+        file.load()  # which turns a TIFF
+        image = file if file.format == "TIFF" else _upright(file)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data, of which Pillow may say anything: the pixels are what counts
+        return image
+
+
 def _data_uri(path: Path) -> str:
-    image = Image.fromarray(read_image(path, "RGB"))
+    image = read_picture(path)
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_text
-from ..measure.intervals import FEWEST
+from ..figures import FEWEST
 from ..records import Comparison
-from .mask_figures import has_masks
+from .gallery import MAX_SIDE, make_gallery
+from .verdicts import differences, headline, summary
 
 GALLERY_IMAGES = 12
 """Images that are embedded unless another number is asked for: at 640 pixels, about a megabyte together."""
@@ -66,9 +67,6 @@ def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
         if error.name is None or error.name.partition(".")[0] not in ("jinja2", "matplotlib"):
             raise
         raise ImportError(f'the report needs {error.name}: pip install "detr_d2[report]".') from error
-    from . import gallery as report_gallery
-    from . import verdicts as report_summary
-
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -84,11 +82,11 @@ def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
         style=_template("report.css"),
         figures=figures,
         tables=tables,
-        summary=report_summary.summary(comparison),
-        differences=report_summary.differences(comparison),
-        headline=report_summary.headline(comparison),
-        gallery=report_gallery.make_gallery(comparison, gallery),
-        max_side=report_gallery.MAX_SIDE,
+        summary=summary(comparison),
+        differences=differences(comparison),
+        headline=headline(comparison),
+        gallery=make_gallery(comparison, gallery),
+        max_side=MAX_SIDE,
         fewest=FEWEST,
     )
 
@@ -99,7 +97,8 @@ def _sections(comparison: Comparison) -> dict[str, str]:
     if not working:
         return {name: SECTIONS[name] for name in _WITHOUT_MODELS}
     sections = SECTIONS if working > 1 else {**SECTIONS, "gallery": "Pictures"}
-    return {name: title for name, title in sections.items() if name != "masks" or has_masks(comparison)}
+    masks = any(model.masks is not None or model.panoptic is not None for model in comparison.models)
+    return {name: title for name, title in sections.items() if name != "masks" or masks}
 
 
 def _template(name: str) -> str:
@@ -107,25 +106,24 @@ def _template(name: str) -> str:
 
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
-    from . import plot as report_plot
-    from . import plots as report_figures
-    from . import set_plots as report_set_figures
+    from . import plots, set_plots
+    from .plot import live_series, swatches
 
-    series = report_plot.live_series(comparison)
-    plain = ("precision_recall", "speed", "errors", "stages", "throughput")
-    of_sets = ("nms_sweep", "layers", "crowding", "counting", "missed")
-    figures = {name: getattr(report_figures, name)(series) for name in plain}
-    figures |= {name: getattr(report_set_figures, name)(series) for name in of_sets}
-    return {"swatches": report_plot.swatches(series), **figures}
+    series = live_series(comparison)
+    rooms = {
+        plots: ("precision_recall", "speed", "errors", "stages", "throughput"),
+        set_plots: ("nms_sweep", "layers", "crowding", "counting", "missed"),
+    }
+    figures = {name: getattr(room, name)(series) for room, names in rooms.items() for name in names}
+    return {"swatches": swatches(series), **figures}
 
 
 def _tables(comparison: Comparison) -> dict[str, Any]:
-    from . import made as report_made
-    from . import masks as report_masks
-    from . import tables as report_tables
+    from . import tables, use_tables
 
-    names = ("nms", "crowding", "duplicates", "counting", "errors", "queries", "cost", "classes")
-    tables = {name: getattr(report_tables, f"{name}_table")(comparison) for name in names}
-    layers, made = report_tables.layer_tables(comparison), report_made.made_table(comparison)
-    segmentation = {"masks": report_masks.masks_table(comparison), "panoptic": report_masks.panoptic_table(comparison)}
-    return {"layers": layers, **tables, **segmentation, "made": made}
+    rooms = {
+        tables: ("nms", "crowding", "duplicates", "counting", "errors", "queries", "classes", "masks", "panoptic"),
+        use_tables: ("cost", "made"),
+    }
+    found = {name: getattr(room, f"{name}_table")(comparison) for room, names in rooms.items() for name in names}
+    return {"layers": tables.layer_tables(comparison), **found}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from functools import partial
 
-from ..records import Comparison, ModelComparison, StageLatency
+from ..records import Comparison, ModelComparison
 from .cells import Cell, Table, by_model, dash, decimal, failure, model_cell, number, word
-from .plot import STAGES, bin_name, nms_name, range_name
+from .measures import Measure, measures_of
+from .plot import bin_name, nms_name, range_name
 from .set_plots import last_layer
-
-_MEGA = 1e-6
 
 
 def nms_table(comparison: Comparison) -> Table:
@@ -18,19 +17,16 @@ def nms_table(comparison: Comparison) -> Table:
     points = {model.label: {p.nms_threshold: p for p in last_layer(model)} for model in comparison.models}
     thresholds = list(dict.fromkeys(t for at in points.values() for t in at if t is not None))
 
-    def cell(threshold: float | None) -> Callable[[ModelComparison], Cell]:
-        def of(model: ModelComparison) -> Cell:
-            point = points[model.label].get(threshold)
-            if point is None:
-                return dash("this NMS was not tried")
-            if model.shipped is not None and not model.shipped.nms_switched_off:
-                return dash(f"the NMS of {model.label}, if it has one, cannot be switched off")
-            detail = f"{decimal(point.kept_per_image)} per image{', as shipped' if point.shipped else ''}"
-            return number(point.ap, detail=detail, reason="no object to find")
+    def cell(threshold: float | None, model: ModelComparison) -> Cell:
+        point = points[model.label].get(threshold)
+        if point is None:
+            return dash("this NMS was not tried")
+        if model.shipped is not None and not model.shipped.nms_switched_off:
+            return dash(f"the NMS of {model.label}, if it has one, cannot be switched off")
+        detail = f"{decimal(point.kept_per_image)} per image{', as shipped' if point.shipped else ''}"
+        return number(point.ap, detail=detail, reason="no object to find")
 
-        return of
-
-    rows = [(nms_name(t), cell(t)) for t in [*sorted(thresholds), None]]
+    rows = [(nms_name(t), partial(cell, t)) for t in [*sorted(thresholds), None]]
     caption = "AP, and below it the detections that NMS leaves"
     return by_model("nms-table", caption, comparison.models, rows, first="NMS")
 
@@ -102,29 +98,23 @@ def duplicates_table(comparison: Comparison) -> Table:
 def counting_table(comparison: Comparison) -> Table:
     """Counting error, all images and by the number of objects."""
 
-    def of(get: Callable[[ModelComparison], float], digits: int, unit: str = "") -> Callable[[ModelComparison], Cell]:
-        return lambda model: dash("not measured") if model.counting is None else number(get(model), digits, unit)
+    def figure(key: str, digits: int, unit: str, model: ModelComparison) -> Cell:
+        return number(getattr(model.counting, key, None), digits, unit)
 
-    def group(low: int, high: int) -> Callable[[ModelComparison], Cell]:
-        def cell(model: ModelComparison) -> Cell:
-            groups = model.counting.groups if model.counting else []
-            found = next((g for g in groups if (g.low, g.high) == (low, high)), None)
-            if found is None:
-                return dash("not measured")
-            detail = f"{decimal(found.predicted_mean)} found, {decimal(found.true_mean)} there"
-            return number(found.mean_absolute_error, 2, detail=detail, reason="no such image")
+    def group(name: tuple[int, int], model: ModelComparison) -> Cell:
+        groups = model.counting.groups if model.counting else []
+        found = next((g for g in groups if (g.low, g.high) == name), None)
+        if found is None:
+            return dash("not measured")
+        detail = f"{decimal(found.predicted_mean)} found, {decimal(found.true_mean)} there"
+        return number(found.mean_absolute_error, 2, detail=detail, reason="no such image")
 
-        return cell
-
-    names = [(g.low, g.high) for m in comparison.models if m.counting for g in m.counting.groups]
+    names = dict.fromkeys((g.low, g.high) for m in comparison.models if m.counting for g in m.counting.groups)
     rows = [
-        ("Mean error (detections − objects)", of(lambda m: m.counting.mean_error if m.counting else math.nan, 2)),
-        ("Mean size of the error", of(lambda m: m.counting.mean_absolute_error if m.counting else math.nan, 2)),
-        ("Images with the right number", of(lambda m: m.counting.exact_share if m.counting else math.nan, 1, "%")),
-        *(
-            (f"Size of the error, images with {range_name(*name)} objects", group(*name))
-            for name in dict.fromkeys(names)
-        ),
+        ("Mean error (detections − objects)", partial(figure, "mean_error", 2, "")),
+        ("Mean size of the error", partial(figure, "mean_absolute_error", 2, "")),
+        ("Images with the right number", partial(figure, "exact_share", 1, "%")),
+        *((f"Size of the error, images with {range_name(*name)} objects", partial(group, name)) for name in names),
     ]
     return by_model("counting-table", "Counting error", comparison.models, rows, first="Measure")
 
@@ -133,111 +123,40 @@ def errors_table(comparison: Comparison) -> Table:
     """Kinds of error."""
     kinds = dict.fromkeys(e.kind for model in comparison.models for e in model.errors)
 
-    def cell(kind: str) -> Callable[[ModelComparison], Cell]:
-        def of(model: ModelComparison) -> Cell:
-            found = next((e for e in model.errors if e.kind == kind), None)
-            if found is None:
-                return dash("not measured")
-            return number(found.delta_ap50, detail=f"{found.count:,} {'error' if found.count == 1 else 'errors'}")
+    def cell(kind: str, model: ModelComparison) -> Cell:
+        found = next((e for e in model.errors if e.kind == kind), None)
+        if found is None:
+            return dash("not measured")
+        return number(found.delta_ap50, detail=f"{found.count:,} {'error' if found.count == 1 else 'errors'}")
 
-        return of
-
-    rows = [(kind, cell(kind)) for kind in kinds]
+    rows = [(kind, partial(cell, kind)) for kind in kinds]
     return by_model("errors-table", "AP50 gained without this kind of error", comparison.models, rows, first="Kind")
 
 
 def queries_table(comparison: Comparison) -> Table:
     """Objects against queries, models with queries only."""
     models = [model for model in comparison.models if model.query_limit is not None]
-    rows: list[tuple[str, Callable[[ModelComparison], Cell]]] = []
-    for name, key in (
-        ("Queries", "num_queries"),
-        ("Most objects of an image", "max_objects"),
-        ("Images with more objects than queries", "images_over"),
-        ("Objects that cannot be found", "objects_over"),
-    ):
-        rows.append((name, lambda model, key=key: number(getattr(model.query_limit, key), 0)))  # type: ignore[misc]
 
-    def group(low: int, high: int) -> Callable[[ModelComparison], Cell]:
-        def cell(model: ModelComparison) -> Cell:
-            groups = model.query_limit.groups if model.query_limit else []
-            found = next((g for g in groups if (g.low, g.high) == (low, high)), None)
-            if found is None or not found.num_objects:
-                return dash("no such image")
-            share = 100 * found.missed / found.num_objects
-            return number(share, 1, "%", detail=f"{found.missed:,} of {found.num_objects:,}")
+    def figure(key: str, model: ModelComparison) -> Cell:
+        return number(getattr(model.query_limit, key), 0)
 
-        return cell
+    def group(name: tuple[int, int], model: ModelComparison) -> Cell:
+        groups = model.query_limit.groups if model.query_limit else []
+        found = next((g for g in groups if (g.low, g.high) == name), None)
+        if found is None or not found.num_objects:
+            return dash("no such image")
+        share = 100 * found.missed / found.num_objects
+        return number(share, 1, "%", detail=f"{found.missed:,} of {found.num_objects:,}")
 
     names = dict.fromkeys((g.low, g.high) for m in models if m.query_limit for g in m.query_limit.groups)
-    rows += [(f"Missed in images with {range_name(*name)} objects", group(*name)) for name in names]
-    return by_model("queries-table", "Number of objects against number of queries", models, rows, first="Measure")
-
-
-def cost_table(comparison: Comparison) -> Table:
-    """Size, work, time and memory."""
-    costs = [model.cost for model in comparison.models if model.cost is not None]
-    used = {stage.stage for cost in costs for stage in cost.latency}
-    sizes = sorted({x.batch_size for cost in costs for x in cost.throughput})
-
-    def of(value: Callable[[ModelComparison], Cell]) -> Callable[[ModelComparison], Cell]:
-        return lambda model: dash("cost was not measured") if model.cost is None else value(model)
-
     rows = [
-        ("Parameters", of(lambda m: number(m.cost.parameters * _MEGA if m.cost else None, 1, "M"))),
-        ("Multiply-adds of one image", of(_flops)),
-        ("Size of the network's input", of(_input_size)),
-        ("Time of one image", of(_stage("total"))),
-        *((f"of it {stage}", of(_stage(stage))) for stage in STAGES if stage in used),
-        *((f"Images per second, {size} at once", of(_throughput(size))) for size in sizes),
-        ("Peak memory", of(lambda m: number(m.cost.peak_memory_mb if m.cost else None, 0, "MB"))),
-        ("Measured on", of(lambda m: word(f"{m.cost.device}, {m.cost.repeat} rounds" if m.cost else ""))),
+        ("Queries", partial(figure, "num_queries")),
+        ("Most objects of an image", partial(figure, "max_objects")),
+        ("Images with more objects than queries", partial(figure, "images_over")),
+        ("Objects that cannot be found", partial(figure, "objects_over")),
+        *((f"Missed in images with {range_name(*name)} objects", partial(group, name)) for name in names),
     ]
-    return by_model("cost-table", "What the models cost", comparison.models, rows, first="Measure")
-
-
-def _flops(model: ModelComparison) -> Cell:
-    assert model.cost is not None
-    images = model.cost.flops_images
-    detail = f"mean of {images} images" if images > 1 else "of one image"
-    if model.cost.flops_uncounted:
-        detail += f"; {_plain_operators(model.cost.flops_uncounted)} not counted"
-    return number(model.cost.gflops, 2, "× 10⁹", detail=detail)
-
-
-_OPERATORS = {"CallFunction": "scripted code such as NMS", "nms": "NMS", "sort": "sorting", "argsort": "sorting"}
-
-
-def _plain_operators(uncounted: Iterable[str]) -> str:
-    """Operators in words where there are some, else by their names in torch."""
-    names = (name.rpartition("::")[2] for name in uncounted)
-    return ", ".join(dict.fromkeys(_OPERATORS.get(name, name.replace("_", " ").strip()) for name in names))
-
-
-def _input_size(model: ModelComparison) -> Cell:
-    assert model.cost is not None
-    return word(" × ".join(map(str, model.cost.image_size))) if model.cost.image_size else dash("not measured")
-
-
-def _stage(name: str) -> Callable[[ModelComparison], Cell]:
-    def cell(model: ModelComparison) -> Cell:
-        stages: list[StageLatency] = model.cost.latency if model.cost else []
-        found = next((s for s in stages if s.stage == name), None)
-        if found is None:
-            return dash("not a part of this model" if stages else "not measured")
-        detail = f"95 % below {decimal(found.p95_ms)}" if math.isfinite(found.p95_ms) else ""
-        return number(found.p50_ms, 1, "ms", detail=detail)
-
-    return cell
-
-
-def _throughput(size: int) -> Callable[[ModelComparison], Cell]:
-    def cell(model: ModelComparison) -> Cell:
-        points = model.cost.throughput if model.cost else []
-        found = next((x for x in points if x.batch_size == size), None)
-        return number(found.images_per_second if found else None, reason="did not fit into memory, or failed")
-
-    return cell
+    return by_model("queries-table", "Number of objects against number of queries", models, rows, first="Measure")
 
 
 def classes_table(comparison: Comparison) -> Table:
@@ -264,3 +183,22 @@ def classes_table(comparison: Comparison) -> Table:
             cells.append(Cell(decimal(gap, sign=True), sort=gap) if both else dash(why))
         rows.append([word(name), number(count, 0), *cells])
     return Table("classes-table", "Figures of each class; press a heading to sort", columns, rows, sortable=True)
+
+
+def masks_table(comparison: Comparison) -> Table:
+    """Average precision of masks and of their boundaries; no rows if no model has masks."""
+    return _part_table(comparison, "masks", "Masks of objects")
+
+
+def panoptic_table(comparison: Comparison) -> Table:
+    """Panoptic quality; no rows if no model makes panoptic maps."""
+    return _part_table(comparison, "panoptic", "Panoptic maps")
+
+
+def _part_table(comparison: Comparison, part: str, caption: str) -> Table:
+    def cell(measure: Measure, model: ModelComparison) -> Cell:
+        found = f"of {model.masks.matched:,} objects" if measure.key == "boundary_iou" and model.masks else ""
+        return number(measure.value(model), measure.digits, reason=measure.missing_in(model), detail=found)
+
+    rows = [(x.name, partial(cell, x)) for x in measures_of(comparison) if x.part == part]
+    return by_model(f"{part}-table", caption, comparison.models, rows, first="Measure")

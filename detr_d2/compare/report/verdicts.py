@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..measure.intervals import FEWEST
-from ..records import Comparison, Duplicates, Interval, ModelComparison
+from ..figures import FEWEST, Interval
+from ..records import Comparison, ModelComparison
 from .cells import Cell, Table, dash, decimal, model_cell, number, span, word
-from .mask_figures import mask_figure, panoptic_figure
+from .measures import LATENCY, MEASURES, Measure, measures_of, time_of
 
 
 @dataclass(frozen=True)
@@ -27,60 +27,28 @@ class Verdict:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A row of the summary.
-
-    Args:
-        key: of `ModelComparison.confidence` and `Difference.metric`.
-        name: for people.
-        value: of a model; NaN where there is none.
-        higher: whether more is better.
-        exact: whether the value has no noise.
-        digits: to print.
-        missing: reason for a dash.
-    """
-
-    key: str
-    name: str
-    value: Callable[[ModelComparison], float]
-    higher: bool = True
-    exact: bool = False
-    digits: int = 1
-    missing: str = "not measured"
-
-
-def decide(
-    values: Mapping[str, float],
-    difference: Callable[[str, str], Interval | None],
-    *,
-    higher: bool = True,
-    exact: bool = False,
-    digits: int = 1,
-    drawn: str = "images",
-) -> Verdict:
+def decide(values: Mapping[str, float], difference: Callable[[str, str], Interval | None], measure: Measure) -> Verdict:
     """The winner: ahead of every other model by a difference whose interval does not hold 0.
 
     Args:
         values: label -> value; NaN takes no part.
         difference: of two labels: the first's value minus the second's, or None if it was not tested.
-        higher: whether more is better.
-        exact: whether the values have no noise, so that any difference counts.
-        digits: to print.
-        drawn: what the intervals come from.
+        measure: what the values are of.
     """
+    higher, digits = measure.higher, measure.digits
     values = {label: value for label, value in values.items() if math.isfinite(value)}
     if len(values) < 2:
         return Verdict(None, "–", "only one model has this figure" if values else "no model has this figure")
     best = (max if higher else min)(values, key=lambda label: values[label])
     others = [label for label in values if label != best]
     ties = [label for label in others if values[label] == values[best]]
-    if exact:
+    if measure.exact:
         return Verdict(None, "equal") if ties else Verdict(best, best)
     tested = {label: difference(best, label) for label in others}
     for label, interval in tested.items():
         if interval is not None and not (interval.low > 0 if higher else interval.high < 0):
             reach = span(interval.low, interval.high, digits, sign=True)
+            drawn = "rounds" if measure is LATENCY else "images"
             why = f"{best} − {label}: {reach}, which may be noise" if reach else f"too few {drawn} for an interval"
             return Verdict(None, "no clear winner", why)
     if None in tested.values():
@@ -107,84 +75,11 @@ def paired_difference(comparison: Comparison, metric: str) -> Callable[[str, str
     return between
 
 
-def _coco(key: str) -> Callable[[ModelComparison], float]:
-    return lambda model: math.nan if model.coco is None else getattr(model.coco, key)
-
-
-def _cost(key: str, scale: float = 1.0) -> Callable[[ModelComparison], float]:
-    return lambda model: math.nan if model.cost is None else getattr(model.cost, key) * scale
-
-
-def shipped_duplicates(model: ModelComparison) -> Duplicates | None:
-    """The entry of normal use."""
-    return next((x for x in model.duplicates if x.setting == "shipped"), None)
-
-
-def _pairs(model: ModelComparison) -> float:
-    entry = shipped_duplicates(model)
-    return math.nan if entry is None else entry.pairs_50
-
-
-def _counting(model: ModelComparison) -> float:
-    return math.nan if model.counting is None else model.counting.mean_absolute_error
-
-
-def time_of(model: ModelComparison) -> tuple[float, float]:
-    """Median and 95th percentile of the time of one image in ms."""
-    for stage in model.cost.latency if model.cost is not None else ():
-        if stage.stage == "total":
-            return stage.p50_ms, stage.p95_ms
-    return math.nan, math.nan
-
-
-_NO_INTERVAL = f"fewer than {FEWEST} images or rounds are too few for an interval"
-_NO_SIZE = "no object of this size"
-LATENCY = Measure("latency_ms", "Time of one image (ms, median)", lambda model: time_of(model)[0], higher=False)
-MEASURES = (
-    Measure("ap", "AP", _coco("ap"), missing="no object to find"),
-    Measure("ap50", "AP50", _coco("ap50"), missing="no object to find"),
-    Measure("ap75", "AP75", _coco("ap75"), missing="no object to find"),
-    Measure("ap_small", "AP, small objects", _coco("ap_small"), missing=_NO_SIZE),
-    Measure("ap_medium", "AP, medium objects", _coco("ap_medium"), missing=_NO_SIZE),
-    Measure("ap_large", "AP, large objects", _coco("ap_large"), missing=_NO_SIZE),
-    Measure("ar_max", "Average recall", _coco("ar_max"), missing="no object to find"),
-    Measure("pairs_50", "Duplicate pairs per image", _pairs, higher=False, digits=2),
-    Measure("mean_absolute_error", "Counting error per image", _counting, higher=False, digits=2),
-    LATENCY,
-    Measure("parameters", "Parameters (millions)", _cost("parameters", 1e-6), higher=False, exact=True),
-    Measure("gflops", "Multiply-adds of one image (10⁹)", _cost("gflops"), higher=False, exact=True),
-    Measure("peak_memory_mb", "Peak memory (MB)", _cost("peak_memory_mb"), higher=False, digits=0),
-)
-
-
-MASK_MEASURES = (
-    Measure("mask_ap", "Mask AP", mask_figure("ap"), missing="no masks"),
-    Measure("boundary_ap", "Boundary AP", mask_figure("boundary_ap"), missing="no masks"),
-)
-PANOPTIC_MEASURES = (Measure("pq", "Panoptic quality (PQ)", panoptic_figure("pq"), missing="no panoptic maps"),)
-
-
-def measures_of(comparison: Comparison) -> tuple[Measure, ...]:
-    """The rows of the summary; those of masks and panoptic maps only if a model has them, after the APs."""
-    first = next(i for i, x in enumerate(MEASURES) if x.key == "ar_max")
-    masks = MASK_MEASURES if any(x.masks is not None for x in comparison.models) else ()
-    panoptic = PANOPTIC_MEASURES if any(x.panoptic is not None for x in comparison.models) else ()
-    return (*MEASURES[:first], *masks, *panoptic, *MEASURES[first:])
-
-
 def verdict_of(comparison: Comparison, measure: Measure) -> Verdict:
     """The winner of a row of the summary."""
     models = [model for model in comparison.models if not model.failed]
     values = {model.label: measure.value(model) for model in models}
-    between = paired_difference(comparison, measure.key)
-    verdict = decide(
-        values,
-        between,
-        higher=measure.higher,
-        exact=measure.exact,
-        digits=measure.digits,
-        drawn="rounds" if measure is LATENCY else "images",
-    )
+    verdict = decide(values, paired_difference(comparison, measure.key), measure)
     if measure is LATENCY and verdict.detail == "not tested against noise":
         return _fastest(models)
     return verdict
@@ -200,9 +95,12 @@ def _fastest(models: Sequence[ModelComparison]) -> Verdict:
     return Verdict(None, "no clear winner", "the spreads (median to 95th percentile) overlap")
 
 
+_NO_INTERVAL = f"fewer than {FEWEST} images or rounds are too few for an interval"
+
+
 def summary(comparison: Comparison) -> Table:
     """A row per measure: each model's value with its interval, and the winner."""
-    rows = [_row(comparison, measure) for measure in measures_of(comparison)]
+    rows = [_row(comparison, measure) for measure in measures_of(comparison) if measure.summary]
     columns = ["Measure", *(model.label for model in comparison.models)]
     caption = "Figures with 95 % intervals where they were measured"
     if sum(not model.failed for model in comparison.models) < 2:
@@ -226,7 +124,7 @@ def _value(model: ModelComparison, measure: Measure) -> Cell:
     if measure is LATENCY:
         p95 = time_of(model)[1]
         detail = f"95 % below {decimal(p95)}" if math.isfinite(p95) else ""
-    return number(measure.value(model), measure.digits, reason=measure.missing, detail=detail)
+    return number(measure.value(model), measure.digits, reason=measure.missing_in(model), detail=detail)
 
 
 def differences(comparison: Comparison) -> Table:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ...class_names import match_classes, require_same_classes
 from ..coco.annotation_table import AnnotationTable
 from ..coco.json_file import image_path
-from ..panoptic.checks import check_panoptic_pngs
+from ..panoptic.file import read_segment_ids
 from ..registration import (
     classes_of,
     dataset_table,
@@ -32,6 +34,8 @@ from .annotations import DatasetReport, check_annotations
 from .images import TRAINING_SECONDS, check_images
 from .likely_mistakes import warn_of_shared_images
 from .records import check_records
+
+_SAMPLE = 16  # panoptic PNGs read per dataset
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +146,46 @@ def _check_all(cfg: CfgNode) -> list[DatasetReport]:
         paths[split][name] = {os.path.abspath(path) for path in _image_paths(name, table) if path}
     warn_of_shared_images(paths["train"], paths["test"])
     return reports
+
+
+def check_panoptic_pngs(name: str, *, seconds: float | None = None) -> None:
+    """Checks the panoptic PNGs of a registered dataset; one whose dicts name none is not looked at.
+
+    All must have the size of their image; of a sample the pixels are read, the mapper checks those of the others.
+
+    Args:
+        name: of the dataset.
+        seconds: for the sizes, as in `check_images`.
+
+    Raises:
+        ValueError: if one is missing, broken or of another size than its image; or one of the sample has ids that
+            `segments_info` does not list.
+    """
+    records = [record for record in DatasetCatalog.get(name) if "pan_seg_file_name" in record]
+    check_images(
+        name,
+        [record["pan_seg_file_name"] for record in records],
+        np.array([(record.get("width", 0), record.get("height", 0)) for record in records]).reshape(-1, 2),
+        root=MetadataCatalog.get(name).get("panoptic_root") or "",
+        seconds=seconds,
+        pngs=True,
+    )
+    sample = np.unique(np.linspace(0, len(records) - 1, min(_SAMPLE, len(records))).astype(int)).tolist()
+    unseen = {records[index]["pan_seg_file_name"]: _without_pixels(records[index]) for index in sample}
+    if any(unseen.values()):
+        path = next(path for path, ids in unseen.items() if ids)
+        logger.warning(
+            "%s: %d segments of the %d panoptic PNGs that were read have no pixel, such as segment %s of %s: they are "
+            "not trained on, and count as missed in the panoptic quality; correct segments_info, or the PNGs.",
+            name, sum(map(len, unseen.values())), len(unseen), unseen[path][0], path,
+        )  # fmt: skip
+
+
+def _without_pixels(record: dict[str, Any]) -> list[int]:
+    """Ids of the segments that the PNG does not show."""
+    size = (record["height"], record["width"]) if "height" in record and "width" in record else None
+    shown = np.unique(read_segment_ids(record["pan_seg_file_name"], record["segments_info"], size)).tolist()
+    return [segment["id"] for segment in record["segments_info"] if segment["id"] not in shown]
 
 
 def check_evaluation_sets(cfg: CfgNode, *, trained_on: Sequence[str] = ()) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
-import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...files import write_file
-from ..coco.annotation_table import cache_file
+from ..cache import cache_file, load_arrays, save_arrays
 from ..coco.json_values import MOST_NAMED
 from ..image_errors import IMAGE_FILE, another_size
 from ..images import read_header, read_image, say_frames
@@ -27,8 +26,7 @@ from .missing_files import missing_message
 
 _SAMPLE = 16  # images decoded per dataset
 _LOOKED_AT = 256  # images whose headers are read where there are no annotations
-_AT_ONCE = 1024  # headers between two looks at the clock
-_PER_JOB = 32  # headers that one thread reads in a row
+_PER_JOB = 32  # headers that one thread reads between two looks at the clock
 _SHALLOW = 0.1  # of the range: images of 16 bits that use less are nearly black
 
 TRAINING_SECONDS = 60.0
@@ -84,11 +82,6 @@ class _Look:
             )
         self.seen[index] = digest, (header.frames, int(header.deep), -1, -1)
 
-    def headers(self, indices: Sequence[int]) -> None:
-        """Looks at several files."""
-        for index in indices:
-            self.header(index)
-
     def pixels(self, index: int) -> None:
         """Decodes a file, unless an earlier start has."""
         digest, (frames, deep, low, _) = self.seen[index]
@@ -131,8 +124,10 @@ def check_images(
     paths, sizes = [os.fspath(paths[index]) for index in kept], np.asarray(sizes)[kept]
     what = f"of {len(paths)} panoptic PNGs" if pngs else "image files"
     _require_files(name, what, [path for path in paths if not _is_uri(path)], root)
-    memory = cache_file("pngs" if pngs else "images", name, root, os.path.dirname(paths[0])).with_suffix(".images")
-    look = _Look(paths, sizes, _load(memory), pngs)
+    memory = cache_file("pngs" if pngs else "images", name, root, os.path.dirname(paths[0]))
+    stored = load_arrays(memory) or {"digests": np.array([]), "seen": np.array([])}
+    known = dict(zip(stored["digests"].tolist(), map(tuple, stored["seen"].tolist()), strict=True))
+    look = _Look(paths, sizes, known, pngs)
     sample = np.unique(np.linspace(0, len(paths) - 1, _SAMPLE).astype(int)).tolist()
     for index in sample:
         look.header(index)
@@ -145,7 +140,12 @@ def check_images(
     if look.faults:
         raise ValueError(_describe(name, look))
     if any(look.known.get(digest) != seen for digest, seen in look.seen.values()):
-        _save(memory, name, look)
+        digests, seen = zip(*look.seen.values(), strict=True)
+        arrays: dict[str, np.ndarray] = {
+            "digests": np.array(digests, dtype=np.uint64),
+            "seen": np.array(seen, dtype=np.int32),
+        }
+        save_arrays(memory, arrays, f"The check of the images of {name}")
     _tell(name, look)
 
 
@@ -202,18 +202,23 @@ def _look_at_all(name: str, look: _Look, seconds: float | None) -> None:
     """Headers of all local files, as far as the time allows; in an order that makes any part of them a sample."""
     todo = [index for index, path in enumerate(look.paths) if index not in look.seen and not _is_uri(path)]
     todo = np.random.default_rng(0).permutation(np.array(todo, dtype=int)).tolist()
-    started = time.monotonic()
+    until = math.inf if seconds is None else time.monotonic() + seconds
+
+    def look_at(indices: list[int]) -> int:
+        if time.monotonic() > until:
+            return len(indices)
+        for index in indices:
+            look.header(index)
+        return 0
+
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(todo), _AT_ONCE):
-            if seconds is not None and time.monotonic() - started > seconds:
-                logger.info(
-                    "%s: after %.0f s the sizes of %d of %d images are compared with the annotations. The others are "
-                    "compared when they are drawn; the next start goes on with them.",
-                    name, seconds, len(look.seen), len(look.paths),
-                )  # fmt: skip
-                return
-            part = todo[start : start + _AT_ONCE]
-            list(pool.map(look.headers, (part[first : first + _PER_JOB] for first in range(0, len(part), _PER_JOB))))
+        left = sum(pool.map(look_at, (todo[start : start + _PER_JOB] for start in range(0, len(todo), _PER_JOB))))
+    if left:
+        logger.info(
+            "%s: after %.0f s the sizes of %d of %d images are compared with the annotations. The others are compared "
+            "when they are drawn; the next start goes on with them.",
+            name, seconds, len(look.paths) - left, len(look.paths),
+        )  # fmt: skip
 
 
 def _describe(name: str, look: _Look) -> str:
@@ -224,23 +229,6 @@ def _describe(name: str, look: _Look) -> str:
     what = "PNGs" if look.pngs else "images"
     sized = any("its annotation says" in fault for fault in faults)
     return f"{name}: {len(faults)} of {len(look.paths)} {what} cannot be used: {listed}{cure if sized else ''}"
-
-
-def _load(memory: os.PathLike[str]) -> dict[int, _Seen]:
-    try:
-        with np.load(memory, allow_pickle=False) as arrays:
-            return dict(zip(arrays["digests"].tolist(), map(tuple, arrays["seen"].tolist()), strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}
-
-
-def _save(memory: os.PathLike[str], name: str, look: _Look) -> None:
-    digests = np.array([digest for digest, _ in look.seen.values()], dtype=np.uint64)
-    seen = np.array([seen for _, seen in look.seen.values()], dtype=np.int32)
-    try:
-        write_file(memory, lambda file: np.savez(file, digests=digests, seen=seen))
-    except OSError as error:
-        logger.warning("The check of the images of %s cannot be cached: %s", name, error)
 
 
 def _tell(name: str, look: _Look) -> None:

@@ -1,34 +1,27 @@
 """All annotations of a dataset as arrays, so that a check of a million boxes takes milliseconds.
 
-A COCO file is parsed once; its table is kept in detectron2's cache folder (`$FVCORE_CACHE`, by default
-`~/.torch/iopath_cache`) under the file's path, size and time of change, and read from there the next time.
+A COCO file is parsed once; its table is kept in the cache folder under the file's path, size and time of change, and
+read from there the next time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import json
 import logging
 import os
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from iopath.common.file_io import file_lock, get_cache_dir
+from iopath.common.file_io import file_lock
 
-from ...files import write_file
-from .file import CocoFile, keep_coco_file
+from ..cache import cache_file, load_arrays, objects_array, save_arrays
+from .file import NO_OBJECTS, CocoFile, keep_coco_file
 from .json_file import local_json
 from .json_values import Id
 from .mask_faults import numbered_faults
-
-_VERSION = 4  # raised whenever the same file would give another table
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +80,6 @@ class AnnotationTable:
         return high - low
 
 
-def objects_array(values: list[Any]) -> np.ndarray:
-    """A one-dimensional array of these very objects."""
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
-
-
 def read_coco_table(json_file: str, cure: str = "check the path") -> AnnotationTable:
     """The table of a COCO instances file, from the cache if the file is as it was.
 
@@ -111,23 +97,16 @@ def read_coco_table(json_file: str, cure: str = "check the path") -> AnnotationT
     return _read_cached(path, json_file, status.st_size, status.st_mtime_ns)
 
 
-def cache_file(*key: object) -> Path:
-    """The place in the cache folder for what depends on `key` alone."""
-    digest = hashlib.sha256(repr((_VERSION, *key)).encode()).hexdigest()[:32]
-    return Path(get_cache_dir()) / "detr_d2" / digest
-
-
 @lru_cache(maxsize=8)
 def _read_cached(path: str, source: str, size: int, mtime_ns: int) -> AnnotationTable:
-    cached = cache_file("coco", path, size, mtime_ns).with_suffix(".npz")
-    table = _load(cached)
-    if table is not None:
-        return table
+    cached = cache_file("coco", path, size, mtime_ns)
+    if (arrays := load_arrays(cached)) is not None:
+        return AnnotationTable(**arrays)
     with _one_process(cached):
-        table = _load(cached)
-        if table is None:
-            table = _of_coco(keep_coco_file(path, source))
-            _save(cached, table, source)
+        if (arrays := load_arrays(cached)) is not None:
+            return AnnotationTable(**arrays)
+        table = _of_coco(keep_coco_file(path, source))
+        save_arrays(cached, {x.name: getattr(table, x.name) for x in fields(table)}, f"The checks of {source}")
     return table
 
 
@@ -143,37 +122,6 @@ def _one_process(cached: Path) -> Iterator[None]:
         yield
 
 
-def _load(cached: Path) -> AnnotationTable | None:
-    """None if there is no table, or only a part of it."""
-    try:
-        with np.load(cached, allow_pickle=False) as arrays:
-            return AnnotationTable(**{field.name: _stored(arrays, field.name) for field in fields(AnnotationTable)})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _stored(arrays: Any, name: str) -> np.ndarray:
-    if name in arrays:
-        return arrays[name]
-    return objects_array(json.loads(arrays[f"{name}.json"].tobytes()))
-
-
-def _save(cached: Path, table: AnnotationTable, source: str) -> None:
-    arrays: dict[str, np.ndarray] = {}
-    for field in fields(AnnotationTable):
-        value = getattr(table, field.name)
-        if value.dtype == object:  # ids and texts as JSON, whatever their lengths
-            arrays[f"{field.name}.json"] = np.frombuffer(json.dumps(value.tolist()).encode(), dtype=np.uint8)
-        else:
-            arrays[field.name] = value
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    try:
-        write_file(cached, lambda file: file.write(buffer.getvalue()))
-    except OSError as error:
-        logger.warning("The checks of %s cannot be cached in %s: %s", source, cached.parent, error)
-
-
 def _ids_array(ids: list[Id]) -> np.ndarray:
     """Of integers where all are, and small enough."""
     if set(map(type, ids)) <= {int}:
@@ -183,21 +131,19 @@ def _ids_array(ids: list[Id]) -> np.ndarray:
 
 
 def _of_coco(file: CocoFile) -> AnnotationTable:
-    objects = file.objects
-    ids = [] if objects is None else objects.ids
-    none = np.zeros(0, dtype=np.int64)
+    objects = file.objects or NO_OBJECTS
     return AnnotationTable(
         class_names=objects_array(file.classes.names),
         class_ids=objects_array(file.classes.ids),
         class_parents=objects_array(file.classes.parents),
         file_names=objects_array(file.images.file_names),
         image_sizes=file.images.sizes,
-        image_of=none if objects is None else objects.image_of,
-        annotation_ids=_ids_array(ids),
-        boxes_xywh=np.zeros((0, 4)) if objects is None else objects.boxes_xywh,
-        classes=none if objects is None else objects.classes,
-        crowd=np.zeros(0, dtype=bool) if objects is None else objects.crowd > 0,
-        **numbered_faults([] if objects is None else objects.faults),
-        orphans=np.array([0 if objects is None else objects.orphans]),
-        annotated=np.array([objects is not None]),
+        image_of=objects.image_of,
+        annotation_ids=_ids_array(objects.ids),
+        boxes_xywh=objects.boxes_xywh,
+        classes=objects.classes,
+        crowd=objects.crowd > 0,
+        **numbered_faults(objects.faults),
+        orphans=np.array([objects.orphans]),
+        annotated=np.array([file.objects is not None]),
     )

@@ -7,6 +7,7 @@ where a command of this package uses them, so that checks and training see the s
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -69,6 +70,30 @@ class CocoDataset:
                 )
 
 
+def is_registered(name: str, sources: Mapping[str, str], spec: str) -> bool:
+    """Whether these data are registered already.
+
+    Args:
+        name: to register them under.
+        sources: what the metadata are to say of their files and folders.
+        spec: option and value that ask for it, for messages.
+
+    Raises:
+        ValueError: if the name stands for other data, or a folder is not there.
+    """
+    if name in DatasetCatalog:
+        known = MetadataCatalog.get(name)
+        if all(known.get(key) == sources.get(key) for key in ("json_file", "image_root", "panoptic_json")):
+            return True
+        other = known.get("panoptic_json") or known.get("json_file", "another dataset")
+        raise ValueError(f"{spec}: the name {name} is taken by {other}; choose another name")
+    for key, what in (("panoptic_root", "the PNGs"), ("image_root", "the images")):
+        folder = sources.get(key, "://")
+        if "://" not in folder and not os.path.isdir(folder):
+            raise ValueError(f"{spec}: there is no folder {folder}; expected the folder that holds {what}")
+    return False
+
+
 def coco_dataset(name: str) -> CocoDataset | None:
     """The COCO file registered under a name, read by `CocoDataset` from now on; None if it is something else.
 
@@ -88,15 +113,19 @@ def coco_dataset(name: str) -> CocoDataset | None:
     return dataset
 
 
+def datasets_folder() -> str:
+    """Where detectron2 looks for the data of its own names."""
+    return os.path.abspath(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+
+
 def _cure(name: str, json_file: str) -> str:
-    folder = os.getenv("DETECTRON2_DATASETS", "datasets")
-    root = os.path.join(os.path.expanduser(folder), "")
-    if name.startswith(("coco_", "keypoints_coco_")) and json_file.startswith(root):
+    if name.startswith(("coco_", "keypoints_coco_")) and os.path.abspath(json_file).startswith(
+        datasets_folder() + os.sep
+    ):
         setting = "names" if "DETECTRON2_DATASETS" in os.environ else "would name, if it were set,"
         return (
             f"{name} is looked for in the folder that the environment variable DETECTRON2_DATASETS {setting} "
-            f"{os.path.abspath(root)}: set it to the folder that holds coco/annotations, or give "
-            "your own file with --coco"
+            f"{datasets_folder()}: set it to the folder that holds coco/annotations, or give your own file with --coco"
         )
     return f"check the path with which dataset {name} was registered"
 

@@ -6,7 +6,7 @@ Checks, training, evaluation and comparison all see what is read here, so that n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -20,22 +20,16 @@ from .entries import (
     CategoryEntry,
     CocoClasses,
     CocoImages,
+    Entries,
     ImageEntry,
-    column,
-    labels_of,
+    class_indices,
     match_ids,
     read_classes,
-    read_flags,
-    read_ids,
     read_images,
-    require_distinct,
-    require_keys,
 )
 from .json_file import read_lists, without_garbage_collection
-from .json_values import MAX_COORDINATE, MOST_NAMED, Id, listed, read_all, shown
+from .json_values import MAX_COORDINATE, Id, listed, shown
 from .mask_faults import mask_area, read_polygons, read_segmentation
-
-Labels = Callable[[int], str]
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -53,9 +47,9 @@ class _Annotation(msgspec.Struct, gc=False):
 
 
 class _WideAnnotation(_Annotation, gc=False):
-    """The same, whose segmentation may be anything and stays text until it is looked at."""
+    """The same, whose segmentation may be anything."""
 
-    segmentation: msgspec.Raw | msgspec.UnsetType = UNSET  # type: ignore[assignment]
+    segmentation: Any = UNSET
 
 
 _LISTS: dict[str, type[msgspec.Struct]] = {
@@ -93,6 +87,10 @@ class CocoObjects:
     faults: list[str]
     keypoints: list[list[float] | None]
     orphans: int
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+NO_OBJECTS = CocoObjects([], _NONE, _NONE, np.zeros((0, 4)), _NONE, np.zeros(0), [], [], [], orphans=0)
 
 
 @dataclass(frozen=True)
@@ -153,53 +151,47 @@ def _state(path: str) -> tuple[str, int, int]:
 
 
 def _read_objects(entries: Sequence[Any], classes: CocoClasses, images: CocoImages, source: str) -> CocoObjects:
-    panoptic = "; panoptic files are given to --coco-panoptic"
-    require_keys(entries, ("image_id", "category_id", "bbox"), f"{source}: annotation", "id", category_id=panoptic)
-    ids = _annotation_ids(entries, source)
-    image_ids = read_ids(column(entries, "image_id"), "image_id", labels_of(entries, "annotation"), source)
+    given = Entries(entries, "annotation", source)
+    given.require("image_id", "category_id", "bbox", category_id="; panoptic files are given to --coco-panoptic")
+    ids, image_ids = _annotation_ids(given), given.ids("image_id")
     image_of = match_ids(images.ids, image_ids)
     _require_some_image(image_of, image_ids, images.ids, source)
     kept = np.flatnonzero(image_of >= 0)
     if len(kept) < len(entries):
-        entries, image_of = [entries[i] for i in kept.tolist()], image_of[kept]
+        given, image_of = Entries([entries[i] for i in kept.tolist()], "annotation", source), image_of[kept]
         ids = [ids[i] for i in kept.tolist()] if ids else []
-    labels = labels_of(entries, "annotation")
-    _require_no_ignore(read_flags(entries, "ignore", labels, source), labels, source)
-    boxes = _boxes(column(entries, "bbox"), labels, source)
-    masks, faults = _masks(entries, images.sizes[image_of])
+    _require_no_ignore(given)
+    boxes = _boxes(given)
+    masks, faults = _masks(given, images.sizes[image_of])
     return CocoObjects(
         ids=ids,
         image_of=image_of,
-        classes=_class_indices(column(entries, "category_id"), classes, labels, source),
+        classes=class_indices(given, classes.ids),
         boxes_xywh=boxes,
-        crowd=read_flags(entries, "iscrowd", labels, source),
-        areas=_areas(column(entries, "area"), boxes, masks, labels, source),
+        crowd=given.flags("iscrowd"),
+        areas=_areas(given, boxes, masks),
         segmentations=masks,
         faults=faults,
-        keypoints=_keypoints(column(entries, "keypoints"), labels, source),
+        keypoints=_keypoints(given),
         orphans=len(image_ids) - len(kept),
     )
 
 
-def _masks(entries: Sequence[Any], sizes: np.ndarray) -> tuple[list[Any], list[str]]:
-    values = column(entries, "segmentation")
-    if not entries or type(entries[0]) is _Annotation:
+def _masks(given: Entries, sizes: np.ndarray) -> tuple[list[Any], list[str]]:
+    values = [None if value is UNSET else value for value in given.values("segmentation")]
+    if not values or type(given.entries[0]) is _Annotation:
         return read_polygons(values, sizes)
-    values = [None if value is UNSET else value for value in values]
     found = [read_segmentation(value, *size) for value, size in zip(values, sizes.tolist(), strict=True)]
     return [mask for mask, _ in found], [fault for _, fault in found]
 
 
-def _annotation_ids(entries: Sequence[Any], source: str) -> list[Id]:
+def _annotation_ids(given: Entries) -> list[Id]:
     """[] if there are none: nothing refers to them."""
-    given = column(entries, "id")
-    if all(value is UNSET for value in given):
+    if all(value is UNSET for value in given.values("id")):
         return []
-    require_keys(entries, ("id",), f"{source}: annotation", "image_id")
-    ids = read_ids(given, "id", labels_of(entries, "annotation"), source)
-    if "minival" not in os.path.basename(source):  # COCO 2014's own minival sets repeat some
-        require_distinct(ids, "annotation id", source)
-    return ids
+    given.require("id")
+    minival = "minival" in os.path.basename(given.source)  # COCO 2014's own minival sets repeat some
+    return given.ids() if minival else given.distinct_ids()
 
 
 def _require_some_image(image_of: np.ndarray, wanted: Sequence[Id], known: Sequence[Id], source: str) -> None:
@@ -216,65 +208,48 @@ def _kinds(ids: Sequence[Id]) -> str:
     return f"{listed([shown(x) for x in ids[:3]], len(ids))} ({kind})"
 
 
-def _class_indices(values: list[Any], classes: CocoClasses, labels: Labels, source: str) -> np.ndarray:
-    ids = read_ids(values, "category_id", labels, source)
-    found = match_ids(classes.ids, ids)
-    unknown = np.flatnonzero(found < 0)
-    if len(unknown):
-        named = [f"{labels(i)} has category_id {shown(ids[i])}" for i in unknown[:MOST_NAMED].tolist()]
-        raise ValueError(
-            f"{source}: {len(unknown)} annotations are of an unknown class: {listed(named, len(unknown))}; the file's "
-            f'category ids are {shown(classes.ids)}: add the class to "categories", or correct the annotations'
-        )
-    return found
-
-
-def _require_no_ignore(ignored: np.ndarray, labels: Labels, source: str) -> None:
-    which = np.flatnonzero(ignored)
+def _require_no_ignore(given: Entries) -> None:
+    which = np.flatnonzero(given.flags("ignore"))
     if len(which):
         raise ValueError(
-            f'{source}: {labels(int(which[0]))} has "ignore" 1 ({len(which)} annotations have), which detectron2 does '
-            'not read: mark it with "iscrowd": 1, or remove it'
+            f'{given.source}: {given.label(int(which[0]))} has "ignore" 1 ({len(which)} annotations have), which '
+            'detectron2 does not read: mark it with "iscrowd": 1, or remove it'
         )
 
 
-def _boxes(values: list[Any], labels: Labels, source: str) -> np.ndarray:
+def _boxes(given: Entries) -> np.ndarray:
     """(A, 4) float64."""
+    values = given.values("bbox")
     if set(map(type, values)) <= {list} and set(map(len, values)) <= {4}:
-        flat = list(chain.from_iterable(values))
-        if (boxes := _plain_numbers(flat)) is not None and (np.abs(boxes) <= MAX_COORDINATE).all():
+        boxes = _plain_numbers(list(chain.from_iterable(values)), -MAX_COORDINATE, MAX_COORDINATE)
+        if boxes is not None:
             return boxes.reshape(-1, 4)
-    problem = "boxes are not four finite numbers"
-    read = read_all(values, json_values.box, key="bbox", labels=labels, source=source, problem=problem)
+    read = given.read("bbox", json_values.box, values, "boxes are not four finite numbers")
     return np.array(read, dtype=np.float64).reshape(-1, 4)
 
 
-def _plain_numbers(values: list[Any]) -> np.ndarray | None:
-    """As an array; None if some are not numbers, or are too large for one."""
+def _plain_numbers(values: list[Any], least: float, most: float) -> np.ndarray | None:
+    """(N,) float64; None if some are not numbers from `least` to `most`."""
     if not set(map(type, values)) <= {int, float}:
         return None
     try:
-        return np.fromiter(values, dtype=np.float64, count=len(values))
+        array = np.fromiter(values, dtype=np.float64, count=len(values))
     except OverflowError:
         return None
+    return array if ((array >= least) & (array <= most)).all() else None
 
 
-def _areas(
-    values: list[Any], boxes: np.ndarray, segmentations: Sequence[Any], labels: Labels, source: str
-) -> np.ndarray:
+def _areas(given: Entries, boxes: np.ndarray, segmentations: Sequence[Any]) -> np.ndarray:
     """(A,) float64."""
+    values = given.values("area")
     plain = set(map(type, values)) <= {int, float}
     for i in () if plain else [i for i, value in enumerate(values) if value is UNSET or value is None]:
         width, height = boxes[i, 2:].clip(0).tolist()
         values[i] = width * height if segmentations[i] is None else mask_area(segmentations[i])
-    areas = _plain_numbers(values)
-    if areas is None or not ((areas >= 0) & (areas <= json_values.MAX_AREA)).all():
-        areas = np.array(read_all(values, json_values.area, key="area", labels=labels, source=source))
-    return areas.astype(np.float64)
+    areas = _plain_numbers(values, 0, json_values.MAX_AREA)
+    return np.array(given.read("area", json_values.area, values), dtype=np.float64) if areas is None else areas
 
 
-def _keypoints(values: list[Any], labels: Labels, source: str) -> list[list[float] | None]:
-    if set(map(type, values)) <= {type(UNSET), type(None)}:
-        return [None] * len(values)
-    values = [None if value is UNSET or not value else value for value in values]
-    return read_all(values, json_values.keypoints, key="keypoints", labels=labels, source=source)
+def _keypoints(given: Entries) -> list[list[float] | None]:
+    values = [None if value is UNSET or not value else value for value in given.values("keypoints")]
+    return given.read("keypoints", json_values.keypoints, values)

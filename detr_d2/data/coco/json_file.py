@@ -17,20 +17,10 @@ from typing import Any
 import msgspec
 from detectron2.utils.file_io import PathManager
 
+from ...files import other_kind
 from .json_values import shown
 
 _SNIPPET = 20  # characters shown of where a file is malformed
-
-_OTHER_KINDS = {
-    b"\x1f\x8b": "compressed by gzip: unpack it",
-    b"BZh": "compressed by bzip2: unpack it",
-    b"\xfd7zXZ": "compressed by xz: unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it",
-    b"PK": "a ZIP archive: unpack it",
-    b"version https://git-lfs": "a pointer of Git LFS: fetch its content with `git lfs pull`",
-    b"<": "HTML or XML, perhaps of a page that a download ended at: expected a COCO file, which is JSON",
-}
-"""How other files begin -> what they are, and what to do."""
 
 Lists = dict[str, list[Any]]
 """Name of a list of the file -> its entries, each of the struct that was asked for."""
@@ -122,9 +112,8 @@ def without_garbage_collection() -> Iterator[None]:
 
 def _as_utf8(content: bytes, path: str) -> bytes:
     """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark, as UTF-8 without one."""
-    for start, kind in _OTHER_KINDS.items():
-        if content.startswith(start):
-            raise ValueError(f"{path} is {kind}")
+    if kind := "a ZIP archive: unpack it first" if content.startswith(b"PK") else other_kind(content[:64]):
+        raise ValueError(f"{path} is {kind}")
     encoding = json.detect_encoding(content)
     if encoding == "utf-8":
         return content
@@ -143,14 +132,18 @@ def _read_slowly(content: bytes, path: str, entries: Entries, optional: frozense
         raise ValueError(f"{path} is nested too deeply for {what}: write it again") from error
     except ValueError as error:
         raise ValueError(_malformed(content, path, error)) from error
-    given = plain if isinstance(plain, dict) else {}
-    lists = {name: given[name] for name in entries if isinstance(given.get(name), list)}
-    _require_lists(lists, plain, path, entries, optional, what)
-    return {
-        name: [_entry(kind, entry, f"{path}: {_singular(name)}") for entry in lists[name]]
-        for name, kind in entries.items()
-        if name in lists
-    }
+    lists: Lists = {}
+    for name, kind in entries.items():
+        found = plain.get(name) if isinstance(plain, dict) else None
+        if isinstance(found, list):
+            lists[name] = [_entry(kind, entry, f"{path}: {_singular(name)}") for entry in found]
+        elif name not in optional or name in plain:
+            needed = ", ".join(f'"{x}"' for x in entries if x not in optional)
+            raise ValueError(
+                f'{path} has no list "{name}"{_other_kind(plain, name)}: {what} is an object with the lists {needed}'
+                + "".join(f' and, but for test sets, "{x}"' for x in optional)
+            )
+    return lists
 
 
 def _singular(name: str) -> str:
@@ -182,25 +175,6 @@ def _malformed(content: bytes, path: str, error: ValueError) -> str:
     return (
         f"{path} is not valid JSON ({error}, where it holds {found}): correct it there, or write it with a JSON library"
     )
-
-
-def _require_lists(
-    lists: Lists,
-    plain: Any,
-    path: str,
-    entries: Entries,
-    optional: frozenset[str],
-    what: str,
-) -> None:
-    for name in entries:
-        if name in lists or (name in optional and isinstance(plain, dict) and name not in plain):
-            continue
-        names = ", ".join(f'"{x}"' for x in entries if x not in optional)
-        kind = _other_kind(plain, name)
-        raise ValueError(
-            f'{path} has no list "{name}"{kind}: {what} is an object with the lists {names}'
-            + "".join(f' and, but for test sets, "{x}"' for x in entries if x in optional)
-        )
 
 
 def _other_kind(plain: Any, name: str) -> str:

@@ -31,6 +31,7 @@ Id = int | float | str
 """What names an image, an annotation or a category; equal ids are the same one, as everywhere in Python."""
 
 T = TypeVar("T")
+Reader = Callable[[Any], T]
 
 
 class Refused(ValueError):
@@ -92,35 +93,27 @@ def flag(value: Any) -> int:
     raise Refused("0 or 1, true or false")
 
 
-def number(value: Any, *, most: float = MAX_COORDINATE) -> float:
-    """A finite number, which may be written as a text, up to `most` either way."""
+def number(value: Any, *, least: float = -MAX_COORDINATE, most: float = MAX_COORDINATE, expected: str = "") -> float:
+    """A finite number from `least` to `most`, which may be written as a text; `expected` says so in other words."""
+    found = value
     if isinstance(value, str) and len(value) < 60 and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most:
-        return float(value)
-    raise Refused(f"a finite number, at most {most:,.0f}")
+        found = float(value)
+    if isinstance(found, int | float) and not isinstance(found, bool) and least <= found <= most:
+        return float(found)
+    raise Refused(expected or f"a finite number, at most {most:,.0f}")
 
 
 def area(value: Any) -> float:
     """Square pixels."""
-    expected = "a number of square pixels, 0 or more"
-    try:
-        found = number(value, most=MAX_AREA)
-    except Refused:
-        raise Refused(expected) from None
-    if found < 0:
-        raise Refused(expected)
-    return found
+    return number(value, least=0, most=MAX_AREA, expected="a number of square pixels, 0 or more")
 
 
 def side(value: Any) -> int:
     """Width or height of an image, a whole number of pixels."""
-    try:
-        found = number(value)
-    except Refused:
-        found = 0.5
-    if found < 1 or found != int(found):
-        raise Refused(f"a whole number of pixels from 1 to {MAX_COORDINATE:,}")
+    expected = f"a whole number of pixels from 1 to {MAX_COORDINATE:,}"
+    found = number(value, least=1, expected=expected)
+    if found != int(found):
+        raise Refused(expected)
     return int(found)
 
 
@@ -143,7 +136,7 @@ def keypoints(value: Any) -> list[float] | None:
 
 def read_all(
     values: Iterable[Any],
-    read: Callable[[Any], T],
+    read: Reader[T],
     *,
     key: str,
     labels: Callable[[int], str],
@@ -176,7 +169,7 @@ def read_all(
     )
 
 
-def refusal(read: Callable[[Any], Any], value: Any) -> str:
+def refusal(read: Reader[Any], value: Any) -> str:
     """What a reader expected in place of a value; "" if it reads it."""
     try:
         read(value)

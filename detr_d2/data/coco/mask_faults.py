@@ -6,17 +6,15 @@ image, end in gigabytes of memory or a crash. So it only ever gets what has pass
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
-import msgspec
 import numpy as np
 import pycocotools.mask
 
-from .json_values import MAX_COORDINATE, MAX_PIXELS, Refused, number, shown, side
+from .json_values import MAX_COORDINATE, MAX_PIXELS, Refused, number, plain_value, shown, side
 
 MISSING = "has no segmentation"
 
@@ -24,14 +22,13 @@ _SHORTEST_RING = 6  # numbers; a ring of fewer has no area
 _OUTSIDE = 10  # a vertex is at most so many times the longer side of its image outside of it
 _MAX_OUTLINE = 1_000_000  # pixels along a ring; pycocotools takes about 150 bytes for each of them
 _AT_ONCE = 20_000  # annotations looked at together
-_polygons = msgspec.json.Decoder(list[list[float]])
 
 
 def read_polygons(values: Sequence[Any], sizes: np.ndarray) -> tuple[list[Any], list[str]]:
     """`read_segmentation` of A decoded segmentations at once; rings hold nothing but floats, and most are right.
 
     Args:
-        values: polygons, an RLE, or nothing.
+        values: polygons, an RLE, or None.
         sizes: (A, 2), width and height of the images.
 
     Returns:
@@ -40,11 +37,8 @@ def read_polygons(values: Sequence[Any], sizes: np.ndarray) -> tuple[list[Any], 
     masks, faults = list(values), [""] * len(values)
     for start in range(0, len(values), _AT_ONCE):
         for i in _suspects(values[start : start + _AT_ONCE], sizes[start : start + _AT_ONCE]).tolist():
-            value = values[start + i]
-            if value is msgspec.UNSET or not value:
-                masks[start + i], faults[start + i] = None, MISSING
-            else:
-                masks[start + i], faults[start + i] = read_segmentation(value, *sizes[start + i].tolist())
+            read = read_segmentation(values[start + i], *sizes[start + i].tolist())
+            masks[start + i], faults[start + i] = read
     return masks, faults
 
 
@@ -68,40 +62,24 @@ def _suspects(values: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
     return np.flatnonzero(suspect)
 
 
-def read_segmentation(raw: Any, width: int, height: int) -> tuple[Any, str]:
+def read_segmentation(value: Any, width: int, height: int) -> tuple[Any, str]:
     """A segmentation of a COCO file in detectron2's form, and what is wrong with it.
 
     Args:
-        raw: its JSON text (`msgspec.Raw`), its value, or None.
+        value: as JSON has it, or None.
         width, height: of the image.
 
     Returns:
         Polygons without those of two points or fewer, which have no area, or an RLE with compressed counts; None if it
         cannot be used. And the fault, as that of `mask_fault`.
     """
-    if isinstance(raw, msgspec.Raw):
-        try:
-            rings: Any = _polygons.decode(raw)
-        except (ValueError, RecursionError):
-            raw = _decoded(raw)
-            rings = _numbers(raw)
-    else:
-        rings = _numbers(raw)
-    if rings is None:
-        fault = mask_fault(raw, width, height)
-        return (None, fault) if fault else (compressed_rle(raw), "")
-    if not rings:
-        return None, MISSING
-    rings = [ring for ring in rings if len(ring) not in (0, 2, 4)] or rings
-    fault = _rings_fault(rings, width, height)
-    return (None, fault) if fault else (rings, "")
-
-
-def _decoded(raw: msgspec.Raw) -> Any:
-    try:
-        return json.loads(bytes(raw))
-    except (ValueError, RecursionError):
-        return "text that cannot be decoded"
+    rings = _numbers(value)
+    if rings:
+        value = [ring for ring in rings if len(ring) not in (0, 2, 4)] or rings
+    fault = mask_fault(value, width, height)
+    if fault:
+        return None, fault
+    return (value if rings else compressed_rle(value)), ""
 
 
 def _numbers(value: Any) -> list[list[float]] | None:
@@ -109,7 +87,7 @@ def _numbers(value: Any) -> list[list[float]] | None:
     if not isinstance(value, list) or not all(isinstance(ring, list) for ring in value):
         return None
     try:
-        return [[number(x, most=1e300) for x in ring] for ring in value]
+        return [[number(x, least=-1e300, most=1e300) for x in ring] for ring in value]
     except Refused:
         return None
 
@@ -181,11 +159,9 @@ def _outline(values: Sequence[float]) -> float:
 def _rle_fault(rle: dict[str, Any], width: int, height: int) -> str:
     size, counts = rle.get("size"), rle.get("counts")
     try:
-        rows, columns = (
-            side(value.item() if isinstance(value, np.generic) else value) for value in (() if size is None else size)
-        )
+        rows, columns = (side(plain_value(value)) for value in size)  # type: ignore[union-attr]
     except (TypeError, ValueError):
-        return 'has an RLE without "size" [height, width] and "counts"'
+        counts = None
     if counts is None:
         return 'has an RLE without "size" [height, width] and "counts"'
     if width and height and (rows, columns) != (height, width):

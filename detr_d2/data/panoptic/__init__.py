@@ -1,1 +1,1 @@
-"""Panoptic annotations: files, registration, targets, checks."""
+"""Panoptic annotations: files, registration, targets."""

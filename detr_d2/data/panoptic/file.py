@@ -17,17 +17,15 @@ from ..coco.entries import (
     UNSET,
     CategoryEntry,
     CocoImages,
+    Entries,
     ImageEntry,
-    labels_of,
+    class_indices,
     match_ids,
     read_classes,
-    read_flags,
-    read_ids,
     read_images,
-    require_keys,
 )
 from ..coco.json_file import image_path, local_json, read_lists
-from ..coco.json_values import MOST_NAMED, Id, Refused, read_all, shown
+from ..coco.json_values import MOST_NAMED, Id, Refused, shown
 from ..image_errors import another_size
 from ..images import read_image
 
@@ -64,14 +62,14 @@ class PanopticFile:
 
     Attributes:
         things, stuff: category id -> name, in the order of the ids.
-        images: image id -> `file_name`, `width` and `height`.
+        images: image id -> file name, and width and height.
         annotations: image id -> `file_name` and `segments_info`, whose flags and classes are as those of the
             categories; images without one are not part of the dataset.
     """
 
     things: dict[Id, str]
     stuff: dict[Id, str]
-    images: dict[Id, dict[str, Any]]
+    images: dict[Id, tuple[str, tuple[int, int]]]
     annotations: dict[Id, dict[str, Any]]
 
     @property
@@ -101,22 +99,16 @@ def _read(path: str, source: str, _state: tuple[int, int]) -> PanopticFile:
     return PanopticFile(
         things={i: name for i, name in named.items() if kinds[i]},
         stuff={i: name for i, name in named.items() if not kinds[i]},
-        images={
-            image_id: {"file_name": name, "width": width, "height": height}
-            for image_id, name, (width, height) in zip(
-                images.ids, images.file_names, images.sizes.tolist(), strict=True
-            )
-        },
+        images=dict(zip(images.ids, zip(images.file_names, images.sizes.tolist(), strict=True), strict=True)),
         annotations=_annotations(lists["annotations"], images, classes.ids, source),
     )
 
 
 def _kinds(entries: Sequence[Any], source: str) -> dict[Id, int]:
     """Category id -> whether it is a thing."""
-    require_keys(entries, ("isthing",), f"{source}: category", "id")
-    flags = read_all(
-        [x.isthing for x in entries], _given_flag, key="isthing", labels=labels_of(entries, "category"), source=source
-    )
+    given = Entries(entries, "category", source)
+    given.require("isthing")
+    flags = given.read("isthing", _given_flag)
     if not any(flags):
         raise ValueError(f'{source} has no category with "isthing": 1: expected at least one class of things')
     return {entry.id: flag for entry, flag in zip(entries, flags, strict=True)}
@@ -134,13 +126,9 @@ def _annotations(
 ) -> dict[Id, dict[str, Any]]:
     if not entries:
         raise ValueError(f'{source} has an empty list "annotations": every image needs an entry with its PNG')
-    require_keys(entries, ("image_id", "file_name", "segments_info"), f"{source}: annotation", "image_id")
-
-    def labels(i: int) -> str:
-        return f"annotation of image {shown(entries[i].image_id)}"
-
-    ids = read_ids([x.image_id for x in entries], "image_id", labels, source)
-    names = read_all([x.file_name for x in entries], json_values.text, key="file_name", labels=labels, source=source)
+    given = Entries(entries, "annotation of image", source, name="image_id")
+    given.require("image_id", "file_name", "segments_info")
+    ids, names = given.ids("image_id"), given.read("file_name", json_values.text)
     image_of = match_ids(images.ids, ids).tolist()
     annotations: dict[Id, dict[str, Any]] = {}
     for entry, image_id, name, image in zip(entries, ids, names, image_of, strict=True):
@@ -155,24 +143,13 @@ def _annotations(
 def _segments(given: Any, class_ids: Sequence[Id], where: str) -> list[dict[str, Any]]:
     """Of one image, with the category ids of "categories" and `iscrowd` as a number."""
     try:
-        entries = msgspec.convert(given, list[_SegmentEntry])
+        entries = Entries(msgspec.convert(given, list[_SegmentEntry]), "segment", where)
     except msgspec.ValidationError as error:
         raise ValueError(f"{where}: segments_info is {shown(given)}, expected a list of objects ({error})") from error
-    require_keys(entries, ("id", "category_id"), f"{where}: segment", "id")
-    labels = labels_of(entries, "segment")
-    ids = read_all([x.id for x in entries], _segment_id, key="id", labels=labels, source=where)
-    wanted = read_ids([x.category_id for x in entries], "category_id", labels, where)
-    crowd = read_flags(entries, "iscrowd", labels, where).tolist()
-    boxes = [None if x.bbox is UNSET else x.bbox for x in entries]
-    boxes = read_all(boxes, _box_or_none, key="bbox", labels=labels, source=where)
-    classes = match_ids(class_ids, wanted).tolist()
-    unknown = [i for i, index in enumerate(classes) if index < 0]
-    if unknown:
-        listed = ", ".join(f"segment {ids[i]} has category_id {shown(wanted[i])}" for i in unknown[:MOST_NAMED])
-        raise ValueError(
-            f"{where}: {listed}, an unknown class; the file's category ids are {shown(list(class_ids))}: add the class "
-            'to "categories", or correct the segments'
-        )
+    entries.require("id", "category_id")
+    ids, crowd = entries.read("id", _segment_id), entries.flags("iscrowd").tolist()
+    boxes = entries.read("bbox", _box_or_none)
+    classes = class_indices(entries, class_ids).tolist()
     if len(set(ids)) < len(ids) or 0 in ids:
         problem = "id 0, which means void" if 0 in ids else "the same id twice"
         raise ValueError(f"{where}: segments_info has {problem}: give each segment of an image a number of its own")
@@ -184,16 +161,14 @@ def _segments(given: Any, class_ids: Sequence[Id], where: str) -> list[dict[str,
 
 
 def _box_or_none(value: Any) -> list[float] | None:
-    return None if value is None else list(json_values.box(value))
+    return None if value is None or value is UNSET else list(json_values.box(value))
 
 
 def _segment_id(value: Any) -> int:
-    try:
-        found = json_values.number(value)
-    except Refused:
-        found = -1
-    if found != int(found) or not 0 <= found <= _LARGEST_ID:
-        raise Refused(f"a whole number from 1 to {_LARGEST_ID:,}, which the colour of the segment stands for")
+    expected = f"a whole number from 1 to {_LARGEST_ID:,}, which the colour of the segment stands for"
+    found = json_values.number(value, least=0, most=_LARGEST_ID, expected=expected)
+    if found != int(found):
+        raise Refused(expected)
     return int(found)
 
 
@@ -233,17 +208,16 @@ def panoptic_records(
     """detectron2's dicts of a panoptic file, `segments_info` with contiguous ids and `isthing`."""
     kinds = file.is_thing
     ids = {dataset_id: classes.category_id(row) for row, dataset_id in enumerate(classes.dataset_ids)}
-    return [
-        {
-            "file_name": image_path(image_root, file.images[image_id]["file_name"]),
-            "image_id": image_id,
-            "height": file.images[image_id]["height"],
-            "width": file.images[image_id]["width"],
+    records = []
+    for image_id, annotation in file.annotations.items():
+        name, (width, height) = file.images[image_id]
+        segments = [
+            {**x, "category_id": ids[x["category_id"]], "isthing": kinds[x["category_id"]]}
+            for x in annotation["segments_info"]
+        ]
+        paths = {
+            "file_name": image_path(image_root, name),
             "pan_seg_file_name": os.path.join(png_root, annotation["file_name"]),
-            "segments_info": [
-                {**segment, "category_id": ids[segment["category_id"]], "isthing": kinds[segment["category_id"]]}
-                for segment in annotation["segments_info"]
-            ],
         }
-        for image_id, annotation in file.annotations.items()
-    ]
+        records.append({**paths, "image_id": image_id, "height": height, "width": width, "segments_info": segments})
+    return records

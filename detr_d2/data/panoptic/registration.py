@@ -14,7 +14,7 @@ from detectron2.utils.colormap import colormap
 from ...class_names import listed
 from ...panoptic_classes import PanopticClasses
 from ..coco.annotation_table import read_coco_table
-from ..coco.dataset import CocoDataset
+from ..coco.dataset import CocoDataset, is_registered
 from ..coco.json_file import absolute
 from ..coco.json_values import Id, plain_id, shown
 from .file import PanopticFile, panoptic_records, read_panoptic_file
@@ -70,19 +70,8 @@ def register_coco_panoptic(spec: str) -> str:
         "image_root": parsed.image_root,
         **({"json_file": parsed.instances_json} if parsed.instances_json else {}),
     }
-    if parsed.name in DatasetCatalog:
-        known = MetadataCatalog.get(parsed.name)
-        if all(known.get(key) == sources.get(key) for key in (*sources, "json_file")):
-            return parsed.name
-        raise ValueError(
-            f"--coco-panoptic {spec}: the name {parsed.name} is taken by "
-            f"{known.get('panoptic_json') or known.get('json_file', 'another dataset')}; choose another name"
-        )
-    for folder, what in ((parsed.png_root, "the PNGs"), (parsed.image_root, "the images")):
-        if "://" not in folder and not os.path.isdir(folder):
-            raise ValueError(
-                f"--coco-panoptic {spec}: there is no folder {folder}; expected the folder that holds {what}"
-            )
+    if is_registered(parsed.name, sources, f"--coco-panoptic {spec}"):
+        return parsed.name
     file = read_panoptic_file(parsed.panoptic_json)
     if parsed.instances_json:
         _check_instances(parsed, file)

@@ -51,6 +51,14 @@ class ShapesPaths(NamedTuple):
     reused: bool
     left_out: int
 
+    def coco_spec(self, name: str) -> str:
+        """As for `train_net.py --coco`."""
+        return f"{name}={self.annotations}:{self.images}"
+
+    def panoptic_spec(self, name: str) -> str:
+        """As for `train_net.py --coco-panoptic`."""
+        return f"{name}={self.panoptic}:{self.panoptic_root}:{self.images}:{self.annotations}"
+
 
 def make_shapes(
     out_dir: str | os.PathLike[str],
@@ -90,7 +98,9 @@ def make_shapes(
     left_out = 0
     reused = _holds_same(root, made_with)
     if not reused:
-        left_out = _build(root, made_with, config, on_image)
+        check_writable(root.parent, "cannot write into {folder}: {reason}; choose a folder you may write to")
+        with new_folder(root) as partial:
+            left_out = _write_dataset(partial, made_with, config, on_image)
     return ShapesPaths(
         root=root,
         annotations=root / "annotations.json",
@@ -130,13 +140,6 @@ def _holds_same(root: Path, made_with: dict[str, Any]) -> bool:
     )
 
 
-def _build(root: Path, made_with: dict[str, Any], config: ShapesConfig, on_image: Callable[[int], None] | None) -> int:
-    """Writes everything into a folder beside `root`, then renames it; returns the number of shapes left out."""
-    check_writable(root.parent, "cannot write into {folder}: {reason}; choose a folder you may write to")
-    with new_folder(root) as partial:
-        return _write_dataset(partial, made_with, config, on_image)
-
-
 def _write_dataset(
     folder: Path, made_with: dict[str, Any], config: ShapesConfig, on_image: Callable[[int], None] | None
 ) -> int:
@@ -162,16 +165,11 @@ def _write_dataset(
         if on_image is not None:
             on_image(index + 1)
     things = [{"id": k + 1, "name": name, "supercategory": "shape"} for k, name in enumerate(THING_CLASSES)]
-    info = {"description": "shapes made by detr_d2", "parameters": made_with}
-    _write_json(
-        folder / "annotations.json",
-        {"info": info, "images": images, "annotations": annotations, "categories": things},
-    )
+    common = {"info": {"description": "shapes made by detr_d2", "parameters": made_with}, "images": images}
+    _write_json(folder / "annotations.json", {**common, "annotations": annotations, "categories": things})
     if config.panoptic:
-        _write_json(
-            folder / "panoptic.json",
-            {"info": info, "images": images, "annotations": panoptic, "categories": _panoptic_categories(things)},
-        )
+        categories = _panoptic_categories(things)
+        _write_json(folder / "panoptic.json", {**common, "annotations": panoptic, "categories": categories})
     _write_json(folder / "parameters.json", made_with)
     return left_out
 
@@ -180,20 +178,18 @@ def instance_annotations(scene: Scene, *, image_id: int, first_id: int) -> list[
     """COCO annotations of a scene: xywh box, area and compressed RLE of the visible pixels of each shape."""
     annotations: list[dict[str, Any]] = []
     for number, (kind, mask) in enumerate(zip(scene.classes, scene.masks, strict=True)):
-        x0, y0, x1, y1 = mask_box(mask)
         rle = pycocotools.mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-        annotations.append(
-            {
-                "id": first_id + number,
-                "image_id": image_id,
-                "category_id": kind + 1,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": int(mask.sum()),
-                "iscrowd": 0,
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
-            }
-        )
+        segmentation = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+        entry = _region(first_id + number, kind + 1, mask)
+        annotations.append({**entry, "image_id": image_id, "segmentation": segmentation})
     return annotations
+
+
+def _region(number: int, category_id: int, mask: np.ndarray) -> dict[str, Any]:
+    """What annotations of instances and of segments have in common."""
+    x0, y0, x1, y1 = mask_box(mask)
+    box = [x0, y0, x1 - x0, y1 - y0]
+    return {"id": number, "category_id": category_id, "bbox": box, "area": int(mask.sum()), "iscrowd": 0}
 
 
 def panoptic_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -205,20 +201,9 @@ def panoptic_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
     regions += [(len(THING_CLASSES) + k + 1, (scene.stuff == k) & ~covered) for k in range(len(STUFF_CLASSES))]
     segments: list[dict[str, Any]] = []
     for category_id, mask in regions:
-        if not mask.any():
-            continue
-        segment_id = len(segments) + 1
-        ids[mask] = segment_id
-        x0, y0, x1, y1 = mask_box(mask)
-        segments.append(
-            {
-                "id": segment_id,
-                "category_id": category_id,
-                "area": int(mask.sum()),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "iscrowd": 0,
-            }
-        )
+        if mask.any():
+            segments.append(_region(len(segments) + 1, category_id, mask))
+            ids[mask] = len(segments)
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8), segments
 
 

@@ -23,17 +23,10 @@ _ATTEMPTS = 40  # placements tried for one shape before it is left out
 
 DIFFICULTIES: dict[str, dict[str, Any]] = {
     "easy": {},
-    "medium": {
-        "rotation": 30.0, "max_overlap": 0.25, "crowding": 0.3, "min_visible": 0.6, "contrast": 0.7, "texture": 0.3,
-        "noise": 4.0, "translucency": 0.2, "hidden": 0.15, "max_objects": 6,
-    },
-    "hard": {
-        "rotation": 180.0, "max_overlap": 0.5, "crowding": 0.6, "min_visible": 0.4, "contrast": 0.45, "texture": 0.8,
-        "noise": 10.0, "translucency": 0.5, "hidden": 0.35, "max_objects": 10,
-    },
     # Objects of one class overlap so much that NMS has to choose between them.
     "crowded": {"stacking": 0.8, "max_overlap": 0.8, "min_visible": 0.15, "min_objects": 3, "max_objects": 8},
-}  # fmt: skip
+}
+_FRACTIONS = ("max_overlap", "crowding", "stacking", "min_visible", "contrast", "texture", "translucency", "hidden")
 
 
 @dataclass(frozen=True)
@@ -89,9 +82,7 @@ class ShapesConfig:
                 f"shapes of up to {self.max_size} px (turned: {reach:.0f} px) do not fit into images of "
                 f"{self.width}x{self.height} px: choose larger images or a smaller max_size"
             )
-        for name in (
-            "max_overlap", "crowding", "stacking", "min_visible", "contrast", "texture", "translucency", "hidden"
-        ):  # fmt: skip
+        for name in _FRACTIONS:
             upper = 0.95 if name in ("translucency", "hidden") else 1.0
             if not 0.0 <= getattr(self, name) <= upper:
                 raise ValueError(f"{name} must lie between 0 and {upper}, but is {getattr(self, name)}")
@@ -107,11 +98,9 @@ class ShapesConfig:
         """
         if difficulty not in DIFFICULTIES:
             raise ValueError(f"unknown difficulty {difficulty!r}: choose one of {', '.join(DIFFICULTIES)}")
-        unknown = set(overrides) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(
-                f"unknown shapes parameters {sorted(unknown)}: known are {[field.name for field in fields(cls)]}"
-            )
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(overrides) - set(known)):
+            raise ValueError(f"unknown shapes parameters {unknown}: known are {known}")
         return cls(**{**DIFFICULTIES[difficulty], **overrides})
 
 
@@ -189,7 +178,8 @@ def _draw_shape(config: ShapesConfig, rng: np.random.Generator, kind: int, place
     """The (H, W) mask of one whole shape somewhere inside the image."""
     size = rng.uniform(config.min_size, config.max_size)
     short = max(float(config.min_size), size * rng.uniform(0.6, 1.0))
-    corners = _turned(config, rng, _corners(kind, *_sides(kind, size, short, rng)))
+    sides = (size, short) if rng.uniform() < 0.5 else (short, size)  # drawn for a circle, too: the next draws are alike
+    corners = _turned(config, rng, _corners(kind, *(sides if kind else (size, size))))
     low, high = corners.min(axis=0), corners.max(axis=0)
     bounds = np.array([config.width, config.height]) - high
     centre = rng.uniform(-low, bounds)
@@ -229,12 +219,6 @@ def _fill(config: ShapesConfig, kind: int, corners: np.ndarray, centre: np.ndarr
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         inside &= (bx - ax) * (y - ay) - (by - ay) * (x - ax) >= 0
     return inside
-
-
-def _sides(kind: int, size: float, short: float, rng: np.random.Generator) -> tuple[float, float]:
-    """Width and height."""
-    width, height = (size, short) if rng.uniform() < 0.5 else (short, size)
-    return (size, size) if kind == 0 else (width, height)
 
 
 def _corners(kind: int, width: float, height: float) -> np.ndarray:

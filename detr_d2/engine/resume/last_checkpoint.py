@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from detectron2.utils import comm
 
 from ...checkpoint import Checkpointer
-from ...checkpoint.reading.contents import read_model_file
+from ...checkpoint.reading.open import read_model_file
 from ...checkpoint.reading.torch_file import has_no_check_sums
 from ...files import set_aside, shorten
 from ..main_process import in_main_process

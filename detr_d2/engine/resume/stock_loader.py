@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from ...data import build_stock_mapper
-from ...data.checks.training_records import training_records
+from ...data.loader import training_records
 from .random_state import bytes_to_tensor, get_random_state, set_random_state, tensor_to_bytes
 
 Sample = dict[str, Any]

@@ -93,7 +93,6 @@ _RULES: dict[str, _Rule] = {
     "SOLVER.WEIGHT_DECAY_BIAS": _Rule(
         lambda value: value is None or (_is_number(value) and value >= 0), "0 or more, or None for WEIGHT_DECAY"
     ),
-    "SOLVER.ONE_CYCLE_PCT": _between(0, 1),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _ABOVE_0,
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": _ABOVE_0,
     "SOLVER.SLOW_NAMES": _each(_is_text, "parts of the names of parameters"),
@@ -108,7 +107,7 @@ _RULES: dict[str, _Rule] = {
     "MODEL.DETR.NUM_FEATURE_LEVELS": _at_least(1),
     **{
         f"MODEL.DETR.TRANSFORMER.{name}": _at_least(1)
-        for name in ("HIDDEN_DIM", "NUM_HEADS", "FEEDFORWARD_DIM", "NUM_DECODER_LAYERS", "NUM_POINTS")
+        for name in ("HIDDEN_DIM", "NUM_HEADS", "FEEDFORWARD_DIM", "NUM_DECODER_LAYERS", "DEFORMABLE.NUM_POINTS")
     },
     "MODEL.DETR.TRANSFORMER.NUM_ENCODER_LAYERS": _NOT_NEGATIVE,
     "MODEL.DETR.MASK_HEAD.CHUNK_SIZE": _at_least(1),

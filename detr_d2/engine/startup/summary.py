@@ -11,9 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ...data import DatasetReport
-from ...recipes.readers import clipping
-from ...recipes.recipe import compare, differing_settings, recipe_of
-from ...recipes.settings import Run
+from ...recipes.recipe import compare, differing_settings, paper_of
 from ...solver import BACKBONE_PREFIX
 
 _LARGE_LR_PRETRAINED = 3e-4  # AdamW destroys pretrained weights above it
@@ -44,7 +42,7 @@ def summarise_run(cfg: CfgNode, model: nn.Module, optimizer: Optimizer, reports:
         ("epochs", f"{cfg.SOLVER.MAX_ITER * batch / images:.1f}" if images else "unknown"),
         ("learning rate", _rates(rates[id(p)] for n, p in trainable.items() if not n.startswith(BACKBONE_PREFIX))),
         ("backbone learning rate", _rates(rates[id(p)] for n, p in trainable.items() if n.startswith(BACKBONE_PREFIX))),
-        ("gradient clipping", clipping(Run(cfg))),
+        ("gradient clipping", _clipping(cfg)),
         ("trainable parameters", f"{sum(p.numel() for p in trainable.values()):,}"),
     ]
     return tabulate(rows, tablefmt="simple", disable_numparse=True)
@@ -69,6 +67,17 @@ def _batch(cfg: CfgNode, batch: int) -> str:
     return f"{batch} ({steps} micro-batches of {cfg.SOLVER.IMS_PER_BATCH})" if steps > 1 else str(batch)
 
 
+def _clipping(cfg: CfgNode) -> str:
+    """What is clipped, and at which value."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return "none"
+    if clip.FULL_MODEL:
+        norm = "norm" if clip.NORM_TYPE == 2 else f"L{clip.NORM_TYPE:g} norm"
+        return f"{norm} of all gradients together at {clip.CLIP_VALUE:g}"
+    return f"{clip.CLIP_TYPE} of each parameter's gradient at {clip.CLIP_VALUE:g}"
+
+
 def _rates(rates: Iterable[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in sorted(set(rates))) or "none, all frozen"
 
@@ -88,7 +97,7 @@ def recipe_line(cfg: CfgNode, reports: Sequence[DatasetReport], *, without_keys:
     if not names:
         return ""
     return (
-        f"Differs from the recipe of {recipe_of(cfg).title} in: {names}. What each does: "
+        f"Differs from the recipe of {paper_of(cfg).title} in: {names}. What each does: "
         f"python -m detr_d2 check-recipe --config-file {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')}"
     )
 
@@ -118,7 +127,7 @@ def _suspicious_recipe(cfg: CfgNode) -> dict[str, str]:
             f"SOLVER.BASE_LR {lr:g} is large: DETR is trained with 1e-4, and rarely learns above {limit:g}."
         )
     if not (clip.ENABLED and clip.FULL_MODEL):
-        found["SOLVER.CLIP_GRADIENTS.FULL_MODEL"] = (
+        found["SOLVER.CLIP_GRADIENTS"] = (
             "SOLVER.CLIP_GRADIENTS has no FULL_MODEL: DETR's recipe clips all gradients together to a norm of 0.1."
         )
     return found

@@ -181,14 +181,14 @@ def recompute_backbone(backbone: nn.Module) -> None:
     Raises:
         ValueError: the backbone is no ResNet, or has batch norms that train, which would count every batch twice.
     """
-    key = "MODEL.DETR.CHECKPOINT_BACKBONE is True"
+    key = "MODEL.DETR.RECOMPUTE_BACKBONE is True"
     if not isinstance(backbone, FastResNet):
         raise ValueError(f"{key}, but the backbone is a {type(backbone).__name__}, expected a ResNet: set it to False.")
     for name, module in backbone.named_modules():
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             raise ValueError(
                 f"{key}, but the {type(module).__name__} backbone.{name} is not frozen and would count every batch "
-                "twice: set MODEL.RESNETS.NORM to FrozenBN or GN, or CHECKPOINT_BACKBONE to False."
+                "twice: set MODEL.RESNETS.NORM to FrozenBN or GN, or RECOMPUTE_BACKBONE to False."
             )
     backbone.recompute = True
 

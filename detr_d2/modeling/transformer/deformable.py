@@ -139,8 +139,6 @@ class DeformableTransformer(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         transformer = cfg.MODEL.DETR.TRANSFORMER
-        if transformer.PRE_NORM:
-            raise ValueError("MODEL.DETR.TRANSFORMER.PRE_NORM is True, but DeformableTransformer has post-norm only.")
         return {
             "hidden_dim": transformer.HIDDEN_DIM,
             "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
@@ -151,12 +149,12 @@ class DeformableTransformer(nn.Module):
             "num_levels": cfg.MODEL.DETR.NUM_FEATURE_LEVELS,
             "dropout": transformer.DROPOUT,
             "activation": transformer.ACTIVATION,
-            "num_points": transformer.NUM_POINTS,
-            "box_refinement": transformer.BOX_REFINEMENT,
-            "two_stage": transformer.TWO_STAGE,
-            "mixed_selection": transformer.MIXED_SELECTION,
-            "sampling_backend": transformer.SAMPLING_BACKEND,
-            "recompute": transformer.CHECKPOINT,
+            "num_points": transformer.DEFORMABLE.NUM_POINTS,
+            "box_refinement": transformer.DEFORMABLE.BOX_REFINEMENT,
+            "two_stage": transformer.DEFORMABLE.TWO_STAGE,
+            "mixed_selection": transformer.DEFORMABLE.MIXED_SELECTION,
+            "sampling_backend": transformer.DEFORMABLE.SAMPLING_BACKEND,
+            "recompute": transformer.RECOMPUTE,
         }
 
     def forward(self, inputs: TransformerInputs) -> TransformerOutput:

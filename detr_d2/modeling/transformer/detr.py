@@ -225,8 +225,8 @@ class DETRTransformer(nn.Module):
             "num_decoder_layers": transformer.NUM_DECODER_LAYERS,
             "dropout": transformer.DROPOUT,
             "activation": transformer.ACTIVATION,
-            "pre_norm": transformer.PRE_NORM,
-            "recompute": transformer.CHECKPOINT,
+            "pre_norm": transformer.DETR.PRE_NORM,
+            "recompute": transformer.RECOMPUTE,
         }
 
     def forward(self, inputs: TransformerInputs) -> TransformerOutput:

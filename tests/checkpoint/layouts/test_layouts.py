@@ -45,7 +45,7 @@ def test_the_authors_files_go_to_huggingface_and_back(layout: Layout) -> None:
 
 def test_learned_positions_and_pre_norm_are_carried_where_a_library_has_them() -> None:
     model = small_detr(
-        "MODEL.DETR.POSITION_ENCODING.NAME", "learned", "MODEL.DETR.TRANSFORMER.PRE_NORM", True
+        "MODEL.DETR.POSITION_ENCODING.NAME", "learned", "MODEL.DETR.TRANSFORMER.DETR.PRE_NORM", True
     )  # fmt: skip
     official = foreign_state(model, OFFICIAL)
     assert "backbone.1.row_embed.weight" in official

@@ -26,9 +26,9 @@ from hostile_files import good_files, mutations, read_all
 from detr_d2.checkpoint import read_checkpoint
 from detr_d2.checkpoint.layouts.identify import LAYOUTS
 from detr_d2.checkpoint.layouts.torchvision_resnet import write_backbone_pkl
-from detr_d2.checkpoint.model_file import to_detectron2
 from detr_d2.checkpoint.reading import pickle_reader
-from detr_d2.checkpoint.reading.contents import read_model_file
+from detr_d2.checkpoint.reading.open import read_model_file
+from detr_d2.checkpoint.renaming import to_detectron2
 
 
 def test_what_a_file_is_is_told_by_its_content(tmp_path: Path) -> None:

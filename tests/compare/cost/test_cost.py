@@ -20,9 +20,10 @@ from torchvision.ops import roi_align
 from detr_d2 import model_zoo
 from detr_d2.compare.cost import cost as compare_cost
 from detr_d2.compare.cost import latency as compare_latency
-from detr_d2.compare.cost.cost import CostSettings, latency_differences, measure_costs
+from detr_d2.compare.cost.cost import CostSettings, measure_costs
 from detr_d2.compare.cost.flops import HANDLES, count_flops
 from detr_d2.compare.cost.latency import StageClock, measure_latency, measure_throughput, stages_of
+from detr_d2.compare.measure.intervals import latency_differences
 from detr_d2.prediction.predictor import ImagePredictor
 
 
@@ -192,9 +193,9 @@ def test_what_cannot_be_measured_is_unknown_and_said(tiny_coco: CocoFiles, monke
     files = sorted(str(x) for x in tiny_coco.image_root.iterdir())
     settings = CostSettings(repeat=1, batch_sizes=(2,), images=3)
     done: list[int] = []
-    costs, notes, differences = measure_costs(predictors, {"D": cfg}, files, settings, progress=lambda: done.append(1))
-    cost = costs["D"]
-    assert differences == []
+    found = measure_costs(predictors, {"D": cfg}, files, settings, progress=lambda: done.append(1))
+    cost, notes = found.costs["D"], found.notes
+    assert found.differences == []
     assert np.isnan(cost.gflops)
     assert np.isnan(cost.peak_memory_mb)
     assert notes == [

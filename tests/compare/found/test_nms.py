@@ -13,11 +13,18 @@ from tiny_baselines import build_lively, tiny_faster_rcnn_cfg, tiny_retinanet_cf
 from tiny_models import tiny_cfg
 
 from detr_d2.checkpoint import Checkpointer
-from detr_d2.compare.data import Detections
 from detr_d2.compare.found.boxes import candidates_of, raw_outputs
-from detr_d2.compare.found.nms import Candidates, OfflineNms, nms_order, scale_to_image
-from detr_d2.compare.found.nms_keys import family_of, shipped_settings, without_nms
+from detr_d2.compare.found.nms import (
+    Candidates,
+    OfflineNms,
+    family_of,
+    nms_order,
+    scale_to_image,
+    shipped_settings,
+    without_nms,
+)
 from detr_d2.compare.records import ShippedSettings
+from detr_d2.evaluation.arrays import Detections
 from detr_d2.prediction.trained_model import load_trained_model
 
 CONFIGS = {"R-CNN": tiny_faster_rcnn_cfg, "dense": tiny_retinanet_cfg}

@@ -14,12 +14,15 @@ from detectron2.structures import BoxMode, Instances
 from pycocotools import mask as coco_mask
 from segmentation_cases import run_lengths
 
-from detr_d2.compare.data import GroundTruth, load_ground_truth
-from detr_d2.compare.found.masks import Segment, Segmentation, SegmentationCache, collect_masks, segmentation_of
-from detr_d2.compare.mask_truth import MaskTruth, load_mask_truth
-from detr_d2.compare.measure.boundary import boundary, boundary_rle, boundary_width, encode, mask_iou
-from detr_d2.compare.measure.masks import mask_metrics
+from detr_d2.compare.data import load_ground_truth
+from detr_d2.compare.found.masks import SegmentationCache, collect_masks, segmentation_of
+from detr_d2.compare.masks import Segment, Segmentation, encode
+from detr_d2.compare.measure.masks import boundary_iou, mask_metrics
+from detr_d2.compare.segmentation import panoptic_figures
 from detr_d2.data import register_coco
+from detr_d2.evaluation.arrays import GroundTruth, Rle
+from detr_d2.evaluation.ground_truth import load_mask_truth
+from detr_d2.evaluation.panoptic import is_panoptic
 
 SIZE = (60, 80)  # the diagonal is 100, the boundary 2 pixels wide
 
@@ -30,14 +33,14 @@ def block(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def counts(mask: np.ndarray) -> str:
-    return str(encode(mask)["counts"], "ascii")
+def rle(mask: np.ndarray) -> Rle:
+    return {"size": list(mask.shape), "counts": encode(mask)}
 
 
-def truth_of(*images: list[tuple[int, np.ndarray]]) -> tuple[GroundTruth, MaskTruth]:
+def truth_of(*images: list[tuple[int, np.ndarray]]) -> tuple[GroundTruth, list[Rle]]:
     """Ground truth of images with (class, mask) objects."""
     objects = [x for image in images for x in image]
-    rles = [encode(mask) for _, mask in objects]
+    rles = [rle(mask) for _, mask in objects]
     ground_truth = GroundTruth(
         name="made",
         class_names=("a", "b"),
@@ -50,57 +53,28 @@ def truth_of(*images: list[tuple[int, np.ndarray]]) -> tuple[GroundTruth, MaskTr
         crowd=np.zeros(len(objects), dtype=bool),
         areas=np.array([mask.sum() for _, mask in objects], dtype=np.float64),
     )
-    return ground_truth, MaskTruth(rles, ground_truth.areas)
+    return ground_truth, rles
 
 
 def found(*detections: tuple[int, float, np.ndarray], segments: list[Segment] | None = None) -> Segmentation:
     """What a model segments, from (class, score, mask)."""
     classes, scores, masks = zip(*detections, strict=True) if detections else ((), (), ())
-    return Segmentation(list(SIZE), list(scores), list(classes), [counts(x) for x in masks], segments)
-
-
-def test_the_boundary_of_a_rectangle_is_its_frame() -> None:
-    edges = boundary(block(10, 20, 20, 30), 2)
-    assert edges.sum() == 20 * 30 - 16 * 26
-    assert edges[10:12, 20:50].all()
-    assert not edges[12:28, 22:48].any()
-
-
-def test_the_border_of_the_image_is_contour_and_a_thin_mask_all_boundary() -> None:
-    corner = boundary(block(0, 0, 20, 30), 2)
-    assert corner.sum() == 20 * 30 - 16 * 26
-    thin = block(10, 10, 4, 30)
-    assert np.array_equal(boundary(thin, 2), thin)
-
-
-def test_a_hole_has_a_boundary() -> None:
-    mask = block(5, 5, 40, 40)
-    mask[20:30, 20:30] = 0
-    assert boundary(mask, 2).sum() == 40 * 40 - 36 * 36 + 14 * 14 - 10 * 10
-
-
-def test_the_boundary_is_two_percent_of_the_diagonal_wide() -> None:
-    assert boundary_width(*SIZE) == 2
-    assert boundary_width(480, 640) == 16
-    assert boundary_width(3, 4) == 1
-
-
-@pytest.mark.parametrize(
-    "mask", [block(10, 20, 20, 30), block(0, 0, 60, 80), block(3, 4, 1, 1), np.zeros(SIZE, np.uint8)]
-)
-def test_run_lengths_have_the_boundary_of_the_mask(mask: np.ndarray) -> None:
-    assert np.array_equal(coco_mask.decode(boundary_rle(encode(mask))), boundary(mask, 2))
+    return Segmentation(list(SIZE), list(scores), list(classes), [encode(x) for x in masks], segments)
 
 
 def test_boundary_iou_of_a_shifted_square_by_hand() -> None:
-    """20 x 20 pixels, moved by 2: of the frames, 400 - 256 = 144 each, only the upper and lower sides meet."""
-    first, second = block(10, 10, 20, 20), block(10, 12, 20, 20)
-    frames = boundary(first, 2) & boundary(second, 2)
-    assert frames.sum() == 4 * 18
-    assert mask_iou(boundary_rle(encode(first)), boundary_rle(encode(second))) == pytest.approx(72 / (288 - 72))
-    assert mask_iou(encode(first), encode(second)) == pytest.approx(18 / 22)
-    nothing = encode(np.zeros(SIZE, np.uint8))
-    assert mask_iou(nothing, nothing) == 0
+    """20 x 20 pixels, moved by 2: of the frames, 400 - 256 = 144 each, only the upper and lower sides meet, 4 x 18."""
+    first, second = rle(block(10, 10, 20, 20)), rle(block(10, 12, 20, 20))
+    assert boundary_iou(first, second) == pytest.approx(72 / (288 - 72))
+    assert boundary_iou(first, first) == 1
+
+
+def test_the_border_of_the_image_and_of_a_hole_are_contour() -> None:
+    frame = block(0, 0, 20, 30) - block(2, 2, 16, 26)
+    assert boundary_iou(rle(block(0, 0, 20, 30)), rle(frame)) == 1  # the frame, two pixels thin, is all boundary
+    holed = block(5, 5, 40, 40) - block(20, 20, 10, 10)
+    rims = block(5, 5, 40, 40) - block(7, 7, 36, 36) + block(18, 18, 14, 14) - block(20, 20, 10, 10)
+    assert boundary_iou(rle(holed), rle(rims)) == 1
 
 
 def test_masks_that_are_the_truth_score_100() -> None:
@@ -167,6 +141,15 @@ def test_crowds_count_neither_way() -> None:
     assert (metrics.ap, metrics.boundary_ap, metrics.matched) == pytest.approx((100, 100, 1))
 
 
+def test_boundary_ap_leaves_crowds_to_their_masks() -> None:
+    """A detection inside a crowd region is ignored for what of it the region covers, not for its boundary."""
+    ground_truth, truth = truth_of([(0, block(5, 5, 20, 20)), (0, block(30, 10, 28, 60))])
+    ground_truth.crowd[1] = True
+    images = [found((0, 0.9, block(38, 30, 8, 8)), (0, 0.8, block(5, 5, 20, 20)))]
+    metrics = mask_metrics(ground_truth, truth, images, np.arange(2))
+    assert (metrics.ap, metrics.boundary_ap, metrics.matched) == pytest.approx((100, 100, 1))
+
+
 def registered(tmp_path: Path, segmentation: Any, name: str) -> GroundTruth:
     """A COCO file of one image with two objects, the second with a given mask."""
     annotations = [
@@ -183,13 +166,14 @@ def registered(tmp_path: Path, segmentation: Any, name: str) -> GroundTruth:
 def test_polygons_and_run_lengths_of_a_file_become_masks(tmp_path: Path) -> None:
     mask = block(5, 5, 4, 4)
     plain = {"size": list(SIZE), "counts": run_lengths(mask)}
-    packed = {"size": list(SIZE), "counts": counts(mask)}
+    packed = {"size": list(SIZE), "counts": encode(mask)}
     for number, form in enumerate((plain, packed, [[5, 5, 9, 5, 9, 9, 5, 9]])):
-        truth = load_mask_truth(registered(tmp_path, form, f"masks_{number}"))
+        ground_truth = registered(tmp_path, form, f"masks_{number}")
+        assert ground_truth.areas.tolist() == [5, 16]  # as annotated, and counted
+        truth = load_mask_truth(ground_truth)
         assert truth is not None
         assert np.array_equal(coco_mask.decode(truth.masks[0]), block(0, 0, 20, 10))
         assert np.array_equal(coco_mask.decode(truth.masks[1]), mask)
-        assert truth.areas.tolist() == [5, 16]  # as annotated, and counted
 
 
 def test_data_with_boxes_alone_have_no_masks(tmp_path: Path) -> None:
@@ -197,7 +181,7 @@ def test_data_with_boxes_alone_have_no_masks(tmp_path: Path) -> None:
 
 
 def test_a_mask_of_another_size_than_its_image_is_an_error(tmp_path: Path) -> None:
-    wrong = {"size": [10, 10], "counts": str(encode(np.ones((10, 10), np.uint8))["counts"], "ascii")}
+    wrong = {"size": [10, 10], "counts": encode(np.ones((10, 10), np.uint8))}
     with pytest.raises(
         ValueError,
         match=r"1 of 2 objects of wrong_size .*7\.png, which has an RLE of height 10 and width 10 in an image",
@@ -211,10 +195,11 @@ def test_bitmaps_of_a_dataset_of_dicts_are_masks() -> None:
     record = {"file_name": "a.png", "image_id": 1, "height": SIZE[0], "width": SIZE[1], "annotations": [annotation]}
     DatasetCatalog.register("mask_dicts", lambda: [record])
     MetadataCatalog.get("mask_dicts").set(thing_classes=["a"])
-    truth = load_mask_truth(load_ground_truth("mask_dicts"))
+    ground_truth = load_ground_truth("mask_dicts")
+    truth = load_mask_truth(ground_truth)
     assert truth is not None
     assert np.array_equal(coco_mask.decode(truth.masks[0]), mask)
-    assert truth.areas.tolist() == [16]
+    assert ground_truth.areas.tolist() == [16]
 
 
 def output() -> dict[str, Any]:
@@ -236,10 +221,10 @@ def output() -> dict[str, Any]:
 def test_what_is_kept_of_a_models_output(tmp_path: Path) -> None:
     kept = segmentation_of(output(), SIZE)
     assert (kept.scores, kept.classes) == ([0.75, 0.25], [1, 0])
-    assert kept.counts == [counts(block(20, 20, 10, 10)), counts(block(0, 0, 10, 10))]
+    assert kept.counts == [encode(block(20, 20, 10, 10)), encode(block(0, 0, 10, 10))]
     assert kept.segments == [
-        Segment(1, True, counts(block(20, 20, 10, 10))),
-        Segment(3, False, counts(block(40, 0, 20, 80))),
+        Segment(1, True, encode(block(20, 20, 10, 10))),
+        Segment(3, False, encode(block(40, 0, 20, 80))),
     ]
     cache = SegmentationCache(tmp_path)
     cache.write(range(2), [kept, kept])
@@ -322,21 +307,17 @@ def panoptic(tmp_path: Path) -> GroundTruth:
 
 
 def test_panoptic_quality_of_a_dataset_by_hand(panoptic: GroundTruth) -> None:
-    from detr_d2.compare.measure.panoptic import is_panoptic, panoptic_metrics
-
     assert is_panoptic(panoptic.name)
     perfect = segmentation_of(output(), SIZE)  # dog, and the third kind of stuff
-    metrics = panoptic_metrics(panoptic, [perfect])
+    metrics = panoptic_figures(panoptic, [perfect])
     assert (metrics.pq, metrics.sq, metrics.rq, metrics.pq_things, metrics.pq_stuff) == pytest.approx((100,) * 5)
     # Half of the stuff lost: IoU 3/4 of 1,600 pixels; the dog is a cup: one missed and one wrong class, PQ 0 each.
-    segments = [Segment(0, True, counts(block(20, 20, 10, 10))), Segment(3, False, counts(block(40, 0, 15, 80)))]
-    metrics = panoptic_metrics(panoptic, [found(segments=segments)])
+    segments = [Segment(0, True, encode(block(20, 20, 10, 10))), Segment(3, False, encode(block(40, 0, 15, 80)))]
+    metrics = panoptic_figures(panoptic, [found(segments=segments)])
     assert (metrics.pq_things, metrics.pq_stuff, metrics.pq) == pytest.approx((0, 75, 25))
     assert (metrics.sq_stuff, metrics.rq_stuff) == pytest.approx((75, 100))
 
 
 def test_an_image_that_failed_counts_as_nothing_found(panoptic: GroundTruth) -> None:
-    from detr_d2.compare.measure.panoptic import panoptic_metrics
-
-    metrics = panoptic_metrics(panoptic, [Segmentation([1, 1], [], [], [], error="out of memory")])
+    metrics = panoptic_figures(panoptic, [Segmentation([1, 1], [], [], [], error="out of memory")])
     assert (metrics.pq, metrics.failed_images) == (0, 1)

@@ -14,7 +14,7 @@ import pytest
 from comparison_example import CLASSES, example_comparison
 from report_html import Node, cells, gallery_data, parse
 
-import detr_d2.evaluation
+import detr_d2.compare.report
 from detr_d2.compare.records import Comparison, DatasetSummary, ModelComparison
 from detr_d2.compare.report.page import SECTIONS, render, write_report
 

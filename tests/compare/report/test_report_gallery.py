@@ -13,8 +13,9 @@ from PIL import Image
 from report_html import gallery_data, parse
 
 from detr_d2.compare.records import Comparison, GalleryImage
-from detr_d2.compare.report.gallery import make_gallery
+from detr_d2.compare.report.gallery import make_gallery, read_picture
 from detr_d2.compare.report.page import render, write_report
+from detr_d2.data import read_image
 
 
 def test_gallery_embeds_small_pictures_with_boxes(tmp_path: Path, example: Comparison) -> None:
@@ -48,10 +49,29 @@ def test_a_lost_image_is_named_and_the_next_takes_its_place(example: Comparison,
     assert [x["name"] for x in gallery_data(root)["images"]] == ["1.png"]
     first, second = (x.text() for x in root.find("section", id="gallery").find_all("li"))
     assert first.startswith("gone.png is not shown")
-    assert "broken.png cannot be read" in second
+    assert f"{broken} is not shown, as it cannot be read" in second
 
 
 def test_images_are_found_below_the_folder_of_the_dataset(example: Comparison, images: tuple[str, str]) -> None:
     entry: GalleryImage = replace(example.gallery[0], file_name=Path(images[0]).name)
     dataset = replace(example.dataset, image_root=str(Path(images[0]).parent))
     assert make_gallery(replace(example, gallery=[entry], dataset=dataset), 12).num_images == 1
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "16 bits", "palette", "transparent"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_pictures_are_those_that_models_see(tmp_path: Path, kind: str, orientation: int) -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:5, :9] = (250, 40, 90)
+    image = {
+        "16 bits": lambda: Image.fromarray(pixels[..., 0].astype(np.uint16) * 256 + 255),
+        "palette": lambda: Image.fromarray(pixels).quantize(8),
+        "transparent": lambda: Image.fromarray(np.dstack([pixels, np.full((20, 30), 99, np.uint8)])),
+    }.get(kind, lambda: Image.fromarray(pixels))()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{kind if len(kind) == 3 else 'png'}"
+    image.save(path, exif=exif)
+    seen = np.asarray(read_picture(path))
+    assert seen.shape == ((30, 20, 3) if orientation in (6, 8) else (20, 30, 3))
+    np.testing.assert_array_equal(seen, read_image(path, "RGB"))

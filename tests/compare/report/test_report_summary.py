@@ -10,11 +10,13 @@ import pytest
 from comparison_example import example_comparison
 from report_html import Node, cells, parse
 
-from detr_d2.compare.records import Comparison, Difference, Interval, ModelComparison, ShippedSettings, StageLatency
+from detr_d2.compare.figures import Interval, StageLatency
+from detr_d2.compare.records import Comparison, Difference, ModelComparison, ShippedSettings
 from detr_d2.compare.report.cells import decimal, number, span
 from detr_d2.compare.report.files import markdown_table
+from detr_d2.compare.report.measures import LATENCY, MEASURES
 from detr_d2.compare.report.page import render
-from detr_d2.compare.report.verdicts import LATENCY, MEASURES, decide, paired_difference, verdict_of
+from detr_d2.compare.report.verdicts import decide, paired_difference, verdict_of
 
 _NAN = float("nan")
 
@@ -65,13 +67,14 @@ def test_a_winner_is_ahead_of_all_others_beyond_noise(
     text: str,
 ) -> None:
     between = _between({names: Interval(*x) for names, x in differences.items()})
-    verdict = decide(values, between, higher=higher)
+    verdict = decide(values, between, replace(MEASURES[0], higher=higher))
     assert (verdict.winner, verdict.text) == (winner, text)
 
 
 @pytest.mark.parametrize(("second", "winner", "text"), [(4.0, "a", "a"), (3.0, None, "equal"), (2.0, "b", "b")])
 def test_figures_without_noise_need_no_interval(second: float, winner: str | None, text: str) -> None:
-    verdict = decide({"a": 3.0, "b": second}, lambda *_: None, higher=False, exact=True)
+    exact = replace(MEASURES[0], higher=False, exact=True)
+    verdict = decide({"a": 3.0, "b": second}, lambda *_: None, exact)
     assert (verdict.winner, verdict.text) == (winner, text)
 
 
@@ -141,8 +144,8 @@ def _with_times(example: Comparison, times: list[tuple[float, float]]) -> list[M
 
 
 def test_every_measure_of_the_summary_reads_another_figure(example: Comparison) -> None:
-    assert len({measure.key for measure in MEASURES}) == len(MEASURES) == 13
-    values = {measure.key: measure.value(example.models[0]) for measure in MEASURES}
+    assert len({measure.key for measure in MEASURES}) == len({measure.name for measure in MEASURES}) == len(MEASURES)
+    values = {x.key: x.value(example.models[0]) for x in MEASURES if x.summary and not x.part}
     assert values == {
         "ap": 65.0,
         "ap50": 85.0,
@@ -200,7 +203,7 @@ def test_tables_hold_the_figures_of_the_record(root: Node, example: Comparison) 
     other = parse(render(replace(example, models=[example.models[0], stays])))
     assert "cannot be switched off" in cells(other, "nms-table")["without NMS", "Faster R-CNN"].text()
     assert cells(other, "made-table")["Most detections of an image", "Faster R-CNN"].text() == "no limit"
-    assert "| - |" in markdown_table(replace(example, models=[stays]))
+    assert " - |" in markdown_table(replace(example, models=[stays]))
     layers = cells(root, "layers-table-0")
     assert [layers[str(i), "none"].text() for i in (1, 2, 3)] == ["55.0", "60.0", "65.0"]
     assert layers["1", "0.3"].text() == "55.8"

@@ -10,8 +10,8 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from detr_d2.data import build_detr_train_loader, check_datasets, register_coco
-from detr_d2.data.checks.training_records import training_records
 from detr_d2.data.coco import annotation_table
+from detr_d2.data.loader import training_records
 from detr_d2.engine.startup.summary import _left_out
 
 Write = Callable[..., str]
@@ -157,13 +157,13 @@ def test_one_process_of_a_machine_reads_a_new_file(
     expected = annotation_table.read_coco_table(path)
     annotation_table._read_cached.cache_clear()
     lookups: list[int] = []
-    load = annotation_table._load
+    load = annotation_table.load_arrays
 
     def late(cached: Any) -> Any:
         lookups.append(1)
         return None if len(lookups) == 1 else load(cached)
 
-    monkeypatch.setattr(annotation_table, "_load", late)
+    monkeypatch.setattr(annotation_table, "load_arrays", late)
     monkeypatch.setattr(annotation_table, "keep_coco_file", None)
     table = annotation_table.read_coco_table(path)
     assert table.label(0) == expected.label(0) == "annotation 1"

@@ -95,7 +95,7 @@ def test_of_training_images_only_as_many_as_the_time_allows(
     with pytest.raises(ValueError, match=r"39\.jpg is 3x3"):
         check_images("mine", paths, sizes, seconds=-1)
     Image.new("L", (9, 6)).save(paths[39])
-    monkeypatch.setattr(image_checks, "_AT_ONCE", 4)
+    monkeypatch.setattr(image_checks, "_PER_JOB", 4)
     with caplog.at_level(logging.INFO, logger="detr_d2"):
         check_images("mine", paths, sizes, seconds=-1)
     assert "mine: after -1 s the sizes of 16 of 40 images are compared" in caplog.text

@@ -29,8 +29,8 @@ from detr_d2.data import (
     register_datasets,
     resolve_num_classes,
 )
-from detr_d2.data.checks.training_records import training_records
 from detr_d2.data.coco.dataset import CocoDataset
+from detr_d2.data.loader import training_records
 from detr_d2.data.registration import classes_of, dataset_table
 from detr_d2.engine.startup.setup import resolve_classes
 
@@ -110,7 +110,7 @@ def _register(tmp_path: Path, annotation: dict[str, Any] | None, **record: Any) 
         ({"bbox": [1, 2, 1e30, 4]}, "#120 has bbox"),
         ({"bbox_mode": BoxMode.XYXY_REL}, "#120 has bbox_mode <BoxMode.XYXY_REL: 2>; expected BoxMode.XYXY_ABS or"),
         ({"bbox_mode": 7}, "#120 has bbox_mode 7"),
-        ({"category_id": True}, "#120 has category_id True: expected a whole number from 0 to 0"),
+        ({"category_id": True}, "#120 has category_id True; expected a whole number from 0 to 0"),
         ({"category_id": 0.0}, "#120 has category_id 0.0"),
     ],
 )
@@ -159,7 +159,10 @@ def test_numpy_flags_are_drawn(tmp_path: Path) -> None:
     [
         ({"image_id": torch.tensor(3)}, r"a\.png has image_id tensor\(3\), expected a number or a text of its own"),
         ({"file_name": None}, "image 0 has file_name None, expected the path of a file as text"),
-        ({"annotations": [{**GOOD, "keypoints": "x"}]}, r"a\.png has keypoints 'x', expected numbers x, y, visibility"),
+        (
+            {"annotations": [{**GOOD, "keypoints": "x"}]},
+            r"a\.png #0 has keypoints 'x'; expected numbers x, y, vis",
+        ),
         ({"annotations": {0: {}}}, r"a\.png has annotations \{0: \{\}\}, expected a list"),
         ({"annotations": [(1, 2)]}, r"a\.png #0 is \(1, 2\), expected a dict"),
     ],

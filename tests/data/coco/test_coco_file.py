@@ -257,7 +257,7 @@ def test_refused_with_file_entry_and_value(tmp_path: Path, kind: str) -> None:
         (b"{'images': []}", "is not valid JSON .* holds \"'images'"),
         (b"\x1f\x8b\x08\x00\x01", "is compressed by gzip: unpack it"),
         (b"PK\x03\x04", "is a ZIP archive"),
-        (b"<!DOCTYPE html>", "is HTML or XML"),
+        (b"<!DOCTYPE html>", "is a web page, or other HTML or XML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         (b'{"images": {"1": {}}}', 'has no list "images"; its "images" is {\'1\': {}}'),
         (b'{"coco": {}}', r"has no list \"images\"; its keys are \['coco'\]"),

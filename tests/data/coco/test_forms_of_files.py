@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from annotation_chain import BACKENDS, Chain, Refused, accept, bitmap, figures
+from annotation_chain import Chain, Refused, accept, bitmap, figures
 from coco_files import CocoFiles
 from detectron2.structures import Boxes, Instances
 from hypothesis import HealthCheck, given, settings
@@ -171,10 +171,8 @@ def fixed_predictions(chain: Chain) -> dict[str, Instances]:
 
 
 def measured(chain: Chain) -> list[Any]:
-    return described(chain) + [
-        {key: round(float(value), 6) for key, value in figures(chain, backend, fixed_predictions(chain)).items()}
-        for backend in BACKENDS
-    ]
+    found = figures(chain, fixed_predictions(chain))
+    return [*described(chain), {key: round(float(value), 6) for key, value in found.items()}]
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,6 @@ import numpy as np
 import pycocotools.mask
 import pytest
 from detectron2.structures import PolygonMasks
-from msgspec import UNSET
 
 from detr_d2.data import check_datasets, register_coco, resolve_num_classes
 from detr_d2.data.coco.mask_faults import (
@@ -146,11 +145,11 @@ def test_areas_of_polygons_are_those_of_detectron2() -> None:
 
 def test_polygons_of_a_file_one_by_one_and_together() -> None:
     """The quick look at all of them sends what may be wrong to the thorough one, and nothing else changes."""
-    values: list[Any] = [SQUARE, [], None, UNSET, [[0.0, 0, 5, 5], SQUARE[0]], [[0, 0, 1e5, 0, 5, 5.0]], [[]]]
+    values: list[Any] = [SQUARE, [], None, {}, [[0.0, 0, 5, 5], SQUARE[0]], [[0, 0, 1e5, 0, 5, 5.0]], [[]]]
     values += [{"size": [10, 20], "counts": [100, 100]}, [[0.0] * 5], SQUARE]
     values += [[[0.0, 0, -1e5, 0, 5, 5]], [[0.0, 0, 20, 10] * 30_000]]
     masks, faults = read_polygons(values, np.array([[20, 10]] * len(values)))
-    expected = [read_segmentation(None if value is UNSET else value, 20, 10) for value in values]
+    expected = [read_segmentation(value, 20, 10) for value in values]
     assert list(zip(masks, faults, strict=True)) == expected
     assert [mask is not None for mask in masks] == [
         True,

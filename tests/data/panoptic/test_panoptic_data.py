@@ -228,7 +228,7 @@ def test_png_of_another_size(panoptic_cfg: Any, files: PanopticFiles) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda c: c["annotations"][1]["segments_info"][0].update(category_id=99), "category_id 99, an unknown"),
+        (lambda c: c["annotations"][1]["segments_info"][0].update(category_id=99), "an unknown class: segment 5 has"),
         (lambda c: c["annotations"][1]["segments_info"][0].update(id=0), "has id 0, which means void"),
         (lambda c: c["annotations"][1]["segments_info"][0].update(id=6), "has the same id twice"),
         (lambda c: c["annotations"][1].update(image_id=5), 'image 5 of 007.png is not among "images"'),

@@ -17,7 +17,11 @@ from torchvision.ops import box_iou
 from detr_d2.data.shapes.synthetic import ShapesConfig, make_shapes
 from detr_d2.data.shapes.synthetic_scene import DIFFICULTIES, Scene, draw_scene, mask_box
 
-CROWDED = ShapesConfig.preset("hard")
+EVERYTHING: dict[str, Any] = {
+    "rotation": 180.0, "max_overlap": 0.5, "crowding": 0.6, "min_visible": 0.4, "contrast": 0.45, "texture": 0.8,
+    "noise": 10.0, "translucency": 0.5, "hidden": 0.35, "max_objects": 10,
+}  # fmt: skip
+CROWDED = ShapesConfig(**EVERYTHING)
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -37,7 +41,7 @@ def test_easy_masks_are_the_pixels_of_one_colour() -> None:
 
 
 def test_coco_boxes_and_areas_are_those_of_the_rle(tmp_path: Path) -> None:
-    paths = make_shapes(tmp_path / "shapes", 6, seed=1, difficulty="hard")
+    paths = make_shapes(tmp_path / "shapes", 6, seed=1, **EVERYTHING)
     content = json.loads(paths.annotations.read_text())
     assert [category["name"] for category in content["categories"]] == ["circle", "rectangle", "triangle"]
     assert len({annotation["id"] for annotation in content["annotations"]}) == len(content["annotations"])
@@ -222,8 +226,8 @@ def test_impossible_parameters(tmp_path: Path, parameters: dict[str, Any], messa
 
 
 def test_presets_are_valid_and_unknown_ones_are_named() -> None:
-    assert [ShapesConfig.preset(name).noise for name in DIFFICULTIES] == [0.0, 4.0, 10.0, 0.0]
-    with pytest.raises(ValueError, match="unknown difficulty 'extreme': choose one of easy, medium, hard"):
+    assert [ShapesConfig.preset(name).stacking for name in DIFFICULTIES] == [0.0, 0.8]
+    with pytest.raises(ValueError, match="unknown difficulty 'extreme': choose one of easy, crowded"):
         ShapesConfig.preset("extreme")
 
 
@@ -236,7 +240,7 @@ def _largest_iou_in_class(scene: Scene) -> list[float]:
 
 
 def test_crowded_shapes_overlap_within_their_class() -> None:
-    """What NMS at an IoU of 0.5 cannot tell from duplicates: half of all shapes, where the other presets have none."""
+    """What NMS at an IoU of 0.5 cannot tell from duplicates: half of all shapes, where easy pictures have none."""
     share, left_out = {}, 0
     for name in DIFFICULTIES:
         scenes = [draw_scene(ShapesConfig.preset(name), seed=0, index=index) for index in range(60)]
@@ -246,7 +250,7 @@ def test_crowded_shapes_overlap_within_their_class() -> None:
         if name == "crowded":
             assert 3 <= len(values) / len(scenes) <= 8
     assert share["crowded"] > 0.4
-    assert max(share["easy"], share["medium"], share["hard"]) < 0.02
+    assert share["easy"] < 0.02
     assert left_out < 60
 
 

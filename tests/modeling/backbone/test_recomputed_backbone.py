@@ -1,4 +1,4 @@
-"""`MODEL.DETR.CHECKPOINT_BACKBONE`: the same losses and gradients, with less kept between the two passes."""
+"""`MODEL.DETR.RECOMPUTE_BACKBONE`: the same losses and gradients, with less kept between the two passes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detr_d2.modeling import DETR
 from detr_d2.modeling.backbone.fast_resnet import FastResNet
 
-KEY = "MODEL.DETR.CHECKPOINT_BACKBONE"
+KEY = "MODEL.DETR.RECOMPUTE_BACKBONE"
 PLAIN = ("MODEL.DETR.OPTIMIZE_INFERENCE", False, "MODEL.DETR.OPTIMIZE_TRAINING", False)
 MASKS = ("MODEL.MASK_ON", True, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4"])
 CASES: dict[str, tuple[Any, ...]] = {
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "group norm": ("MODEL.RESNETS.NORM", "GN"),
     "bottleneck": ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256, "MODEL.BACKBONE.FREEZE_AT", 2),
     "masks": MASKS,
-    "dropout": ("MODEL.DETR.TRANSFORMER.DROPOUT", 0.3, "MODEL.DETR.TRANSFORMER.CHECKPOINT", True),
+    "dropout": ("MODEL.DETR.TRANSFORMER.DROPOUT", 0.3, "MODEL.DETR.TRANSFORMER.RECOMPUTE", True),
 }
 
 
@@ -194,5 +194,5 @@ def test_batch_norms_that_train_are_refused() -> None:
 
 def test_other_backbones_are_refused() -> None:
     options = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.IN_FEATURES", ["res4"])
-    with pytest.raises(ValueError, match="CHECKPOINT_BACKBONE is True, but the backbone is a FPN, expected a ResNet"):
+    with pytest.raises(ValueError, match="RECOMPUTE_BACKBONE is True, but the backbone is a FPN, expected a ResNet"):
         tiny_detr(KEY, True, *options, "MODEL.DETR.IN_FEATURES", ["p4"])

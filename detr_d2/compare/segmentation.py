@@ -1,0 +1,96 @@
+"""What a model segments, added to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..class_names import require_same_classes
+from ..evaluation.arrays import GroundTruth
+from ..evaluation.ground_truth import MaskTruth
+from ..evaluation.panoptic import PanopticTruth, is_panoptic
+from ..panoptic_classes import PanopticClasses
+from .figures import PanopticMetrics
+from .masks import Segmentation
+from .measure.everything import coco_limit
+from .measure.masks import mask_metrics
+from .measure.panoptic import panoptic_metrics
+from .records import ModelComparison
+
+
+def segmentation_figures(
+    record: ModelComparison,
+    ground_truth: GroundTruth,
+    truth: MaskTruth | None,
+    images: Sequence[Segmentation],
+    class_map: np.ndarray,
+    class_names: Sequence[str] = (),
+) -> ModelComparison:
+    """A record with the figures of masks and panoptic maps, as far as model and data have both, and with notes.
+
+    Args:
+        record: of the model, with `shipped`.
+        ground_truth: N images.
+        truth: masks of their objects; None for data without.
+        images: what the model segments in each.
+        class_map: see `mask_metrics`.
+        class_names: of the model; () where it does not know them.
+    """
+    assert record.shipped is not None
+    notes, masks, panoptic = [], None, None
+    failed = [(name, x.error) for name, x in zip(ground_truth.file_names, images, strict=True) if x.error]
+    if failed:
+        notes.append(
+            f"its masks of {len(failed)} images could not be predicted and count as missed, first those of "
+            f"{failed[0][0]} ({failed[0][1]})"
+        )
+    if truth is not None:
+        notes += [truth.note] if truth.note else []
+        limit = coco_limit(record.shipped)
+        masks = mask_metrics(ground_truth, truth.masks, images, class_map, max_detections=limit)
+    if is_panoptic(ground_truth.name) and any(x.segments is not None for x in images):
+        try:
+            panoptic = panoptic_figures(ground_truth, images, class_names)
+        except ValueError as error:  # the classes of another dataset; its boxes and masks can be measured all the same
+            notes.append(f"its panoptic maps are not measured: {error}")
+    return replace(record, masks=masks, panoptic=panoptic, notes=[*record.notes, *notes])
+
+
+def panoptic_figures(
+    ground_truth: GroundTruth, images: Sequence[Segmentation], class_names: Sequence[str] = ()
+) -> PanopticMetrics:
+    """Measures panoptic maps.
+
+    Args:
+        ground_truth: N images of a dataset with panoptic ground truth.
+        images: what the model segments in each.
+        class_names: see `segmentation_figures`.
+
+    Raises:
+        ValueError: the classes of the model are not those of the data.
+    """
+    truth = PanopticTruth(ground_truth.name)
+    if class_names:
+        require_panoptic_classes(truth.classes, class_names)
+    return panoptic_metrics(
+        map(truth.segments_of, ground_truth.image_ids),
+        images,
+        lambda segment: truth.classes.row(segment.category_id, is_thing=segment.isthing),
+        num_classes=len(truth.classes),
+        num_things=truth.classes.num_things,
+    )
+
+
+def require_panoptic_classes(classes: PanopticClasses, class_names: Sequence[str]) -> None:
+    """Raises ValueError if the segments of a model are of other classes than the data, or in another order.
+
+    Args:
+        classes: of the data.
+        class_names: of the model: things and stuff, or things alone.
+    """
+    if classes.names:
+        own = classes.names[: classes.num_things] if len(class_names) == classes.num_things else classes.names
+        cure = "compare it on data with its classes in its order"
+        require_same_classes(class_names, own, model_is="it has", data_are="the data have", cure=cure)

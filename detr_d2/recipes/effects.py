@@ -1,0 +1,88 @@
+"""What another value than the paper's does: a sentence for every key that belongs to a recipe.
+
+What the papers have stands in their configs, which `tests/recipes/test_papers.py` holds to them.
+"""
+
+from __future__ import annotations
+
+# A key, or how several begin, below MODEL.DETR.
+_OF_DETR = {
+    "PANOPTIC.ENABLED": "stuff is among the classes, or no longer.",
+    "IN_FEATURES": "the transformer sees maps of another resolution.",
+    "NUM_FEATURE_LEVELS": "the transformer sees other scales.",
+    "NECK.": "maps are projected otherwise.",
+    "FREEZE": "other parts learn than the paper's.",
+    "POSITION_ENCODING.": "places are told otherwise, and the published weights do not fit.",
+    "TRANSFORMER.NAME": "this is another network; what it shares with the paper's is compared all the same.",
+    "TRANSFORMER.NUM_ENCODER_LAYERS": "every layer counts: without an encoder DETR loses 3.9 AP (paper, Table 2).",
+    "TRANSFORMER.NUM_DECODER_LAYERS": "every layer counts: each improves on the one before.",
+    "TRANSFORMER.HIDDEN_DIM": "another capacity.",
+    "TRANSFORMER.NUM_HEADS": "another split of the width into heads.",
+    "TRANSFORMER.FEEDFORWARD_DIM": "another capacity.",
+    "TRANSFORMER.DROPOUT": "another regularisation of the transformer.",
+    "TRANSFORMER.ACTIVATION": "another non-linearity.",
+    "TRANSFORMER.DETR.PRE_NORM": "norms stand before the sub-layers; the published weights are of post-norm.",
+    "TRANSFORMER.DEFORMABLE.NUM_POINTS": "each head looks at other points.",
+    "TRANSFORMER.DEFORMABLE.BOX_REFINEMENT": "layers correct each other's boxes, or no longer.",
+    "TRANSFORMER.DEFORMABLE.TWO_STAGE": "queries are proposals of the encoder, or no longer.",
+    "TRANSFORMER.DEFORMABLE.MIXED_SELECTION": "queries learn their contents; the published weights do not fit.",
+    "NUM_QUERIES": "it bounds the objects of an image, and shifts the balance between objects and no object.",
+    "HEAD.NAME": "classes and boxes are read off otherwise.",
+    "CRITERION.NAME": "this is another loss.",
+    "CRITERION.CLASSIFICATION": "logits, matching cost, loss and scores are others; the published heads do not fit.",
+    "CRITERION.LOSS_": "another balance of the losses.",
+    "CRITERION.NO_OBJECT_WEIGHT": "the many queries without an object weigh more, or less, against the others.",
+    "CRITERION.CE_NORM": "the mean is taken over all processes and micro-batches instead of each one's images.",
+    "MATCHER.": "other predictions are matched with the objects.",
+    "AUX_LOSS": "only the last decoder layer is supervised, and training converges more slowly.",
+    "CLASS_WEIGHTS": "some classes count more than others.",
+    "SCORE_THRESH_TEST": "dropping detections lowers AP; set it for pictures, not for evaluation.",
+}
+
+EFFECTS = {
+    "MODEL.PIXEL_MEAN": "the pretrained filters meet shifted inputs (the paper's are torchvision's means x 255).",
+    "MODEL.PIXEL_STD": "the pretrained filters meet inputs of another scale (with 1.0, some 57 times larger).",
+    "MODEL.BACKBONE.NAME": "another network than the paper's; detectron2's ResNet dilates all blocks of DC5's res5.",
+    "MODEL.BACKBONE.FREEZE_AT": "other parts of the backbone learn than the authors' layer2 to layer4.",
+    "MODEL.RESNETS.DEPTH": "another network has no published AP to compare with.",
+    "MODEL.RESNETS.STRIDE_IN_1X1": "torchvision's weights were trained with the stride in the 3x3 convolution.",
+    "MODEL.RESNETS.NORM": "the authors freeze statistics and affine maps; a few images per GPU make poor statistics.",
+    "MODEL.RESNETS.RES5_DILATION": "the transformer sees a map of another resolution.",
+    "MODEL.WEIGHTS": "training starts elsewhere than the authors' did.",
+    "MODEL.MASK_ON": "masks are learned too, or no longer.",
+    **{f"MODEL.DETR.{key}": effect for key, effect in _OF_DETR.items()},
+    "SOLVER.OPTIMIZER": "attention rarely trains well with another optimizer than AdamW.",
+    "SOLVER.BASE_LR": "a larger rate may spoil pretrained weights; with a smaller one the drop comes too early.",
+    "SOLVER.BACKBONE_MULTIPLIER": "the authors found a smaller rate of the backbone important for stable training.",
+    "SOLVER.SLOW_": "other parameters than the authors' learn more slowly than the rest.",
+    "SOLVER.WEIGHT_DECAY": "the authors decay every parameter alike; detectron2's default exempts norms.",
+    "SOLVER.BIAS_LR_FACTOR": "the authors treat biases as they treat weights.",
+    "SOLVER.CLIP_GRADIENTS.": "another length of the step; clipped parameter by parameter, also another direction.",
+    "SOLVER.IMS_PER_BATCH": "other gradient noise and steps an epoch; the learning rate does not follow by itself.",
+    "SOLVER.ACCUM_STEPS": "with CE_NORM local the cross-entropy is a mean of the micro-batches' means.",
+    "SOLVER.REFERENCE_WORLD_SIZE": "on another number of processes detectron2 scales batch and learning rate linearly.",
+    "SOLVER.AMP.ENABLED": "the authors trained in float32; here boxes, matching and losses still are.",
+    "SOLVER.EMA_DECAY": "an average over the last steps is evaluated and saved instead of the weights.",
+    "SOLVER.WARMUP_ITERS": "the first steps are smaller; harmless where it is short.",
+    "SOLVER.MAX_ITER": "the paper's schedule has one drop and is long: 300 epochs cost DETR 1.5 AP against 500.",
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "images without objects, in which every query says so, are left out.",
+    "DATALOADER.ASPECT_RATIO_GROUPING": "batches hold wide or high images only, and are no longer drawn at random.",
+    "DATALOADER.SAMPLER_TRAIN": "images are no longer seen equally often.",
+    "INPUT.FORMAT": "the weights of torchvision were trained on RGB; in BGR they see red and blue exchanged.",
+    "INPUT.DETR_AUGMENTATION": "images are not cropped as DETR's are; the paper reports that its crops raise AP.",
+    "INPUT.RANDOM_FLIP": "half of the images are not mirrored horizontally.",
+    "INPUT.RANDOM_TRANSPOSE": "half of the images have rows and columns swapped, for those without an up and a down.",
+    "INPUT.COLOR_JITTER": "brightness, contrast and saturation are changed at random.",
+    "INPUT.CROP.": "the paper reports that its random crops raise AP.",
+    "INPUT.DETR_MIN_SIZES": "objects in crops appear at other scales.",
+    "INPUT.MIN_SIZE_TRAIN": "objects appear at other scales.",
+    "INPUT.MAX_SIZE_TRAIN": "narrow images appear at another scale.",
+    "INPUT.MIN_SIZE_TEST": "the published AP is measured at 800 and at most 1,333 pixels.",
+    "INPUT.MAX_SIZE_TEST": "the published AP is measured at 800 and at most 1,333 pixels.",
+    "INPUT.RESIZE_ROUNDING": "about half of all images have another size, by a pixel.",
+    "TEST.DETECTIONS_PER_IMAGE": "AP counts 100 detections an image, and the paper keeps all queries.",
+    "SEED": "any seed will do; none (-1) makes runs differ.",
+}
+
+# Worth knowing, but no departure from the recipe.
+NOTES = ("SOLVER.ACCUM_STEPS", "SOLVER.AMP.ENABLED", "MODEL.DETR.CRITERION.CE_NORM", "SEED", "INPUT.RESIZE_ROUNDING")
