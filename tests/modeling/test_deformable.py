@@ -328,11 +328,7 @@ def test_nothing_stands_under_two_names():
             ["MODEL.DETR.NUM_FEATURE_LEVELS", 2, "MODEL.DETR.NECK.NAME", "Projection"],
             "use ChannelMapper",
         ),
-        (
-            "multi_scale",
-            [T + "DEFORMABLE.TWO_STAGE", True],
-            r"TRANSFORMER: two_stage needs box_refinement: True",
-        ),
+        ("multi_scale", [T + "DEFORMABLE.TWO_STAGE", True], "two_stage needs box_refinement: True"),
         ("refine", ["MODEL.DETR.AUX_LOSS", False], "BOX_REFINEMENT needs MODEL.DETR.AUX_LOSS: True"),
         ("multi_scale", [T + "ACTIVATION", "swish"], r"MODEL\.DETR\.TRANSFORMER: activation is 'swish'"),
         (

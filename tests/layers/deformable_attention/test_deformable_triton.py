@@ -69,7 +69,7 @@ def test_compiles_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     sizes = {"HEADS": 3, "CHANNELS": 24, "LEVELS": 2, "POINTS": 2, "BLOCK_ROWS": 16, "BLOCK_CHANNELS": 32}
     types = {"value": dtype, "output": dtype, "grad_output": dtype, "attention": dtype, "by_attention": dtype}
-    types |= {"level_table": "i32", "locations": "fp32", "by_value": "fp32", "by_location": "fp32"}
+    types |= {"table": "i32", "locations": "fp32", "by_value": "fp32", "by_location": "fp32"}
     for kernel in (deformable_triton._forward_kernel, deformable_triton._backward_kernel):
         signature = {name: f"*{types[name]}" if name in types else "i32" for name in kernel.arg_names}
         signature |= dict.fromkeys(sizes, "constexpr")
