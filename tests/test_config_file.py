@@ -17,8 +17,8 @@ from iopath.common.file_io import PathHandler
 
 from detr_d2 import cli, config_file, get_cfg
 from detr_d2.commands import train
-from detr_d2.config import CfgNode
 from detr_d2.config_file import ConfigFileError, load_config_file
+from detr_d2.config_node import CfgNode
 from detr_d2.engine.startup.setup import load_config
 
 RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"

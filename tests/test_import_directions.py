@@ -26,7 +26,8 @@ ARROWS: dict[str, set[str]] = {
     "downloads": {"files"},
     "renamed_keys": set(),
     "config_file": {"downloads", "renamed_keys"},
-    "config": {"config_file", "panoptic_classes"},
+    "config_node": {"config_file"},
+    "config": {"config_node", "panoptic_classes"},
     "solver": set(),
     "model_zoo": {"config", "checkpoint", "modeling!"},
     "layers": set(),
@@ -271,8 +272,10 @@ def _is_own(node: ast.expr) -> bool:
 
 
 # What PyTorch offers under no other name: the operators that its compiler makes of single ones (where they are absent,
-# the single ones run), writes to tensors, hooks, and whether a transformation is at work.
+# the single ones run), writes to tensors, hooks, and whether a transformation or a dispatch mode is at work.
 PRIVATE_NAMES_OF_TORCH = {
+    "layers.deformable_attention.attention, _C",
+    "layers.deformable_attention.attention, _len_torch_dispatch_stack",
     "layers.fast.calls, _C",
     "layers.fast.calls, _backward_hooks",
     "layers.fast.calls, _backward_pre_hooks",
