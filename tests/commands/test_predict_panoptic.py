@@ -82,10 +82,9 @@ def test_panoptic_maps_are_drawn_and_written(files: PanopticFiles, tmp_path: Pat
     some = 0
     for image_id in (4, 7, 9):
         annotation = written.annotations[image_id]
-        _, size = written.images[image_id]
-        ids = read_segment_ids(
-            str(out / "panoptic" / annotation["file_name"]), annotation["segments_info"], (size[1], size[0])
-        )
+        width, height = written.images[image_id][1]
+        size = height, width
+        ids = read_segment_ids(str(out / "panoptic" / annotation["file_name"]), annotation["segments_info"], size)
         for segment in annotation["segments_info"]:
             assert (ids == segment["id"]).sum() == segment["area"] > 4
             assert bool(segment["isthing"]) == written.is_thing[segment["category_id"]]
