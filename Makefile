@@ -2,7 +2,7 @@
 #   PYTHON=python3.12       the Python to make it with (3.10 or newer)
 #   ARGS="..."              more arguments for the quickstarts, test and test-slow
 #   DATA=...                the folder of quickstart-real, with train.json, val.json and images/
-#   PIP_ARGS="..."          more arguments for every `pip install`, such as --index-url
+#   PIP_ARGS="..."          more arguments for every `pip install` (of uv where it is there), such as --index-url
 #   DETECTRON2_SOURCE=...   a folder or git URL to install detectron2 from
 
 PYTHON ?= python3

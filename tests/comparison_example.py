@@ -225,6 +225,7 @@ def _model(
             peak_memory_mb=812.5,
             repeat=10,
             device="cpu",
+            backbone_path="fast",
         ),
     )
 

@@ -97,8 +97,13 @@ def test_every_file_of_commands_is_a_command() -> None:
 
 def test_another_name_stands_for_a_command_and_its_first_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Sequence[str] | None] = []
+
+    def command(argv: Sequence[str] | None) -> int:
+        called.append(argv)
+        return 0
+
     monkeypatch.setitem(ALIASES, "shapes-of-two", ["make-shapes", "out"])
-    monkeypatch.setattr("detr_d2.commands.make_shapes.main", lambda argv: called.append(argv) or 0)
+    monkeypatch.setattr("detr_d2.commands.make_shapes.main", command)
     assert main(["shapes-of-two", "--images", "2"]) == 0
     assert called == [["out", "--images", "2"]]
 

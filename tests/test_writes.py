@@ -21,7 +21,7 @@ WRITES = {
 # What writes to a path or into an open file; which of the two shows from the name of the argument.
 WRITES_TO = {"torch.save", "np.save", "np.savez", "np.savez_compressed", "pickle.dump", "json.dump", "savefig", "save"}
 OPEN_FILES = {"file", "buffer"}
-RECORDS = {"self.checkpointer.save", "result.save", "run.save"}  # methods of our own, which write through it
+RECORDS = {"self.checkpointer.save", "result.save", "collected.save"}  # methods of our own, which write through it
 
 ALLOWED = {
     # The writer itself, and the lock, which is made in one step.

@@ -34,6 +34,7 @@ from ..other_libraries.references import (
 from ..prediction.detector_keys import set_num_classes
 from .inputs import DETECTRON2, Inputs, normalised_batch, random_detr
 from .losses import Losses, authors_losses, transformers_losses, transformers_trainable
+from .report import relative_difference
 
 COMPILED = "ours-compiled"
 _DEFAULT_COMPILERS = {"darwin": "clang++", "win32": "cl"}
@@ -241,11 +242,3 @@ def network_differences(contestants: Sequence[Contestant], inputs: Inputs) -> di
         for name, got in list(results.items())[1:]
         if expected is not None
     }
-
-
-def relative_difference(got: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, divided by the largest expected value where that exceeds 1; infinite for NaN."""
-    if got.shape != expected.shape:
-        return float("inf")
-    difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
-    return difference if difference == difference else float("inf")  # NaN

@@ -73,12 +73,7 @@ def random_problem(
         x.gt_boxes = Boxes(torch.cat([centre - extent / 2, centre + extent / 2], dim=-1))
         x.gt_classes = torch.randint(num_classes, (objects,), generator=generator)
         instances.append(x)
-    return Problem(
-        logits=logits.to(device).requires_grad_(),
-        boxes_cxcywh=boxes.to(device).requires_grad_(),
-        instances=instances,
-        num_classes=num_classes,
-    )
+    return Problem(logits.to(device).requires_grad_(), boxes.to(device).requires_grad_(), instances, num_classes)
 
 
 def _random_boxes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -98,9 +93,8 @@ def package_loss(problem: Problem) -> SetLoss:
     ).to(problem.logits.device)
 
     def work() -> Losses:
-        targets = Targets.from_instances(
-            problem.instances, num_classes=problem.num_classes, device=problem.logits.device
-        )
+        device = problem.logits.device
+        targets = Targets.from_instances(problem.instances, num_classes=problem.num_classes, device=device)
         return criterion(Predictions(problem.logits, problem.boxes_cxcywh), targets)
 
     return work
@@ -165,15 +159,8 @@ _NEEDED = {
 
 def criterion(args: argparse.Namespace) -> int:
     """Set losses: ours, that of `transformers`, the authors'."""
-    problem = random_problem(
-        layers=args.layers,
-        batch=args.batch,
-        queries=args.queries,
-        objects=args.objects,
-        num_classes=args.classes,
-        seed=args.seed,
-        device=args.device,
-    )
+    sizes = {name: getattr(args, name) for name in ("layers", "batch", "queries", "objects")}
+    problem = random_problem(**sizes, num_classes=args.classes, seed=args.seed, device=args.device)
     losses, absent = _contestants(problem, args.contestants)
     print(
         f"set loss of {args.layers} layers x {args.batch} images, {args.queries} queries, {args.objects} objects per "

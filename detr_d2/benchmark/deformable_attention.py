@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import deformable_attention
-from .report import differ, measure, report
+from .report import differ, measure, relative_difference, report
 
 AttentionFunction = Callable[["AttentionProblem"], Tensor]
 """Computes (B, Q, M D)."""
@@ -119,13 +119,8 @@ def _off_the_edges(centres: Tensor, offsets: Tensor, shapes: Sequence[tuple[int,
 
 def package_attention(problem: AttentionProblem, backend: str = "auto") -> Tensor:
     """Ours."""
-    return deformable_attention(
-        problem.value,
-        problem.spatial_shapes,
-        problem.sampling_locations,
-        problem.attention_weights,
-        backend=backend,
-    )
+    value, shapes, locations, weights = vars(problem).values()
+    return deformable_attention(value, shapes, locations, weights, backend=backend)
 
 
 def textbook_attention(problem: AttentionProblem) -> Tensor:
@@ -159,26 +154,14 @@ def attention_differences(
         results.append((output.detach(), *torch.autograd.grad(output, problem.leaves, grad)))
     names = ("output", "value", "locations", "weights")
     pairs = zip(*results, strict=True)
-    return {name: _difference(a, b) for name, (a, b) in zip(names, pairs, strict=True)}
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    return ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
+    return {name: relative_difference(a, b) for name, (a, b) in zip(names, pairs, strict=True)}
 
 
 def deformable_attention_work(args: argparse.Namespace) -> int:
     """The attention function alone, against the usual loop of `grid_sample`."""
+    sizes = ("batch", "height", "width", "queries", "heads", "channels", "levels", "points")
     problem = random_attention_problem(
-        batch=args.batch,
-        height=args.height,
-        width=args.width,
-        queries=args.queries,
-        heads=args.heads,
-        channels=args.channels,
-        levels=args.levels,
-        points=args.points,
-        seed=args.seed,
-        device=args.device,
+        **{name: getattr(args, name) for name in sizes}, seed=args.seed, device=args.device
     )
     ours = partial(package_attention, backend=args.backend)
     functions: dict[str, AttentionFunction] = {"ours": ours, "grid_sample loop": textbook_attention}

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..engine.startup.setup import load_config
-from ..modeling import DETR
+from ..modeling import DETR, build_model
 
 DETECTRON2 = "detectron2:"
 """What the names of contestants begin with that are other detectors; a config follows."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
+from torch import Tensor
 from tqdm import tqdm
 
 from ..compare.cost.timing import Timing, interleave, machine_info, ratio_of
@@ -22,6 +24,14 @@ def measure(work: Mapping[str, Callable[[], object]], repeat: int, *, warmup: in
     """Times the contestants in turn, with a progress bar on a terminal."""
     with tqdm(total=repeat + warmup, unit="round", leave=False, disable=not sys.stderr.isatty()) as progress:
         return interleave(work, repeat=repeat, warmup=warmup, progress=progress.update)
+
+
+def relative_difference(got: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference, divided by the largest expected value where that exceeds 1; infinite for NaN."""
+    if got.shape != expected.shape:
+        return math.inf
+    difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
+    return math.inf if math.isnan(difference) else difference
 
 
 def differ(differences: Mapping[str, Mapping[str, float]], tolerance: float = TOLERANCE) -> bool:

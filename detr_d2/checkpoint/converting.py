@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from .renaming import PANOPTIC_KEYS, to_detectron2
 FOLDER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin")
 """What may stand in a folder of `transformers` that is replaced."""
 
+_FACTS = ("class_names", "category_ids", "architecture", *PANOPTIC_KEYS)
+
 TARGETS = ("detectron2", "official", "huggingface")
 
 
@@ -39,21 +41,15 @@ class Converted:
         state: name -> tensor, in `layout`.
         layout: the target.
         source_layout: what the file was.
-        class_names: of all rows of the class head but the last, where known.
-        category_ids: of the same.
         notes: sentences on what happened to the class head.
-        architecture: what the file says beside its tensors; see `stated_architecture`.
-        panoptic: `PANOPTIC_KEYS` of the file.
+        facts: what the file tells beside its tensors, where it does: see `to_detectron2`, and `PANOPTIC_KEYS`.
     """
 
     state: dict[str, Tensor]
     layout: Layout
     source_layout: Layout
-    class_names: Sequence[str] | None
-    category_ids: Sequence[int] | None
-    notes: list[str] = field(default_factory=list)
-    architecture: Mapping[str, Any] = field(default_factory=dict)
-    panoptic: Mapping[str, Any] = field(default_factory=dict)
+    notes: list[str]
+    facts: Mapping[str, Any]
 
 
 def convert_checkpoint(
@@ -94,11 +90,8 @@ def convert_checkpoint(
         state=convert(content["model"], layout, source=path),
         layout=layout,
         source_layout=source_layout,
-        class_names=content.get("class_names"),
-        category_ids=content.get("category_ids"),
         notes=notes,
-        architecture=content.get("architecture", {}),
-        panoptic={key: content[key] for key in PANOPTIC_KEYS if key in content},
+        facts={key: value for key, value in content.items() if key in _FACTS},
     )
 
 
@@ -157,8 +150,7 @@ def write_checkpoint(converted: Converted, path: str, cfg: CfgNode | None) -> No
         return
     data: dict[str, Any] = {"model": converted.state}
     if converted.layout.name == "detectron2":
-        known = {"class_names": converted.class_names, "category_ids": converted.category_ids}
-        data.update({key: list(value) for key, value in known.items() if value}, **converted.panoptic)
+        data.update({key: value for key, value in converted.facts.items() if value and key != "architecture"})
     write_file(path, lambda file: torch.save(data, file))
 
 
@@ -168,7 +160,7 @@ def _write_folder(converted: Converted, path: str, cfg: CfgNode) -> None:
     except ImportError as error:
         raise ModuleNotFoundError('writing safetensors needs safetensors: pip install "detr_d2[hf]".') from error
     timm = converted.layout.name == "huggingface"
-    config = model_config(cfg, converted.state, class_names=converted.class_names, timm=timm)
+    config = model_config(cfg, converted.state, class_names=converted.facts.get("class_names"), timm=timm)
     with new_folder(path, replaces=FOLDER_FILES) as folder:
         write_json(folder / "config.json", config)
         write_json(folder / "preprocessor_config.json", preprocessor_config(cfg))

@@ -1,1 +1,1 @@
-"""The commands, one per file: `build_parser()`, `main(argv) -> int`. Only `__main__` and `train_net.py` import them."""
+"""One command per file: `build_parser()`, `main(argv) -> int`; `_options` and `_run` hold what several share."""

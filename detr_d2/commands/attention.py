@@ -13,7 +13,7 @@ from ..data import read_image
 from ..layers import MultiHeadAttention
 from ..prediction import Categories, ImagePredictor
 from ..prediction.categories import class_names_option
-from ..visualization.attention_page import LookGroup, save_attention_page
+from ..visualization.attention_page import save_attention_page
 from ..visualization.attention_pictures import save_looks
 from ..visualization.looks import Frame, Inside, Look, detection_looks, grid_points, look_inside, point_looks
 from ._options import add_detr_options, check_numbers
@@ -110,8 +110,8 @@ def _write(
         else:
             save_looks(path, image_rgb, inside.frame, _spread(looks))
             written.append(path.name)
-    titled = (("Decoder: detections", decoder), ("Encoder: points", encoder))
-    groups = [LookGroup(title, looks) for title, looks in titled if looks]
+    titled = {"Decoder: detections": decoder, "Encoder: points": encoder}
+    groups = {title: looks for title, looks in titled.items() if looks}
     name = Path(args.image).name
     model = Path(args.config_file).stem
     save_attention_page(paths[2], image_rgb, inside.frame, groups, name=name, model=model, notes=_notes(args, inside))

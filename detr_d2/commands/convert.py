@@ -110,7 +110,7 @@ def _config(config_file: str | None, converted: Converted) -> CfgNode:
     """The config given, or the shipped one of the family, the backbone's depth and, where the file tells, DC5."""
     state = convert(converted.state, "detectron2", source="the converted model")
     depth, family = _depth(state), converted.layout.family
-    stated = converted.architecture
+    stated = converted.facts.get("architecture", {})
     name = config_file or _default_config(state, family, dilated=bool(stated.get(DILATED)))
     if not name:
         raise ValueError(f"no config is shipped for a {family} on a ResNet-{depth}: pass --config-file.")

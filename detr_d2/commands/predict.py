@@ -35,7 +35,7 @@ from ..prediction.media import Media, find_media
 from ..prediction.output_names import Output, frame_name, match_images, plan_outputs
 from ..prediction.trained_model import load_trained_model
 from ..prediction.videos import VideoReader, Write, new_video
-from ._options import add_import
+from ._options import add_import, check_numbers
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,8 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     if args.batch_size < 1:
         raise ValueError(f"--batch-size is {args.batch_size}, expected 1 or more")
-    if not 0 <= args.score_threshold <= 1:
-        raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
+    check_numbers(args)
     setup_logger(name="detr_d2")
     media = find_media(args.inputs)
     cfg = load_config(args.config_file, args.opts, import_user_modules(args.imports))

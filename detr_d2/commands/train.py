@@ -23,13 +23,13 @@ from ..data.checks.datasets import check_evaluation_sets
 from ..data.coco.file import forget_coco_file
 from ..data.registration import is_panoptic
 from ..engine import Trainer, launch, setup
-from ..engine.class_metadata import class_metadata
+from ..engine.build import class_metadata
 from ..engine.evaluators import check_evaluators
 from ..engine.hooks import naming_images
+from ..engine.main_process import hold_output_dir
 from ..engine.resume.elastic import agents_of_run, continues_elastic_run
 from ..engine.resume.last_checkpoint import find_last_checkpoint
 from ..engine.startup.launch import started_by_torchrun, world_size
-from ..engine.startup.output_lock import hold_output_dir
 from ..engine.startup.setup import begin, find_config_file, import_user_modules
 from ..engine.startup.summary import recipe_line, summarise_run, suspicious_settings
 from ..files import hold_folder

@@ -198,7 +198,8 @@ class Cost:
             on a CPU the resident size of the process, libraries included.
         repeat: timed rounds.
         device: "cpu" or "cuda".
-        resnet: "fast" where the backbone is a `FastResNet`, "plain" for any other; "" in older results.
+        backbone_path: "fast" for detectron2's ResNet as this package runs it, "plain" for any other backbone; "" in
+            older files.
     """
 
     parameters: int
@@ -211,4 +212,4 @@ class Cost:
     peak_memory_mb: float
     repeat: int
     device: str
-    resnet: str = ""
+    backbone_path: str = ""

@@ -1,19 +1,23 @@
-"""Parts of a trainer from a config: the step, mixed precision, the model in several processes."""
+"""Parts of a trainer from a config: the step, mixed precision, the model in several processes, names of classes."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from ..data import category_ids
 from ..modeling import refresh
+from ..panoptic_classes import PanopticClasses
 from .train_step import TrainStep
 
 
@@ -65,3 +69,21 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
     if not cfg.SOLVER.AMP.ENABLED:
         return None
     return torch.bfloat16 if torch.device(cfg.MODEL.DEVICE).type == "cpu" else types[cfg.SOLVER.AMP.DTYPE]
+
+
+def class_metadata(datasets: Sequence[str], *, panoptic: bool = False) -> dict[str, Any]:
+    """Names and category ids of the classes of the first dataset, for checkpoints; empty where it has none.
+
+    Args:
+        datasets: names.
+        panoptic: the classes are things and stuff; adds how many are things, and the layout of detectron2's ids.
+    """
+    if not datasets:
+        return {}
+    metadata = MetadataCatalog.get(datasets[0])
+    classes = PanopticClasses.from_metadata(metadata, name=datasets[0]) if panoptic else None
+    if classes is not None and classes.names:
+        ids = {"class_names": list(classes.names), "category_ids": list(classes.dataset_ids)}
+        return {**ids, "num_things": classes.num_things, "panoptic_layout": classes.layout}
+    names = metadata.get("thing_classes")
+    return {"class_names": list(names), "category_ids": category_ids(metadata)} if names else {}

@@ -25,22 +25,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import solver
 from ..checkpoint import Checkpointer
-from ..data import build_stock_mapper, check_order_of_classes, uses_detr_augmentation
+from ..data import build_stock_mapper, check_order_of_classes
 from ..data.registration import is_panoptic
 from ..modeling import build_model
-from .build import build_train_step, distribute, share_buffers
-from .class_metadata import class_metadata
+from .build import build_train_step, class_metadata, distribute, share_buffers
 from .evaluators import build_evaluator
 from .hooks import BestCheckpoint, PeriodicCheckpoint, PeriodicWriter, TrimMemory, naming_images
-from .resume.last_checkpoint import find_last_checkpoint, forget_metrics
-from .resume.metrics_file import with_whole_lines
+from .main_process import hold_output_dir
+from .resume.last_checkpoint import find_last_checkpoint
+from .resume.metrics_file import forget_metrics, with_whole_lines
 from .resume.numbered_loader import NumberedLoader
-from .resume.random_state import get_random_state
-from .resume.stock_loader import build_stock_loader
 from .resume.training_state import (
     apply_config,
     check_same_optimizer,
     collect_process_states,
+    get_random_state,
     hyperparameters,
     log_resume,
     next_iteration,
@@ -49,7 +48,6 @@ from .resume.training_state import (
     restore_random_state,
     solver_settings,
 )
-from .startup.output_lock import hold_output_dir
 from .weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
@@ -68,7 +66,8 @@ class Trainer(DefaultTrainer):
 
     Differs from `DefaultTrainer` in
 
-    * the step (`TrainStep`), the optimizer and the schedule (`detr_d2.solver`), and the loader for DETR;
+    * the step (`TrainStep`), the optimizer and the schedule (`detr_d2.solver`);
+    * the n-th image of a run is augmented by random numbers that depend on the seed and n alone;
     * several processes work without GPUs too;
     * an iteration's checkpoint is saved after its evaluation, so that resuming does not lose the result.
 
@@ -218,17 +217,12 @@ class Trainer(DefaultTrainer):
         restore_before_loader(state)
         self._before_loader = get_random_state()
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
-        if hasattr(self.data_loader, "seek") and state["loader"] is not None:
-            exact = self.data_loader.seek(state["loader"]) and exact
-        else:
-            exact = False
+        seek = getattr(self.data_loader, "seek", None)
+        exact = bool(seek and state["loader"] and seek(state["loader"])) and exact
         self._trainer.batches()  # starting workers draws a random number
         restore_random_state(state)
         if not exact:
-            logger.warning(
-                "Resuming is not exact: the number of processes or loader workers, or the batch, is not that of the "
-                "checkpoint, or the loader has no position."
-            )
+            logger.warning("Resuming is not exact: the processes or images a step are not those of the checkpoint.")
 
     def check_gradients(self) -> None:
         """Raises FloatingPointError if the last step has spoiled the weights; see `TrainStep.check_gradients`."""
@@ -292,9 +286,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """DETR's augmentation where `INPUT.DETR_AUGMENTATION` asks for it, else what detectron2's loader delivers."""
-        if not uses_detr_augmentation(cfg):
-            return build_stock_loader(cfg)
+        """Images in the order in which detectron2 draws them, each augmented by random numbers of its own."""
         return NumberedLoader(cfg, seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
 
     @classmethod

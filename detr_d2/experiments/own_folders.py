@@ -134,20 +134,13 @@ def fitting_folder(
 
 
 def _command_record(folder: Path) -> dict[str, Any] | None:
-    found = read_record(folder / COMMAND_RECORD)
-    if found is None:
-        _require_ours(folder)
-    return found
-
-
-def _require_ours(folder: Path) -> None:
     """Raises ValueError if a folder without a record has what the command would write over, unless an older one did."""
-    if is_empty(folder):
-        return
-    taken = sorted({x.name for x in folder.iterdir()} & _OUTPUTS)
-    records = [*folder.glob("*/job.json"), *folder.glob("*/*/job.json")]
-    if taken and read_training(*records) is None:
-        raise ValueError(f"{folder} holds {taken[0]} and was not made by this command; choose another --output")
+    found = read_record(folder / COMMAND_RECORD)
+    if found is None and not is_empty(folder):
+        taken = sorted({x.name for x in folder.iterdir()} & _OUTPUTS)
+        if taken and read_training(*folder.glob("*/job.json"), *folder.glob("*/*/job.json")) is None:
+            raise ValueError(f"{folder} holds {taken[0]} and was not made by this command; choose another --output")
+    return found
 
 
 def read_training(*records: Path) -> dict[str, Any] | None:

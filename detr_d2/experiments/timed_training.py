@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ WARMUP_STEPS, MIN_TIMED_STEPS, MAX_TIMED_STEPS = 3, 3, 30
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """What a step's time is measured with: the wall's clock, or the processor time of the training process, which what else
 runs on the machine hardly changes; with workers or a GPU it says nothing."""
+
+SEGMENTATION_METRICS = {"segm/AP": "mask AP", "segm/AP50": "mask AP50", "panoptic_seg/PQ": "PQ"}
+"""Figure of the evaluators, 0-100 -> key of `RunResult.extra`."""
 
 Report = Callable[..., None]
 """Called with what the training process has to say: iteration=, max_iter=, loss=, seconds_per_step=."""
@@ -158,14 +161,8 @@ def train(job: TrainingJob, report: Report) -> RunResult:
         train_seconds=trainer.step_seconds,
         train_images_per_second=images / trainer.step_seconds,
         seed=cfg.SEED,
-        extra=_segmentation_metrics(metrics),
+        extra={label: metrics[name] for name, label in SEGMENTATION_METRICS.items() if name in metrics},
     )
-
-
-def _segmentation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """ "mask AP", "mask AP50" and "PQ", 0-100, those of them that the evaluators report."""
-    names = {"segm/AP": "mask AP", "segm/AP50": "mask AP50", "panoptic_seg/PQ": "PQ"}
-    return {label: metrics[name] for name, label in names.items() if name in metrics}
 
 
 def with_iterations(cfg: CfgNode, iterations: int, *, evaluations: int = 0) -> CfgNode:

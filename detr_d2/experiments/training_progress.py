@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -14,7 +13,7 @@ LINE_PERIOD = 30.0  # seconds
 
 
 class TrainingProgress:
-    """Shows iterations, rate, ETA and loss; give it as `report` to `run_training`.
+    """Shows iterations, rate, ETA and loss; give it as `report` to `run_training`, within `with`.
 
     Args:
         title: at the beginning of the line.
@@ -33,27 +32,20 @@ class TrainingProgress:
         if seconds_per_step is not None:
             print(f"{self.title}: an iteration takes {seconds_per_step:.3f} s here, so {max_iter:,} fit", flush=True)
         elif sys.stderr.isatty():
-            self._move_bar(iteration, max_iter, loss)
+            if self._bar is None:  # a continued run: the rate is that of this part
+                self._bar = tqdm(desc=self.title, initial=iteration - 1, total=max_iter, unit="it", leave=False)
+            if loss is not None:
+                self._bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
+            self._bar.update(iteration - self._bar.n)
         else:
             self._print_line(iteration, max_iter, loss)
 
-    def _move_bar(self, iteration: int, max_iter: int, loss: float | None) -> None:
-        if self._bar is None:  # a continued run: the rate is that of this part
-            self._bar = tqdm(
-                desc=self.title, initial=iteration - 1, total=max_iter, unit="it", dynamic_ncols=True, leave=False
-            )
-        if loss is not None:
-            self._bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
-        self._bar.update(iteration - self._bar.n)
-
     def _print_line(self, iteration: int, max_iter: int, loss: float | None) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first = (iteration, now)
+        first, start = self._first = self._first or (iteration, now)
         if now - self._last_line < LINE_PERIOD and iteration < max_iter:
             return
         self._last_line = now
-        first, start = self._first
         rate = (iteration - first) / max(now - start, 1e-9)
         eta = minutes((max_iter - iteration) / rate) if rate > 0 else "-"
         shown_loss = "" if loss is None else f", loss {loss:.2f}"
@@ -63,8 +55,6 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()

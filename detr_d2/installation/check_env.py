@@ -45,6 +45,7 @@ OPTIONAL = {
     "transformers": "`benchmark criterion` cannot compare with the loss of transformers: `pip install 'detr_d2[hf]'`.",
     "safetensors": "weights in .safetensors files cannot be read: `pip install 'detr_d2[hf]'`.",
     "shapely": "polygon masks cannot be cropped (INPUT.MASK_FORMAT \"bitmask\" can): `pip install 'detr_d2[masks]'`.",
+    "av": "videos are written as no browser plays them: `pip install 'detr_d2[video]'`.",
     "lvis": "datasets in LVIS format cannot be evaluated: `pip install lvis`.",
     "panopticapi": "detectron2's panoptic evaluator cannot run; install it from github.com/cocodataset/panopticapi.",
     "cityscapesscripts": "Cityscapes cannot be evaluated: `pip install cityscapesscripts`.",

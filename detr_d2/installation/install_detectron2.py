@@ -216,12 +216,11 @@ def _pip(python: str, *arguments: str) -> None:
 def _of_install_alone() -> argparse.ArgumentParser:
     """The options of `pip install` that `pip download` does not know."""
     parser = argparse.ArgumentParser(prog="PIP_ARGS", add_help=False, allow_abbrev=False)
-    for names in (["-U", "--upgrade"], ["-I", "--ignore-installed"], ["--user"], ["--force-reinstall"]):
-        parser.add_argument(*names, action="store_true")
-    for name in ("--compile", "--no-compile", "--break-system-packages", "--no-warn-script-location"):
+    flags = "-U --upgrade -I --ignore-installed --user --force-reinstall --compile --no-compile"
+    for name in f"{flags} --break-system-packages --no-warn-script-location".split():
         parser.add_argument(name, action="store_true")
-    for names in (["--upgrade-strategy"], ["--prefix"], ["--root"], ["-t", "--target"], ["--report"]):
-        parser.add_argument(*names)
+    for name in ("--upgrade-strategy", "--prefix", "--root", "-t", "--target", "--report"):
+        parser.add_argument(name)
     return parser
 
 

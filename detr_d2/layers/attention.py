@@ -23,7 +23,8 @@ def attention(
         query, key: (B, Q, C_k) and (B, S, C_k); C_k is a multiple of the number of heads.
         value: (B, S, C_v); so is C_v.
         num_heads: each takes its share of the channels.
-        attend: bool, broadcastable to (B, heads, Q, S), True where a query may read a key, one at least; None for all.
+        attend: bool, two dimensions or more that broadcast to (B, heads, Q, S), True where a query may read a key, each
+            one at least; None for all.
         dropout: probability of dropping an attention weight.
 
     Returns:

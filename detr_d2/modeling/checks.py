@@ -1,19 +1,21 @@
-"""Whether the parts of a model, its config and its weights fit: what does not fit learns less, or stops late."""
+"""Whether a model is all right: do its parts, its config and its weights fit, and what does it say in training?"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sized
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils.events import get_event_storage, has_event_storage
-from torch import nn
+from torch import Tensor, nn
 
-from ..panoptic_classes import PanopticClasses
 from .interface import Predictions
+
+VISIBLE_BOXES = 20  # in pictures of training images
 
 INFERENCE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -22,32 +24,6 @@ FOREIGN_PREFIXES = (
     *("backbone.0.", "bbox_embed.", "bbox_predictor.", "class_embed.", "class_labels_classifier.", "detr."),
     *("input_proj.", "model.", "query_embed."),
 )
-
-
-def with_num_classes(cfg: CfgNode) -> CfgNode:
-    """Fills in `MODEL.DETR.NUM_CLASSES: 0` from the metadata of the training data, on a copy.
-
-    Raises:
-        ValueError: if the metadata does not know the classes either.
-    """
-    if cfg.MODEL.DETR.NUM_CLASSES > 0:
-        return cfg
-    classes: Sized | None = None
-    if cfg.MODEL.DETR.PANOPTIC.ENABLED:
-        classes = PanopticClasses.from_config(cfg)
-    elif len(cfg.DATASETS.TRAIN):
-        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    if not classes:
-        raise ValueError(
-            "MODEL.DETR.NUM_CLASSES is 0 and the training data (DATASETS.TRAIN: "
-            f"{list(cfg.DATASETS.TRAIN)}) has no class names in its metadata: set MODEL.DETR.NUM_CLASSES, or register "
-            "the dataset with its thing_classes before the model is built."
-        )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DETR.NUM_CLASSES = len(classes)
-    cfg.freeze()
-    return cfg
 
 
 def inference_dtype_of(cfg: CfgNode) -> torch.dtype:
@@ -145,3 +121,21 @@ def describe_non_finite(predictions: Predictions, batched_inputs: list[dict[str,
         f"(in {' and '.join(bad)}; images of this batch: {', '.join(files)}). Lower SOLVER.BASE_LR, check that "
         "SOLVER.CLIP_GRADIENTS is on, or train with SOLVER.AMP.DTYPE bfloat16 instead of float16."
     )
+
+
+@torch.no_grad()
+def draw_training_image(batched_input: dict[str, Any], boxes_xyxy: Tensor, input_format: str) -> None:
+    """Puts ground truth (left) and predictions (right) of one training image into the event storage.
+
+    Args:
+        batched_input: "image" (C, H, W) and "instances" with `gt_boxes`.
+        boxes_xyxy: (N, 4) predictions in pixels of that image, best first; the first `VISIBLE_BOXES` are drawn.
+        input_format: channel order of the image.
+    """
+    from detectron2.utils.visualizer import Visualizer  # brings matplotlib, which few processes need
+
+    image = convert_image_to_rgb(batched_input["image"].permute(1, 2, 0), input_format)
+    both = (batched_input["instances"].gt_boxes.tensor, boxes_xyxy[:VISIBLE_BOXES])
+    drawn = [Visualizer(image, None).overlay_instances(boxes=x.detach().cpu().numpy()).get_image() for x in both]
+    picture = np.concatenate(drawn, axis=1).transpose(2, 0, 1)  # (H, 2 W, 3) -> (3, H, 2 W)
+    get_event_storage().put_image("Left: ground truth; right: best predictions", picture)

@@ -9,16 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from ..config import with_num_classes
 from ..layers.padding import downsample_mask, padding_mask
 from . import checks
 from .backbone.fast_resnet import accelerate, recompute_backbone, refresh
@@ -33,8 +32,6 @@ from .segmentation.mask_head import MaskHead, build_mask_head
 from .segmentation.panoptic import PanopticPostprocessor, build_panoptic
 from .segmentation.postprocess import add_masks
 from .targets import Step, Targets, predictions_to_instances
-
-VISIBLE_BOXES = 20  # in pictures of training images
 
 
 @META_ARCH_REGISTRY.register()
@@ -131,7 +128,7 @@ class DETR(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        cfg = checks.with_num_classes(cfg)
+        cfg = with_num_classes(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         checks.check_in_features(cfg, shapes)
@@ -263,34 +260,19 @@ class DETR(nn.Module):
             return predictions
         return self.mask_head.masks_of(predictions, output, features, maps[0], masks[0], padded_size)
 
-    def losses(
-        self, predictions: Predictions, targets: Targets, batched_inputs: list[dict[str, Any]]
-    ) -> dict[str, Tensor]:
+    def losses(self, predictions: Predictions, targets: Targets, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Weighted losses; every key starts with "loss_". The inputs are for messages and pictures."""
         # Under fp16 the gradient scaler recovers from overflow: let the non-finite loss reach it.
         strict = predictions.logits.dtype != torch.float16
         try:
             losses = self.criterion(predictions, targets, strict=strict)
         except NonFinitePredictionsError as error:
-            raise FloatingPointError(
-                checks.describe_non_finite(predictions, batched_inputs, error.image_index)
-            ) from error
+            message = checks.describe_non_finite(predictions, inputs, error.image_index)
+            raise FloatingPointError(message) from error
         if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
-            self._draw(batched_inputs[0], predictions)
+            found = self._decode(predictions, [x["instances"].image_size for x in inputs])
+            checks.draw_training_image(inputs[0], found[0].pred_boxes.tensor, self.input_format)
         return losses
-
-    @torch.no_grad()
-    def _draw(self, batched_input: dict[str, Any], predictions: Predictions) -> None:
-        """Puts ground truth (left) and the best predictions (right) of the first image into the event storage."""
-        from detectron2.utils.visualizer import Visualizer  # brings matplotlib, which few processes need
-
-        truth = batched_input["instances"]
-        found = self._decode(predictions, [truth.image_size])[0].pred_boxes[:VISIBLE_BOXES]
-        image = convert_image_to_rgb(batched_input["image"].permute(1, 2, 0), self.input_format)
-        boxes = [x.tensor.cpu().numpy() for x in (truth.gt_boxes, found)]
-        drawn = [Visualizer(image, None).overlay_instances(boxes=x).get_image() for x in boxes]
-        picture = np.concatenate(drawn, axis=1).transpose(2, 0, 1)  # (H, 2 W, 3) -> (3, H, 2 W)
-        get_event_storage().put_image("Left: ground truth; right: best predictions", picture)
 
     def postprocess(
         self, predictions: Predictions, image_sizes: list[tuple[int, int]], batched_inputs: list[dict[str, Any]]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +18,11 @@ from .looks import Frame, Look
 _JPEG_QUALITY = 90
 
 
-@dataclass(frozen=True)
-class LookGroup:
-    """Looks that are shown together.
-
-    Args:
-        title: such as "Decoder: detections".
-        looks: at least one.
-    """
-
-    title: str
-    looks: Sequence[Look]
-
-
 def save_attention_page(
     path: str | os.PathLike[str],
     image_rgb: np.ndarray,
     frame: Frame,
-    groups: Sequence[LookGroup],
+    groups: Mapping[str, Sequence[Look]],
     *,
     name: str,
     model: str,
@@ -49,7 +34,7 @@ def save_attention_page(
         path: of the HTML file.
         image_rgb: (H, W, 3) uint8, the picture of `frame`.
         frame: how the maps lie over it.
-        groups: the first one is shown first.
+        groups: title, such as "Decoder: detections" -> looks, at least one; the first group is shown first.
         name: of the image.
         model: of the model, for the heading.
         notes: sentences below.
@@ -57,9 +42,12 @@ def save_attention_page(
     Raises:
         ImportError: jinja2 is not installed; the message names the extra.
     """
-    environment = _jinja2().Environment(
-        loader=_jinja2().PackageLoader("detr_d2.visualization"), autoescape=True, undefined=_jinja2().StrictUndefined
-    )
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError('the attention page needs jinja2: pip install "detr_d2[report]"') from error
+    loader = jinja2.PackageLoader("detr_d2.visualization")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.get_template("attention.html")
     assert template.filename is not None
     script = Path(template.filename).read_text(encoding="utf-8").rpartition("<script>")[2].partition("</script>")[0]
@@ -69,22 +57,15 @@ def save_attention_page(
         model=model,
         frame=frame,
         image=_data_uri(image_rgb),
-        groups=[{"title": group.title, "looks": [_mark(look, frame) for look in group.looks]} for group in groups],
+        groups=[{"title": title, "looks": [_mark(x, frame) for x in looks]} for title, looks in groups.items()],
         looks={
             "width": frame.width,
             "covered": [frame.covered_width, frame.covered_height],
-            "groups": [[_look_data(look, frame) for look in group.looks] for group in groups],
+            "groups": [[_look_data(look, frame) for look in looks] for looks in groups.values()],
         },
         notes=notes,
     )
     write_text(path, page)
-
-
-def _jinja2() -> Any:
-    try:
-        return importlib.import_module("jinja2")
-    except ImportError as error:
-        raise ImportError('the attention page needs jinja2: pip install "detr_d2[report]"') from error
 
 
 def _data_uri(image_rgb: np.ndarray) -> str:

@@ -107,7 +107,7 @@ def look_inside(
     of_image = [call for call in calls if call.module in decoder and not call.reads_itself]
     if not of_image:
         raise ValueError(f"a decoder layer of {type(model.transformer).__name__} does not attend to the image")
-    maps = next(iter(calls[-1].arguments.values()))  # of the transformer, the first of whose arguments they are
+    maps = next(iter(calls[-1].arguments.values())).maps  # of the transformer, which has one argument
     frame = Frame(
         width=inputs["width"],
         height=inputs["height"],

@@ -207,8 +207,8 @@ def test_133_classes_are_spread_over_250_ids_and_come_back(target: str, tmp_path
     elsewhere = save(tmp_path / "theirs.pth", there.state)
     back = convert_checkpoint(read_model_file(elsewhere), elsewhere, "detectron2")
     assert_same_state(back.state, ours)
-    assert list(back.class_names or ()) == list(PANOPTIC.names)
-    assert list(back.category_ids or ()) == list(PANOPTIC.ids)
+    assert back.facts["class_names"] == list(PANOPTIC.names)
+    assert back.facts["category_ids"] == list(PANOPTIC.ids)
 
 
 def test_classes_named_as_in_cocos_files_are_spread_too() -> None:

@@ -104,6 +104,7 @@ def test_three_families(
         assert [x.batch_size for x in model.cost.throughput] == [1, 2]
         assert model.cost.gflops > 0
         assert model.cost.peak_memory_mb == 123
+        assert model.cost.backbone_path == "fast"
         assert model.run.parameters == model.cost.parameters > 1000
         assert set(found.gallery[0].detections) == {"detr", "rcnn", "retina"}
     detr, rcnn, retina = found.models

@@ -344,7 +344,7 @@ def test_dc5_is_known_from_what_the_file_says(root: Path, tmp_path: Path) -> Non
     torch.save(content, tmp_path / "dc5.pth")
     path = str(tmp_path / "dc5.pth")
     converted = convert_checkpoint(read_model_file(path), path, "detectron2")
-    assert converted.architecture == {"num_heads": 4, "dilated": True}
+    assert converted.facts["architecture"] == {"num_heads": 4, "dilated": True}
     assert run(root, path, tmp_path / "hf", "huggingface") == 2  # the config has no dilation
 
 

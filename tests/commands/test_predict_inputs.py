@@ -116,15 +116,16 @@ def test_batches_change_nothing_but_the_speed(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "config.yaml").write_text(tiny_cfg("INPUT.MIN_SIZE_TEST", 32, "INPUT.MAX_SIZE_TEST", 64).dump())
     inputs = [tmp_path / "5b.avi", *sorted(tmp_path.glob("*.png"))]
     written, batches = [], []
-    for size in (1, 4):
+    for batch_size in (1, 4):
         model = _Dark()
         monkeypatch.setattr(predict, "load_trained_model", lambda *_, m=model: (m, Categories.numbered(["a"])))
-        options = ["--batch-size", size, "--score-threshold", 0, "--output", tmp_path / f"out{size}"]
+        options = ["--batch-size", batch_size, "--score-threshold", 0, "--output", tmp_path / f"out{batch_size}"]
         arguments = ["--config-file", tmp_path / "config.yaml", *sorted(inputs), *options]
         assert main(["predict", *map(str, arguments)]) == 1
-        files = sorted(x.name for x in (tmp_path / f"out{size}").iterdir())
+        files = sorted(x.name for x in (tmp_path / f"out{batch_size}").iterdir())
         read = [
-            json.loads((tmp_path / f"out{size}" / f"{name}.json").read_text()) for name in ("images", "predictions")
+            json.loads((tmp_path / f"out{batch_size}" / f"{name}.json").read_text())
+            for name in ("images", "predictions")
         ]
         written.append([files, *read])
         batches.append(model.batches)

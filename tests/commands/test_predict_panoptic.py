@@ -19,7 +19,7 @@ from detr_d2.__main__ import main
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.data import register_datasets, resolve_num_classes
 from detr_d2.data.panoptic.file import read_panoptic_file, read_segment_ids
-from detr_d2.engine.class_metadata import class_metadata
+from detr_d2.engine.build import class_metadata
 
 
 @pytest.fixture
@@ -82,8 +82,10 @@ def test_panoptic_maps_are_drawn_and_written(files: PanopticFiles, tmp_path: Pat
     some = 0
     for image_id in (4, 7, 9):
         annotation = written.annotations[image_id]
-        size = written.images[image_id]["height"], written.images[image_id]["width"]
-        ids = read_segment_ids(str(out / "panoptic" / annotation["file_name"]), annotation["segments_info"], size)
+        _, (width, height) = written.images[image_id]
+        ids = read_segment_ids(
+            str(out / "panoptic" / annotation["file_name"]), annotation["segments_info"], (height, width)
+        )
         for segment in annotation["segments_info"]:
             assert (ids == segment["id"]).sum() == segment["area"] > 4
             assert bool(segment["isthing"]) == written.is_thing[segment["category_id"]]

@@ -47,10 +47,14 @@ SIZES = ["--max-iter", "3", "--train-images", "4", "--val-images", "3", "--seed"
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models in place of those of the quickstarts on shapes, and little to measure."""
-    masks = ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
-    masks = (*masks, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8)
-    panoptic = ("MODEL.DETR.PANOPTIC.ENABLED", True, "MODEL.DETR.CLASS_HEAD_FROM", "names")
-    panoptic = (*panoptic, "DATASETS.TRAIN", ("shapes_panoptic_train",), "DATASETS.TEST", ("shapes_panoptic_val",))
+    masks: list[Any] = [
+        *("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+        *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
+    ]
+    panoptic: list[Any] = [
+        *("MODEL.DETR.PANOPTIC.ENABLED", True, "MODEL.DETR.CLASS_HEAD_FROM", "names"),
+        *("DATASETS.TRAIN", ("shapes_panoptic_train",), "DATASETS.TEST", ("shapes_panoptic_val",)),
+    ]
     made = {
         "detr": tiny_cfg(*DETR),
         "faster_rcnn": tiny_faster_rcnn_cfg(*FASTER_RCNN),

@@ -109,6 +109,12 @@ def test_markdown_tells_intervals_and_failures() -> None:
 
 def test_csv_keeps_full_precision_and_leaves_unknown_cells_empty() -> None:
     rows = list(csv.DictReader(io.StringIO(models_csv(example_comparison()))))
+    assert list(rows[0]) == [
+        *("model", "config_file", "weights", "failed", "ap_low", "ap_high"),
+        *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+        *("mask_ap", "mask_ap50", "boundary_ap", "boundary_iou", "pq", "sq", "rq"),
+        *("ar_max", "ap_without_nms", "parameters_m", "gflops", "latency_p50_ms", "peak_memory_mb"),
+    ]
     assert [x["model"] for x in rows] == ["DETR", "Faster R-CNN", "RetinaNet"]
     assert float(rows[0]["ap_low"]) == 61.9
     assert rows[2]["ap"] == rows[2]["gflops"] == ""

@@ -30,7 +30,6 @@ from detr_d2.data import (
     augmentation as resize,
 )
 from detr_d2.engine import Trainer
-from detr_d2.engine.resume.stock_loader import build_stock_loader
 from detr_d2.prediction.predictor import ImagePredictor
 
 # Height and width: even and odd, wide and high, with and without the limit on the long side, narrow, tiny.
@@ -149,7 +148,7 @@ def test_every_resize_follows_the_key(
     (batch,) = Trainer.build_test_loader(cfg, name)
     assert batch[0]["image"].shape == (3, 62, width)
     cfg.SOLVER.IMS_PER_BATCH = 1
-    assert next(iter(build_stock_loader(cfg)))[0]["image"].shape == (3, 62, width)
+    assert next(iter(Trainer.build_train_loader(cfg)))[0]["image"].shape == (3, 62, width)
 
 
 def test_crop_branch_uses_the_rounding_as_well(cfg: Any) -> None:

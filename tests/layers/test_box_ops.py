@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from detr_d2.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou
+from detr_d2.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou, elementwise_iou
 from detr_d2.modeling.transformer.deformable_layers import inverse_sigmoid
 
 
@@ -45,3 +45,10 @@ def test_inverse_sigmoid_inverts_and_stays_finite():
     extreme = inverse_sigmoid(torch.tensor([-0.5, 0.0, 1.0, 1.5], dtype=torch.float64))
     assert extreme.tolist() == pytest.approx([-limit, -limit, limit, limit], abs=1e-4)
     assert inverse_sigmoid(torch.tensor(0.0), eps=1e-3).item() == pytest.approx(-6.9, abs=0.01)
+
+
+def test_iou_by_hand():
+    # 2 x 2 and 2 x 4, sharing 1 x 2: 2 of 10. Apart: 0.
+    a = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
+    b = torch.tensor([[1.0, 0.0, 3.0, 4.0], [5.0, 5.0, 6.0, 6.0]])
+    torch.testing.assert_close(elementwise_iou(a, b), torch.tensor([0.2, 0.0]))

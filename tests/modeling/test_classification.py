@@ -24,12 +24,14 @@ from torchvision.ops import sigmoid_focal_loss
 from detr_d2.modeling import (
     FocalClassification,
     HungarianMatcher,
+    Predictions,
+    Proposals,
     SetCriterion,
     SoftmaxClassification,
+    Step,
     Targets,
     build_classification,
 )
-from detr_d2.modeling.losses import focal_loss
 
 FOCAL = "MODEL.DETR.CRITERION.CLASSIFICATION", "focal"
 
@@ -41,6 +43,13 @@ def focal_predictions(images: int, layers: int = 3) -> tuple[Tensor, Tensor]:
 
 def one_hot(classes: Tensor) -> Tensor:
     return nn.functional.one_hot(classes, NUM_CLASSES + 1)[..., :-1].double()
+
+
+def focal_loss(logits: Tensor, classes: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """(L,) sums."""
+    total, weight = FocalClassification(alpha=alpha, gamma=gamma).loss(logits, classes, torch.ones(4), None)
+    assert weight is None
+    return total
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0), (0.5, 0.0)])
@@ -107,7 +116,7 @@ def test_focal_criterion_equals_the_naive_one(counts: list[int], ce_norm: str):
     logits, boxes = focal_predictions(len(counts))
     targets = random_targets(counts)
     targets.boxes_cxcywh = targets.boxes_cxcywh.double()
-    losses = focal_criterion(ce_norm=ce_norm)(logits, boxes, targets)
+    losses = focal_criterion(ce_norm=ce_norm)(Predictions(logits, boxes), targets)
     expected = {}
     for layer, suffix in enumerate(("_0", "_1", "")):
         naive = naive_focal_loss(logits[layer], boxes[layer], per_image(targets))
@@ -127,8 +136,8 @@ def test_proposals_are_matched_as_objects_of_class_0():
     targets.boxes_cxcywh = targets.boxes_cxcywh.double()
     proposals = focal_predictions(2, layers=1)
     proposals = (proposals[0][0], proposals[1][0])
-    losses = focal_criterion()(logits, boxes, targets, proposals=proposals)
-    plain = focal_criterion()(logits, boxes, targets)
+    losses = focal_criterion()(Predictions(logits, boxes, proposals=Proposals(*proposals)), targets)
+    plain = focal_criterion()(Predictions(logits, boxes), targets)
     assert {name for name in losses if name not in plain} == {"loss_ce_enc", "loss_bbox_enc", "loss_giou_enc"}
     assert all(torch.equal(losses[name], value) for name, value in plain.items())
     labelled = [{"labels": torch.zeros_like(t["labels"]), "boxes": t["boxes"]} for t in per_image(targets)]
@@ -150,9 +159,10 @@ def test_proposals_with_softmax_have_no_class_weights():
         )
         for weights, norm in ((None, "local"), ([3.0, 0.1, 2.0], "local"), ([3.0, 0.1, 2.0], "global"))
     ]
-    values = [c(logits, boxes, targets, proposals=(logits[0], boxes[0]))["loss_ce_enc"] for c in criteria]
+    predictions = Predictions(logits, boxes, proposals=Proposals(logits[0], boxes[0]))
+    values = [criterion(predictions, targets)["loss_ce_enc"] for criterion in criteria]
     assert values[0] == values[1] == values[2]
-    as_objects = criteria[0](logits, boxes, targets.as_objects())["loss_ce"]
+    as_objects = criteria[0](Predictions(logits, boxes), targets.as_objects())["loss_ce"]
     torch.testing.assert_close(values[0], as_objects)
 
 
@@ -161,15 +171,16 @@ def test_micro_batches_of_focal_losses_add_up():
     logits, boxes = focal_predictions(4)
     criterion = focal_criterion()
 
-    def losses(images: slice) -> dict[str, Tensor]:
-        targets = Targets.from_instances([x["instances"] for x in inputs[images]], num_classes=NUM_CLASSES)
-        proposals = logits[0, images], boxes[0, images]
-        return criterion(logits[:, images], boxes[:, images], targets, proposals=proposals)
+    def losses(images: slice, step: Step | None = None) -> dict[str, Tensor]:
+        instances = [x["instances"] for x in inputs[images]]
+        targets = Targets.from_instances(instances, num_classes=NUM_CLASSES, step=step)
+        proposals = Proposals(logits[0, images], boxes[0, images])
+        return criterion(Predictions(logits[:, images], boxes[:, images], proposals=proposals), targets)
 
     whole = losses(slice(None))
     parts = [slice(0, 2), slice(2, 4)]
-    with criterion.accumulated_over([inputs[part] for part in parts]):
-        first, second = (losses(part) for part in parts)
+    step = Step.of([[x["instances"].gt_classes for x in inputs[part]] for part in parts], torch.device("cpu"))
+    first, second = (losses(part, step) for part in parts)
     for name, value in whole.items():
         torch.testing.assert_close(first[name] + second[name], value, msg=name)
 
@@ -228,7 +239,7 @@ def test_detr_trains_with_either(options: tuple[str, ...], rows: int):
     [
         (
             ["MODEL.DETR.CRITERION.CLASSIFICATION", "sigmoid"],
-            "CLASSIFICATION is 'sigmoid', expected 'softmax' or 'focal'",
+            "CLASSIFICATION is 'sigmoid', expected one of focal, softmax",
         ),
         ([*FOCAL, "MODEL.DETR.CLASS_WEIGHTS", [1.0, 2.0, 3.0]], "CLASS_WEIGHTS weighs a softmax"),
     ],

@@ -16,7 +16,7 @@ from tiny_models import NUM_CLASSES, random_input
 from torch import Tensor, nn
 
 from detr_d2.layers import downsample_mask, padding_mask
-from detr_d2.modeling import DETR, DeformableTransformer
+from detr_d2.modeling import DETR, DeformableTransformer, TransformerInputs
 from detr_d2.modeling.transformer.deformable_layers import inverse_sigmoid
 
 T = "MODEL.DETR.TRANSFORMER."
@@ -147,7 +147,8 @@ def test_a_mask_without_padding_is_no_mask():
     maps = [torch.randn(2, 64, n, n, dtype=torch.float64) for n in (8, 4, 2, 1)]
     positions = [torch.randn(1, 64, n, n, dtype=torch.float64) for n in (8, 4, 2, 1)]
     masks = [torch.zeros(2, n, n, dtype=torch.bool) for n in (8, 4, 2, 1)]
-    plain, masked = (model.transformer(maps, m, positions, True, model.head) for m in ([None] * 4, masks))
+    inputs = [TransformerInputs(maps, m, positions, True, model.head) for m in ([None] * 4, masks)]
+    plain, masked = map(model.transformer, inputs)
     torch.testing.assert_close(masked.hidden_states, plain.hidden_states, atol=1e-12, rtol=0)
     torch.testing.assert_close(masked.proposals, plain.proposals, atol=1e-12, rtol=0)
 
@@ -193,7 +194,8 @@ def test_proposals_by_hand():
     maps = [torch.randn(1, 64, *size) for size in sizes]
     masks = [torch.zeros(1, *size, dtype=torch.bool) for size in sizes]
     masks[0][:, 2:] = True
-    boxes = transformer(maps, masks, [torch.zeros(1, 64, *size) for size in sizes], False, model.head).proposals[1][0]
+    positions = [torch.zeros(1, 64, *size) for size in sizes]
+    boxes = transformer(TransformerInputs(maps, masks, positions, False, model.head)).proposals.boxes_cxcywh[0]
     # The box head adds nothing yet: centres of cells in the unpadded image, 5 % wide, doubled by level.
     expected = [[x, y, 0.05, 0.05] for y in (0.25, 0.75) for x in (0.25, 0.75)] + [[1.0] * 4] * 4
     expected += [[0.5, 0.5, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2]]
@@ -204,7 +206,7 @@ def test_queries_are_the_best_proposals_by_the_first_class():
     model = tiny_deformable("two_stage")
     stir(model)
     output = transform(model, model.preprocess_image([random_input(128, 160, 0)]))
-    logits, boxes = (x[0] for x in output.proposals)
+    logits, boxes = (x[0] for x in output.proposals[:2])
     best = logits[:, 0].argsort(descending=True)[:8]
     torch.testing.assert_close(output.reference_logits[0][0], inverse_sigmoid(boxes[best]), atol=1e-4, rtol=1e-4)
     assert not output.reference_logits[0].requires_grad
@@ -314,18 +316,30 @@ def test_nothing_stands_under_two_names():
         (
             "multi_scale",
             ["MODEL.DETR.NUM_FEATURE_LEVELS", 2],
-            "NUM_FEATURE_LEVELS is 2, but .*IN_FEATURES names 3 maps",
+            "num_levels is 2, expected at least one for each of 3 maps",
         ),
-        ("multi_scale", [T + "HIDDEN_DIM", 48], "HIDDEN_DIM is 48, expected a multiple of the 32 groups"),
+        (
+            "multi_scale",
+            [T + "HIDDEN_DIM", 48],
+            "out_channels is 48, .* multiple of the 32 groups .*HIDDEN_DIM",
+        ),
         (
             "single_scale",
             ["MODEL.DETR.NUM_FEATURE_LEVELS", 2, "MODEL.DETR.NECK.NAME", "Projection"],
             "use ChannelMapper",
         ),
-        ("multi_scale", [T + "DEFORMABLE.TWO_STAGE", True], "TWO_STAGE .* needs its BOX_REFINEMENT: True"),
+        (
+            "multi_scale",
+            [T + "DEFORMABLE.TWO_STAGE", True],
+            r"TRANSFORMER: two_stage needs box_refinement: True",
+        ),
         ("refine", ["MODEL.DETR.AUX_LOSS", False], "BOX_REFINEMENT needs MODEL.DETR.AUX_LOSS: True"),
-        ("multi_scale", [T + "ACTIVATION", "swish"], "ACTIVATION is 'swish'"),
-        ("multi_scale", [T + "DEFORMABLE.SAMPLING_BACKEND", "cuda"], "BACKEND is 'cuda', expected one of auto"),
+        ("multi_scale", [T + "ACTIVATION", "swish"], r"MODEL\.DETR\.TRANSFORMER: activation is 'swish'"),
+        (
+            "multi_scale",
+            [T + "DEFORMABLE.SAMPLING_BACKEND", "cuda"],
+            r"TRANSFORMER: The backend .* is 'cuda', expected one of auto",
+        ),
     ],
 )
 def test_wrong_config_values_name_the_key(variant: str, options: list[Any], message: str):
@@ -348,5 +362,5 @@ def test_the_number_of_maps_must_be_that_of_the_levels():
     transformer = DeformableTransformer(num_encoder_layers=1, num_decoder_layers=1, num_levels=3, **arguments)
     maps = [torch.zeros(1, 32, 2, 2)] * 2
     with pytest.raises(ValueError, match=r"has 3 feature levels .* the neck gives 2 maps"):
-        transformer(maps, [None] * 2, maps, True)
+        transformer(TransformerInputs(maps, [None] * 2, maps, True))
     assert isinstance(transformer.query_embed, nn.Embedding)

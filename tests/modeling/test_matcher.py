@@ -114,5 +114,5 @@ def test_an_image_without_objects_may_be_nan():
 
 
 def test_all_weights_zero_is_an_error():
-    with pytest.raises(ValueError, match=r"MODEL\.DETR\.MATCHER"):
+    with pytest.raises(ValueError, match=r"cost_class, cost_l1 and cost_giou are all zero"):
         HungarianMatcher(cost_class=0, cost_l1=0, cost_giou=0)

@@ -175,7 +175,7 @@ def test_freeze_leaves_the_rest_trainable_and_the_frozen_part_alone(names: list[
 
 
 def test_freeze_of_an_unknown_part_lists_the_parts():
-    with pytest.raises(ValueError, match=r"FREEZE names 'bakbone'.*'backbone', 'neck'"):
+    with pytest.raises(ValueError, match=r"FREEZE\) names 'bakbone'.*'backbone', 'neck'"):
         tiny_detr("MODEL.DETR.FREEZE", ["bakbone"])
 
 

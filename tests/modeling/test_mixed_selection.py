@@ -57,7 +57,7 @@ def test_contents_are_given_out_in_the_order_of_the_scores() -> None:
     )
     content, _, references = decoder_inputs(model, [random_input(64, 64, 0)])
     handle.remove()
-    logits, boxes = found[0]
+    logits, boxes = found[0][:2]
     best = logits[0, :, 0].argsort(descending=True)[:8]
     torch.testing.assert_close(references[0], boxes[0, best])
     assert torch.equal(content[0], model.get_parameter(CONTENT))
@@ -81,7 +81,7 @@ def test_content_learns() -> None:
 
 
 def test_needs_two_stages() -> None:
-    with pytest.raises(ValueError, match=r"MIXED_SELECTION .* needs its TWO_STAGE: True"):
+    with pytest.raises(ValueError, match=r"MODEL\.DETR\.TRANSFORMER: mixed_selection needs two_stage: True"):
         tiny_deformable("refine", "MODEL.DETR.TRANSFORMER.DEFORMABLE.MIXED_SELECTION", True)
 
 

@@ -45,9 +45,7 @@ def test_chosen_by_name():
     assert "Projection" in NECK_REGISTRY
 
 
-@pytest.mark.parametrize(
-    ("width", "levels", "message"), [(40, 2, "HIDDEN_DIM is 40"), (64, 1, "NUM_FEATURE_LEVELS is 1")]
-)
+@pytest.mark.parametrize(("width", "levels", "message"), [(40, 2, "out_channels is 40"), (64, 1, "num_levels is 1")])
 def test_mistakes_are_named(width: int, levels: int, message: str):
     with pytest.raises(ValueError, match=message):
         ChannelMapper(in_channels=[8, 16], out_channels=width, num_levels=levels)

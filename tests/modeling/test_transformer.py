@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detr_d2.modeling import DETRTransformer
+from detr_d2.modeling import DETRTransformer, TransformerInputs
 
 C, HEADS, FFN, QUERIES = 32, 4, 48, 6
 
@@ -61,6 +61,7 @@ def reference_forward(
     memory = tokens if ours.encoder.norm is None else ours.encoder.norm(tokens)
     queries = ours.query_embed.weight[:, None].expand(-1, tokens.shape[1], -1)
     x, outputs = torch.zeros_like(queries), []
+    assert ours.decoder.norm is not None
     for source in ours.decoder.layers:
         layer = ReferenceLayer(True, pre_norm).to(tokens)
         layer.load_state_dict(source.state_dict())
@@ -92,7 +93,7 @@ def test_equals_a_transformer_of_torchs_layers(pre_norm: bool, masked: bool):
     mask = torch.zeros(2, 3, 5, dtype=torch.bool) if masked else None
     if mask is not None:
         mask[1, :, 3:] = True
-    out = transformer([feature], [mask], [position], all_layers=True)
+    out = transformer(TransformerInputs([feature], [mask], [position], True))
     hidden_states, memory = reference_forward(transformer, pre_norm, feature, mask, position)
     torch.testing.assert_close(out.hidden_states, hidden_states, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(out.memory, memory, atol=1e-9, rtol=1e-9)
@@ -101,8 +102,8 @@ def test_equals_a_transformer_of_torchs_layers(pre_norm: bool, masked: bool):
 def test_last_layer_alone_is_the_last_of_all():
     transformer = build()
     inputs = ([torch.randn(1, C, 2, 2, dtype=torch.float64)], [None], [torch.zeros(1, C, 2, 2)])
-    every = transformer(*inputs, all_layers=True).hidden_states
-    last = transformer(*inputs, all_layers=False).hidden_states
+    every = transformer(TransformerInputs(*inputs, all_layers=True)).hidden_states
+    last = transformer(TransformerInputs(*inputs, all_layers=False)).hidden_states
     assert every.shape == (3, 1, QUERIES, C)
     torch.testing.assert_close(last, every[-1:])
 
@@ -121,21 +122,33 @@ def test_initialisation():
 def test_dropout_rate_is_used_in_training_only():
     transformer = build(dropout=0.5)
     inputs = ([torch.randn(1, C, 2, 2, dtype=torch.float64)], [None], [torch.zeros(1, C, 2, 2)])
-    assert not torch.equal(transformer(*inputs, all_layers=False).memory, transformer(*inputs, all_layers=False).memory)
+    once, twice = (transformer(TransformerInputs(*inputs, all_layers=False)).memory for _ in range(2))
+    assert not torch.equal(once, twice)
     transformer.eval()
-    once, twice = (transformer(*inputs, all_layers=False).hidden_states for _ in range(2))
+    once, twice = (transformer(TransformerInputs(*inputs, all_layers=False)).hidden_states for _ in range(2))
     torch.testing.assert_close(once, twice)
 
 
 def test_two_maps_are_refused():
     feature = torch.zeros(1, C, 2, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="reads one feature map, got 2"):
-        build()([feature] * 2, [None] * 2, [feature] * 2, all_layers=False)
+        build()(TransformerInputs([feature] * 2, [None] * 2, [feature] * 2, False))
 
 
 def test_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match=r"ACTIVATION is 'swish', expected one of \['gelu', 'relu'\]"):
+    with pytest.raises(ValueError, match=r"^activation is 'swish', expected one of \['gelu', 'prelu',"):
         build(activation="swish")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("silu", -0.2689414), ("prelu", -0.25), ("gelu", -0.1586553), ("relu", 0)]
+)
+def test_activations_by_hand(name: str, expected: float):
+    transformer = build(activation=name)
+    layers = [*transformer.encoder.layers, *transformer.decoder.layers]
+    minus_one = torch.tensor(-1.0, dtype=torch.float64)
+    assert all(layer.activation(minus_one).item() == pytest.approx(expected, abs=1e-6) for layer in layers)
+    assert len({id(x) for layer in layers for x in layer.activation.parameters()}) == 5 * (name == "prelu")
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
@@ -144,13 +157,13 @@ def test_checkpointing_changes_nothing(pre_norm: bool):
     feature, position = torch.randn(2, C, 3, 5, dtype=torch.float64), torch.randn(1, C, 3, 5, dtype=torch.float64)
     gradients, calls = [], []
     for checkpoint in (False, True):
-        transformer = build(pre_norm, dropout=0.3, checkpoint=checkpoint)
+        transformer = build(pre_norm, dropout=0.3, recompute=checkpoint)
         transformer.load_state_dict(plain.state_dict())
         count: list[int] = []
         for layer in [*transformer.encoder.layers, *transformer.decoder.layers]:
             layer.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         torch.manual_seed(5)
-        transformer([feature], [None], [position], all_layers=True).hidden_states.square().sum().backward()
+        transformer(TransformerInputs([feature], [None], [position], True)).hidden_states.square().sum().backward()
         gradients.append([p.grad for p in transformer.parameters()])
         calls.append(len(count))
     assert calls == [5, 10]

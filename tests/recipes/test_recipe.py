@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 
 from detr_d2.engine import Trainer
 from detr_d2.model_zoo import get_config
-from detr_d2.modeling import SetCriterion
+from detr_d2.modeling import Predictions, SetCriterion
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_auxiliary_layers_weigh_as_much_as_the_last(cfg: CfgNode):
     criterion = SetCriterion(cfg)
     logits, boxes = torch.randn(1, 2, 100, 92), torch.rand(1, 2, 100, 4) * 0.5 + 0.2
     targets = random_targets([3, 5])
-    losses = criterion(logits.expand(6, -1, -1, -1), boxes.expand(6, -1, -1, -1), targets)
+    losses = criterion(Predictions(logits.expand(6, -1, -1, -1), boxes.expand(6, -1, -1, -1)), targets)
     suffixes = ["", "_0", "_1", "_2", "_3", "_4"]
     assert set(losses) == {f"loss_{kind}{suffix}" for kind in ("ce", "bbox", "giou") for suffix in suffixes}
     unweighted = cfg.clone()

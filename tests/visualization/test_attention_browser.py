@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from headless_chromium import headless_chromium
 
-from detr_d2.visualization.attention_page import LookGroup, save_attention_page
+from detr_d2.visualization.attention_page import save_attention_page
 from detr_d2.visualization.looks import Frame, Look
 
 _LONG = "a_name_without_any_space_that_is_far_wider_than_the_screen_of_a_phone_" * 2
@@ -47,7 +47,7 @@ def page(browser: Any, tmp_path: Path) -> Any:
         Look(_LONG, box_xyxy=(0.0, 0.0, 80.0, 60.0), samples=samples),
     ]
     points = [Look(f"point {x}, 10", point=(float(x), 10.0), heat=low) for x in (10, 40, 70)]
-    groups = [LookGroup("Decoder: detections", detections), LookGroup("Encoder: points", points)]
+    groups = {"Decoder: detections": detections, "Encoder: points": points}
     image = np.full((60, 80, 3), 90, dtype=np.uint8)
     save_attention_page(tmp_path / "page.html", image, frame, groups, name=_LONG, model="detr", notes=[_LONG])
     browser.get_log("browser")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detr_d2.visualization.attention_page import LookGroup, save_attention_page
+from detr_d2.visualization.attention_page import save_attention_page
 from detr_d2.visualization.looks import Frame, Look
 
 FRAME = Frame(width=40, height=20, covered_width=48.0, covered_height=20.0, map_sizes=((2, 3),))
@@ -50,7 +50,7 @@ class Elements(HTMLParser):
 
 def make_page(folder: Path, **options: Any) -> str:
     image = np.zeros((20, 40, 3), dtype=np.uint8)
-    groups = [LookGroup("Decoder: detections", LOOKS), LookGroup("Encoder: points", POINTS)]
+    groups = {"Decoder: detections": LOOKS, "Encoder: points": POINTS}
     path = folder / "page.html"
     save_attention_page(
         path, image, FRAME, groups, **{"name": f"{NASTY}.png", "model": NASTY, "notes": [NASTY], **options}

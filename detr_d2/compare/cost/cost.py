@@ -121,7 +121,7 @@ def measure_costs(
             peak_memory_mb=memory,
             repeat=settings.repeat,
             device=torch.device(configs[label].MODEL.DEVICE).type,
-            resnet=resnet_path(model),
+            backbone_path=resnet_path(model),
         )
     return Costs(costs, notes, latency_differences({label: x.seconds for label, x in latency.items()}))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 from ..records import Comparison, ModelComparison
 from .cells import Cell, Table, by_model, dash, decimal, failure, model_cell, number, word
@@ -17,19 +17,16 @@ def nms_table(comparison: Comparison) -> Table:
     points = {model.label: {p.nms_threshold: p for p in last_layer(model)} for model in comparison.models}
     thresholds = list(dict.fromkeys(t for at in points.values() for t in at if t is not None))
 
-    def cell(threshold: float | None) -> Callable[[ModelComparison], Cell]:
-        def of(model: ModelComparison) -> Cell:
-            point = points[model.label].get(threshold)
-            if point is None:
-                return dash("this NMS was not tried")
-            if model.shipped is not None and not model.shipped.nms_switched_off:
-                return dash(f"the NMS of {model.label}, if it has one, cannot be switched off")
-            detail = f"{decimal(point.kept_per_image)} per image{', as shipped' if point.shipped else ''}"
-            return number(point.ap, detail=detail, reason="no object to find")
+    def cell(threshold: float | None, model: ModelComparison) -> Cell:
+        point = points[model.label].get(threshold)
+        if point is None:
+            return dash("this NMS was not tried")
+        if model.shipped is not None and not model.shipped.nms_switched_off:
+            return dash(f"the NMS of {model.label}, if it has one, cannot be switched off")
+        detail = f"{decimal(point.kept_per_image)} per image{', as shipped' if point.shipped else ''}"
+        return number(point.ap, detail=detail, reason="no object to find")
 
-        return of
-
-    rows = [(nms_name(t), cell(t)) for t in [*sorted(thresholds), None]]
+    rows = [(nms_name(t), partial(cell, t)) for t in [*sorted(thresholds), None]]
     caption = "AP, and below it the detections that NMS leaves"
     return by_model("nms-table", caption, comparison.models, rows, first="NMS")
 
@@ -101,29 +98,23 @@ def duplicates_table(comparison: Comparison) -> Table:
 def counting_table(comparison: Comparison) -> Table:
     """Counting error, all images and by the number of objects."""
 
-    def of(get: Callable[[ModelComparison], float], digits: int, unit: str = "") -> Callable[[ModelComparison], Cell]:
-        return lambda model: dash("not measured") if model.counting is None else number(get(model), digits, unit)
+    def figure(key: str, digits: int, unit: str, model: ModelComparison) -> Cell:
+        return number(getattr(model.counting, key, None), digits, unit)
 
-    def group(low: int, high: int) -> Callable[[ModelComparison], Cell]:
-        def cell(model: ModelComparison) -> Cell:
-            groups = model.counting.groups if model.counting else []
-            found = next((g for g in groups if (g.low, g.high) == (low, high)), None)
-            if found is None:
-                return dash("not measured")
-            detail = f"{decimal(found.predicted_mean)} found, {decimal(found.true_mean)} there"
-            return number(found.mean_absolute_error, 2, detail=detail, reason="no such image")
+    def group(name: tuple[int, int], model: ModelComparison) -> Cell:
+        groups = model.counting.groups if model.counting else []
+        found = next((g for g in groups if (g.low, g.high) == name), None)
+        if found is None:
+            return dash("not measured")
+        detail = f"{decimal(found.predicted_mean)} found, {decimal(found.true_mean)} there"
+        return number(found.mean_absolute_error, 2, detail=detail, reason="no such image")
 
-        return cell
-
-    names = [(g.low, g.high) for m in comparison.models if m.counting for g in m.counting.groups]
+    names = dict.fromkeys((g.low, g.high) for m in comparison.models if m.counting for g in m.counting.groups)
     rows = [
-        ("Mean error (detections − objects)", of(lambda m: m.counting.mean_error if m.counting else math.nan, 2)),
-        ("Mean size of the error", of(lambda m: m.counting.mean_absolute_error if m.counting else math.nan, 2)),
-        ("Images with the right number", of(lambda m: m.counting.exact_share if m.counting else math.nan, 1, "%")),
-        *(
-            (f"Size of the error, images with {range_name(*name)} objects", group(*name))
-            for name in dict.fromkeys(names)
-        ),
+        ("Mean error (detections − objects)", partial(figure, "mean_error", 2, "")),
+        ("Mean size of the error", partial(figure, "mean_absolute_error", 2, "")),
+        ("Images with the right number", partial(figure, "exact_share", 1, "%")),
+        *((f"Size of the error, images with {range_name(*name)} objects", partial(group, name)) for name in names),
     ]
     return by_model("counting-table", "Counting error", comparison.models, rows, first="Measure")
 
@@ -132,44 +123,39 @@ def errors_table(comparison: Comparison) -> Table:
     """Kinds of error."""
     kinds = dict.fromkeys(e.kind for model in comparison.models for e in model.errors)
 
-    def cell(kind: str) -> Callable[[ModelComparison], Cell]:
-        def of(model: ModelComparison) -> Cell:
-            found = next((e for e in model.errors if e.kind == kind), None)
-            if found is None:
-                return dash("not measured")
-            return number(found.delta_ap50, detail=f"{found.count:,} {'error' if found.count == 1 else 'errors'}")
+    def cell(kind: str, model: ModelComparison) -> Cell:
+        found = next((e for e in model.errors if e.kind == kind), None)
+        if found is None:
+            return dash("not measured")
+        return number(found.delta_ap50, detail=f"{found.count:,} {'error' if found.count == 1 else 'errors'}")
 
-        return of
-
-    rows = [(kind, cell(kind)) for kind in kinds]
+    rows = [(kind, partial(cell, kind)) for kind in kinds]
     return by_model("errors-table", "AP50 gained without this kind of error", comparison.models, rows, first="Kind")
 
 
 def queries_table(comparison: Comparison) -> Table:
     """Objects against queries, models with queries only."""
     models = [model for model in comparison.models if model.query_limit is not None]
-    rows: list[tuple[str, Callable[[ModelComparison], Cell]]] = []
-    for name, key in (
-        ("Queries", "num_queries"),
-        ("Most objects of an image", "max_objects"),
-        ("Images with more objects than queries", "images_over"),
-        ("Objects that cannot be found", "objects_over"),
-    ):
-        rows.append((name, lambda model, key=key: number(getattr(model.query_limit, key), 0)))  # type: ignore[misc]
 
-    def group(low: int, high: int) -> Callable[[ModelComparison], Cell]:
-        def cell(model: ModelComparison) -> Cell:
-            groups = model.query_limit.groups if model.query_limit else []
-            found = next((g for g in groups if (g.low, g.high) == (low, high)), None)
-            if found is None or not found.num_objects:
-                return dash("no such image")
-            share = 100 * found.missed / found.num_objects
-            return number(share, 1, "%", detail=f"{found.missed:,} of {found.num_objects:,}")
+    def figure(key: str, model: ModelComparison) -> Cell:
+        return number(getattr(model.query_limit, key), 0)
 
-        return cell
+    def group(name: tuple[int, int], model: ModelComparison) -> Cell:
+        groups = model.query_limit.groups if model.query_limit else []
+        found = next((g for g in groups if (g.low, g.high) == name), None)
+        if found is None or not found.num_objects:
+            return dash("no such image")
+        share = 100 * found.missed / found.num_objects
+        return number(share, 1, "%", detail=f"{found.missed:,} of {found.num_objects:,}")
 
     names = dict.fromkeys((g.low, g.high) for m in models if m.query_limit for g in m.query_limit.groups)
-    rows += [(f"Missed in images with {range_name(*name)} objects", group(*name)) for name in names]
+    rows = [
+        ("Queries", partial(figure, "num_queries")),
+        ("Most objects of an image", partial(figure, "max_objects")),
+        ("Images with more objects than queries", partial(figure, "images_over")),
+        ("Objects that cannot be found", partial(figure, "objects_over")),
+        *((f"Missed in images with {range_name(*name)} objects", partial(group, name)) for name in names),
+    ]
     return by_model("queries-table", "Number of objects against number of queries", models, rows, first="Measure")
 
 
@@ -210,12 +196,9 @@ def panoptic_table(comparison: Comparison) -> Table:
 
 
 def _part_table(comparison: Comparison, part: str, caption: str) -> Table:
-    def of(measure: Measure) -> Callable[[ModelComparison], Cell]:
-        def cell(model: ModelComparison) -> Cell:
-            found = f"of {model.masks.matched:,} objects" if measure.key == "boundary_iou" and model.masks else ""
-            return number(measure.value(model), measure.digits, reason=measure.missing_in(model), detail=found)
+    def cell(measure: Measure, model: ModelComparison) -> Cell:
+        found = f"of {model.masks.matched:,} objects" if measure.key == "boundary_iou" and model.masks else ""
+        return number(measure.value(model), measure.digits, reason=measure.missing_in(model), detail=found)
 
-        return cell
-
-    rows = [(x.name, of(x)) for x in measures_of(comparison) if x.part == part]
+    rows = [(x.name, partial(cell, x)) for x in measures_of(comparison) if x.part == part]
     return by_model(f"{part}-table", caption, comparison.models, rows, first="Measure")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from ...class_names import match_classes, require_same_classes
@@ -33,7 +33,7 @@ from ..registration import (
 from .annotations import DatasetReport, check_annotations
 from .images import TRAINING_SECONDS, check_images
 from .likely_mistakes import warn_of_shared_images
-from .records import check_records
+from .records import forget_records, image_ids, read_objects, registered_records
 
 _SAMPLE = 16  # panoptic PNGs read per dataset
 
@@ -54,7 +54,10 @@ def check_datasets(cfg: CfgNode) -> list[DatasetReport]:
         ValueError: on the first dataset that cannot be used; names file, annotation, value and what to do.
         OSError: if files cannot be accessed; on other processes than the main one this is a ValueError as well.
     """
-    return _on_machines(cfg, _check_all)
+    try:
+        return _on_machines(cfg, _check_all)
+    finally:
+        forget_records()
 
 
 def check_test_images(cfg: CfgNode) -> None:
@@ -161,7 +164,7 @@ def check_panoptic_pngs(name: str, *, seconds: float | None = None) -> None:
         ValueError: if one is missing, broken or of another size than its image; or one of the sample has ids that
             `segments_info` does not list.
     """
-    records = [record for record in DatasetCatalog.get(name) if "pan_seg_file_name" in record]
+    records = [record for record in registered_records(name) or [] if "pan_seg_file_name" in record]
     check_images(
         name,
         [record["pan_seg_file_name"] for record in records],
@@ -199,7 +202,17 @@ def check_evaluation_sets(cfg: CfgNode, *, trained_on: Sequence[str] = ()) -> No
     for name in cfg.DATASETS.TEST:
         boxes = MetadataCatalog.get(name).get("evaluator_type", "coco") in ("coco", "coco_panoptic_seg")
         if boxes and not is_coco_file(name):
-            check_records(name)
+            _check_records(name)
+
+
+def _check_records(name: str) -> None:
+    """Raises ValueError if evaluation could not use the records of a registered dataset, before anything is run."""
+    records = registered_records(name)
+    if records is not None:
+        num_classes = len(MetadataCatalog.get(name).get("thing_classes") or ())
+        image_ids(name, records)
+        for record in records:
+            read_objects(name, record, num_classes)
 
 
 def check_order_of_classes(cfg: CfgNode) -> None:

@@ -10,11 +10,11 @@ import copy
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
@@ -258,15 +258,26 @@ def in_order_of_files(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     return sorted(records, key=lambda record: str(record.get("file_name", "")))
 
 
+@lru_cache(maxsize=8)
+def _loaded(name: str, _loader: int) -> Any:  # of another loader, other records
+    return DatasetCatalog.get(name)
+
+
+forget_records = _loaded.cache_clear
+"""Frees what `registered_records` has kept."""
+
+
 def registered_records(name: str) -> list[dict[str, Any]] | None:
     """What the function of a registered dataset returns; None for a dataset of torch, which is not looked through.
+
+    It is called once until `forget_records`; the records are not to be changed.
 
     Raises:
         ValueError: it is something that detectron2 cannot train on, such as a generator; or a file or a package that
             the function needs is missing.
     """
     try:
-        records: Any = DatasetCatalog.get(name)
+        records: Any = _loaded(name, id(DatasetCatalog[name]))
     except ImportError as error:
         cure = f"pip install {error.name}" if error.name else "install what it needs"
         raise ValueError(f"dataset {name} cannot be loaded ({error}): {cure}") from error
@@ -285,13 +296,3 @@ def registered_records(name: str) -> list[dict[str, Any]] | None:
             "dicts, one of each image: return list(...) of them"
         )
     return None
-
-
-def check_records(name: str) -> None:
-    """Raises ValueError if evaluation could not use the records of a registered dataset, before anything is run."""
-    records = registered_records(name)
-    if records is not None:
-        num_classes = len(MetadataCatalog.get(name).get("thing_classes") or ())
-        image_ids(name, records)
-        for record in records:
-            read_objects(name, record, num_classes)

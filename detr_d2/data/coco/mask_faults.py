@@ -87,9 +87,13 @@ def _numbers(value: Any) -> list[list[float]] | None:
     if not isinstance(value, list) or not all(isinstance(ring, list) for ring in value):
         return None
     try:
-        return [[number(x, least=-1e300, most=1e300) for x in ring] for ring in value]
-    except Refused:
+        return [list(map(float if set(map(type, ring)) <= {int, float} else _far_number, ring)) for ring in value]
+    except (Refused, OverflowError):
         return None
+
+
+def _far_number(value: Any) -> float:
+    return number(value, least=-1e300, most=1e300)
 
 
 def mask_fault(segmentation: Any, width: int, height: int) -> str:

@@ -265,9 +265,8 @@ def _draw_background(config: ShapesConfig, rng: np.random.Generator) -> tuple[np
     coarse = rng.uniform(0, 70, (4, 4, 3)).astype(np.uint8)
     size = (config.width, config.height)
     canvas = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
-    stuff = None
-    if config.panoptic:
-        stuff = _stuff_regions(config, rng)
+    stuff = _stuff_regions(config, rng) if config.panoptic else None
+    if stuff is not None:
         canvas = _STUFF_COLOURS[stuff] + 0.4 * canvas
     canvas += _smooth_field(rng, config, cell=6)[..., None] * 80.0 * config.texture
     return canvas, stuff

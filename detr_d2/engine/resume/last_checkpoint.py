@@ -1,13 +1,12 @@
 """Which checkpoint a run continues from: the last one that can be read, the same in all processes.
 
 A checkpoint that cannot be read, after a power failure for instance, is set aside under another name, and the one
-before it is taken. The main process decides for all. What a run has noted after that checkpoint is dropped with it.
+before it is taken. The main process decides for all.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -23,7 +22,7 @@ from detectron2.utils import comm
 from ...checkpoint import Checkpointer
 from ...checkpoint.reading.open import read_model_file
 from ...checkpoint.reading.torch_file import has_no_check_sums
-from ...files import set_aside, shorten
+from ...files import set_aside
 from ..main_process import in_main_process
 
 logger = logging.getLogger(__name__)
@@ -191,31 +190,3 @@ def _go_back(checkpointer: Checkpointer, path: Path, tagged: str | None, unreada
     else:
         why = "There was no last_checkpoint"
     logger.warning(f"{why}; this run continues from {path.name}, the checkpoint before.")
-
-
-def forget_metrics(folder: str, iteration: int) -> None:
-    """Removes the lines at the end of metrics.json that a run wrote at or after an iteration, and half a line.
-
-    In place, as the file is open for what the run writes next.
-
-    Args:
-        folder: of the run.
-        iteration: that comes next.
-    """
-    path = os.path.join(folder, "metrics.json")
-    if not comm.is_main_process() or not os.path.isfile(path):
-        return
-    with open(path, "rb") as file:
-        lines = file.readlines()
-    end = len(lines)
-    while end and not _is_before(lines[end - 1], iteration):
-        end -= 1
-    if end < len(lines):
-        shorten(path, sum(map(len, lines[:end])))
-
-
-def _is_before(line: bytes, iteration: int) -> bool:
-    try:
-        return line.endswith(b"\n") and json.loads(line)["iteration"] < iteration
-    except (ValueError, KeyError, TypeError):
-        return False

@@ -1,10 +1,12 @@
-"""metrics.json, whose lines are whole."""
+"""metrics.json: its lines are whole, and those that a resumed run writes again are dropped."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 
+from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter
 
 from ...files import WriteError, shorten
@@ -38,3 +40,31 @@ def with_whole_lines(writers: Sequence[EventWriter], folder: str) -> list[EventW
     for writer in theirs:
         writer.close()
     return [MetricsFile(os.path.join(folder, "metrics.json")) if x in theirs else x for x in writers]
+
+
+def forget_metrics(folder: str, iteration: int) -> None:
+    """Removes the lines at the end of metrics.json that a run wrote at or after an iteration, and half a line.
+
+    In place, as the file is open for what the run writes next.
+
+    Args:
+        folder: of the run.
+        iteration: that comes next.
+    """
+    path = os.path.join(folder, "metrics.json")
+    if not comm.is_main_process() or not os.path.isfile(path):
+        return
+    with open(path, "rb") as file:
+        lines = file.readlines()
+    end = len(lines)
+    while end and not _is_before(lines[end - 1], iteration):
+        end -= 1
+    if end < len(lines):
+        shorten(path, sum(map(len, lines[:end])))
+
+
+def _is_before(line: bytes, iteration: int) -> bool:
+    try:
+        return line.endswith(b"\n") and json.loads(line)["iteration"] < iteration
+    except (ValueError, KeyError, TypeError):
+        return False

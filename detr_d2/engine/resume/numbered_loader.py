@@ -8,26 +8,34 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ...data import build_detr_train_loader
+from ...data import build_detr_train_loader, build_stock_mapper, uses_detr_augmentation
 
 
 class NumberedLoader:
     """An endless iterable of micro-batches whose images depend on the seed and on how many went before, only.
 
+    They have DETR's augmentation where `INPUT.DETR_AUGMENTATION` asks for it, else detectron2's. Nothing is read before
+    the loader is iterated.
+
     Args:
         cfg: of the run.
         seed: the same in all processes.
+
+    Raises:
+        ValueError: for an unknown `INPUT.DETR_AUGMENTATION`.
     """
 
     def __init__(self, cfg: CfgNode, seed: int) -> None:
         self.cfg, self.seed = cfg, seed
-        self.images_per_batch = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        self.mapper = None if uses_detr_augmentation(cfg) else build_stock_mapper(cfg, True)
+        self.images_per_step = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size() * cfg.SOLVER.ACCUM_STEPS
         self._images = 0
-        self._loader = build_detr_train_loader(cfg, seed=seed)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        """Starts the workers at once."""
-        return self._count(iter(self._loader))
+        """Starts the workers at once, behind the images that were consumed."""
+        steps = self._images // self.images_per_step
+        loader = build_detr_train_loader(self.cfg, mapper=self.mapper, start_iteration=steps, seed=self.seed)
+        return self._count(iter(loader))
 
     def _count(self, batches: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
         for batch in batches:
@@ -40,8 +48,6 @@ class NumberedLoader:
 
     def seek(self, state: dict[str, Any]) -> bool:
         """Continues behind the consumed images when iterated next; returns whether that falls between two steps."""
-        images_per_step = self.images_per_batch * self.cfg.SOLVER.ACCUM_STEPS
-        steps, rest = divmod(state["images"], images_per_step)
-        self._images = steps * images_per_step
-        self._loader = build_detr_train_loader(self.cfg, start_iteration=steps, seed=self.seed)
+        rest = state["images"] % self.images_per_step
+        self._images = state["images"] - rest
         return rest == 0

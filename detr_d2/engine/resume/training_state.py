@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import logging
+import random
+import struct
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-
-from .random_state import bytes_to_tensor, get_random_state, set_random_state, tensor_to_bytes
 
 logger = logging.getLogger(__name__)
 
 Groups = list[dict[str, Any]]
 
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")  # flags of PyTorch's optimizers
+
+_MERSENNE_WORDS = 624  # words of 32 bits, in python's and in numpy's generator
+_HEADER = struct.Struct("<I?d I?d")  # python: position, has gauss, gauss; numpy: position, has gauss, gauss
+
+
+def get_random_state() -> bytes:
+    """Captures the generators of `random`, `numpy.random` and torch's on the CPU: small, and only data."""
+    _, (*python_words, python_position), gauss = random.getstate()
+    _, numpy_words, numpy_position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    header = _HEADER.pack(python_position, gauss is not None, gauss or 0.0, numpy_position, bool(has_gauss), cached)
+    words = np.asarray(python_words, dtype=np.uint32).tobytes() + np.asarray(numpy_words, dtype=np.uint32).tobytes()
+    return header + words + torch.get_rng_state().numpy().tobytes()
+
+
+def set_random_state(state: bytes) -> None:
+    """Restores what `get_random_state` captured."""
+    python_position, has_python_gauss, python_gauss, numpy_position, has_gauss, cached = _HEADER.unpack_from(state)
+    words = np.frombuffer(state, dtype=np.uint32, count=2 * _MERSENNE_WORDS, offset=_HEADER.size)
+    python_words, numpy_words = words[:_MERSENNE_WORDS], words[_MERSENNE_WORDS:]
+    random.setstate((3, (*python_words.tolist(), python_position), python_gauss if has_python_gauss else None))
+    np.random.set_state(("MT19937", numpy_words, numpy_position, int(has_gauss), cached))  # noqa: NPY002
+    torch.set_rng_state(bytes_to_tensor(state[_HEADER.size + words.nbytes :]))
+
+
+def bytes_to_tensor(data: bytes) -> Tensor:
+    """(N,) uint8: how bytes are kept in a checkpoint."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def tensor_to_bytes(data: Tensor) -> bytes:
+    """Inverse of `bytes_to_tensor`."""
+    return data.numpy().tobytes()
 
 
 def collect_process_states(before_loader: bytes, data_loader: Any) -> list[dict[str, Any]]:
@@ -141,16 +175,7 @@ def _place_steps(optimizer: Optimizer, group: dict[str, Any]) -> None:
 
 
 def log_resume(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> None:
-    """Says what has changed; for the arguments see `describe_changes`."""
-    changes = describe_changes(saved, cfg, iteration, optimizer)
-    if changes:
-        logger.info(changes)
-    if iteration >= cfg.SOLVER.MAX_ITER:
-        logger.info(f"Nothing is left to train: iteration {iteration} of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}.")
-
-
-def describe_changes(saved: dict[str, str] | None, cfg: CfgNode, iteration: int, optimizer: Optimizer) -> str | None:
-    """One line on the settings of the solver that differ from the checkpoint's; None if none does.
+    """Says in one line which settings of the solver differ from the checkpoint's, in another if nothing is left to do.
 
     Args:
         saved: `solver_settings` in the checkpoint; None in one that detectron2 has written.
@@ -158,12 +183,13 @@ def describe_changes(saved: dict[str, str] | None, cfg: CfgNode, iteration: int,
         iteration: that comes next.
         optimizer: with the learning rate of that iteration.
     """
-    lr = max(group["lr"] for group in optimizer.param_groups)
-    wins = f"the config wins from iteration {iteration} on (learning rate {lr:g})"
-    if saved is None:
-        return f"The checkpoint does not tell its learning rate and schedule: {wins}."
     now = solver_settings(cfg)
     changes = [
-        f"{key} is {now[key]}, {saved[key]} in the checkpoint" for key in now if key in saved and saved[key] != now[key]
+        f"{key} is {now[key]}, {x} in the checkpoint" for key, x in (saved or {}).items() if now.get(key, x) != x
     ]
-    return f"{'; '.join(changes)}: {wins}." if changes else None
+    what = "; ".join(changes) if saved is not None else "The checkpoint does not tell its learning rate and schedule"
+    if what:
+        lr = max(group["lr"] for group in optimizer.param_groups)
+        logger.info(f"{what}: the config wins from iteration {iteration} on (learning rate {lr:g}).")
+    if iteration >= cfg.SOLVER.MAX_ITER:
+        logger.info(f"Nothing is left to train: iteration {iteration} of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}.")

@@ -10,6 +10,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.optim import Optimizer
 
+from ...config import get_cfg
 from ...data import DatasetReport
 from ...recipes.recipe import compare, differing_settings, paper_of
 from ...solver import BACKBONE_PREFIX
@@ -126,6 +127,11 @@ def _suspicious_recipe(cfg: CfgNode) -> dict[str, str]:
         found["SOLVER.BASE_LR"] = (
             f"SOLVER.BASE_LR {lr:g} is large: DETR is trained with 1e-4, and rarely learns above {limit:g}."
         )
+    transformer = cfg.MODEL.DETR.TRANSFORMER
+    unread = {"DETRTransformer": "DEFORMABLE", "DeformableTransformer": "DETR"}.get(transformer.NAME, "")
+    if unread and transformer[unread] != get_cfg().MODEL.DETR.TRANSFORMER[unread]:
+        key = f"MODEL.DETR.TRANSFORMER.{unread}"
+        found[key] = f"{key} has values of its own, which {transformer.NAME} does not read."
     if not (clip.ENABLED and clip.FULL_MODEL):
         found["SOLVER.CLIP_GRADIENTS"] = (
             "SOLVER.CLIP_GRADIENTS has no FULL_MODEL: DETR's recipe clips all gradients together to a norm of 0.1."

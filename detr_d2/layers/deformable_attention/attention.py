@@ -24,9 +24,11 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import init
 
+from ..box_ops import at_least_float32
 from ..fast.calls import is_captured
 from .gather import gather_attention
 from .sampling import grid_sample_attention
@@ -35,6 +37,8 @@ SpatialShapes: TypeAlias = Sequence[tuple[int, int]]
 """(H, W) of each level."""
 
 DEFORMABLE_BACKENDS = ("auto", "torch", "grid_sample", "triton", "export")
+
+OUTSIDE = -1.0  # a location beyond every map, where nothing is read
 
 _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -127,21 +131,27 @@ def _why_no_triton(value: Tensor) -> str:
     return "" if importlib.util.find_spec("triton") else "triton is not installed (pip install triton)"
 
 
-def _level_sizes(like: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
-    """(L, 2), width and height of each level, of the type and on the device of a tensor.
+def level_table(spatial_shapes: SpatialShapes, device: torch.device) -> Tensor:
+    """(L, 3) int32: width, height and first cell of each level, written by the device itself: nothing is copied to it.
 
-    On GPUs they are kept: every layer needs them, and copying them there anew would wait for the device each time.
+    On GPUs it is kept, as every layer needs it.
     """
-    sizes = tuple((width, height) for height, width in spatial_shapes)
-    if like.is_cuda and type(like) is Tensor and not is_captured():
-        return _kept_sizes(sizes, like.dtype, like.device)
-    return like.new_tensor(sizes)
+    sizes = tuple((int(width), int(height)) for height, width in spatial_shapes)
+    is_plain = device.type == "cuda" and not is_captured() and torch._C._len_torch_dispatch_stack() == 0
+    return (_kept_table if is_plain else _table)(sizes, device)
 
 
-@lru_cache(maxsize=64)
-def _kept_sizes(sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _table(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    numbers, first = [], 0
+    for width, height in sizes:
+        numbers += [width, height, first]
+        first += width * height
     with torch.inference_mode(False):  # an inference tensor could not take part in a later training step
-        return torch.tensor(sizes, dtype=dtype, device=device)
+        filled = [torch.full((1,), x, dtype=torch.int32, device=device) for x in numbers]
+        return torch.cat(filled).view(-1, 3)
+
+
+_kept_table = lru_cache(maxsize=256)(_table)
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -151,15 +161,15 @@ class MultiScaleDeformableAttention(nn.Module):
         embed_dim: C, width of queries, values and output; a multiple of `num_heads`.
         num_heads: M.
         num_levels: L.
-        num_points: P, sampling points for each head and level.
+        num_points: P, sampling points for each head and level; or one number for each level.
         backend: of `deformable_attention`.
 
     Raises:
-        ValueError: a width that the heads do not divide, or an unknown backend.
+        ValueError: a width that the heads do not divide, no number of points for a level, or an unknown backend.
     """
 
     def __init__(
-        self, *, embed_dim: int, num_heads: int, num_levels: int, num_points: int, backend: str = "auto"
+        self, *, embed_dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int], backend: str = "auto"
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
@@ -170,9 +180,11 @@ class MultiScaleDeformableAttention(nn.Module):
             )
         self.num_heads = num_heads
         self.num_levels = num_levels
-        self.num_points = num_points
+        self.num_points = (num_points,) * num_levels if isinstance(num_points, int) else tuple(num_points)
+        if len(self.num_points) != num_levels or min(self.num_points) < 1:
+            raise ValueError(f"num_points is {num_points}, expected one positive number, or {num_levels}.")
         self.backend = backend
-        points = num_heads * num_levels * num_points
+        points = num_heads * sum(self.num_points)
         self.sampling_offsets = nn.Linear(embed_dim, 2 * points)
         self.attention_weights = nn.Linear(embed_dim, points)
         self.value_proj = nn.Linear(embed_dim, embed_dim)
@@ -192,8 +204,8 @@ class MultiScaleDeformableAttention(nn.Module):
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)  # (M, 2)
         directions = directions / directions.abs().amax(-1, keepdim=True)  # onto a square: whole cells
-        steps = torch.arange(1, self.num_points + 1)
-        offsets = (directions[:, None, None] * steps[:, None]).expand(-1, self.num_levels, -1, -1)  # (M, L, P, 2)
+        steps = torch.cat([torch.arange(1, points + 1) for points in self.num_points])
+        offsets = directions[:, None] * steps[:, None]  # (M, sum of P, 2)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.flatten())
         for layer in (self.value_proj, self.output_proj):
@@ -235,37 +247,50 @@ class MultiScaleDeformableAttention(nn.Module):
         output = deformable_attention(
             value.unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
-            self._locations(query, reference_points, spatial_shapes),
-            self._weights(query),
+            self.locations(query, reference_points, spatial_shapes),
+            self.weights(query),
             backend=self.backend,
         )
         return self.output_proj(output)
 
-    def _weights(self, query: Tensor) -> Tensor:
+    def weights(self, query: Tensor) -> Tensor:
         """(B, Q, M, L, P), softmax over the points of all levels."""
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        return weights.unflatten(-1, (self.num_levels, self.num_points))
+        return self._by_level(weights[..., None], 0.0)[..., 0]
 
-    def _locations(self, query: Tensor, reference_points: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
+    def locations(self, query: Tensor, reference_points: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
         """(B, Q, M, L, P, 2), at least float32."""
-        offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1))  # (B, Q, M, L P 2)
-        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+        offsets = at_least_float32(
+            self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1))
+        )  # (B, Q, M, 2 points)
         reference = reference_points.to(offsets.dtype)
         if reference.shape[-1] == 2:
-            shift = offsets / self._by_point(_level_sizes(offsets, spatial_shapes))
+            shift = offsets / self._by_point(level_table(spatial_shapes, offsets.device)[:, :2])
         elif reference.shape[-1] == 4:
             reference, size = reference.chunk(2, dim=-1)
-            shift = offsets * self._by_point(size * (0.5 / self.num_points)).unsqueeze(-2)
+            per_point = [level * (0.5 / points) for level, points in zip(size.unbind(-2), self.num_points, strict=True)]
+            shift = offsets * self._by_point(torch.stack(per_point, dim=-2)).unsqueeze(-2)
         else:
             raise ValueError(
                 f"Reference points end in 2 (x, y) or 4 (x, y, w, h) numbers, got {tuple(reference.shape)}."
             )
         locations = self._by_point(reference).unsqueeze(-2) + shift
-        return locations.unflatten(-1, (self.num_levels, self.num_points, 2))
+        return self._by_level(locations.unflatten(-1, (-1, 2)), OUTSIDE)
 
     def _by_point(self, x: Tensor) -> Tensor:
-        """Repeats what each level has for its points: (..., L, 2) -> (..., L P 2).
+        """Repeats what each level has for its points: (..., L, 2) -> (..., 2 points), the points of all levels.
 
         Left to broadcasting, the arithmetic would run in loops over 2 coordinates.
         """
-        return x.unsqueeze(-2).expand(*x.shape[:-1], self.num_points, 2).flatten(-3)
+        levels = zip(x.unbind(-2), self.num_points, strict=True)
+        return torch.cat(
+            [level.unsqueeze(-2).expand(*level.shape[:-1], n, 2).flatten(-2) for level, n in levels], dim=-1
+        )
+
+    def _by_level(self, x: Tensor, fill: float) -> Tensor:
+        """(..., points of all levels, D) -> (..., L, P, D), with `fill` where a level has fewer than P points."""
+        most = max(self.num_points)
+        if min(self.num_points) == most:
+            return x.unflatten(-2, (self.num_levels, most))
+        parts = x.split(self.num_points, dim=-2)
+        return torch.stack([F.pad(part, (0, 0, 0, most - part.shape[-2]), value=fill) for part in parts], dim=-3)

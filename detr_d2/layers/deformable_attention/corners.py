@@ -20,7 +20,7 @@ _ROWS_PER_PIECE = 2**14
 
 
 @dataclass(frozen=True)
-class Levels:
+class PointLevels:
     """Constants of all images and of the L P points of a row, in their order.
 
     Attributes:
@@ -42,7 +42,7 @@ class Levels:
     segments: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor) -> Levels:
+    def of(cls, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor) -> PointLevels:
         queries, heads, _, points, _ = locations.shape[1:]
         segments, start = [], 0
         for height, width in spatial_shapes:
@@ -137,7 +137,7 @@ class Corners:
     index: Tensor
 
     @classmethod
-    def of(cls, locations: Tensor, levels: Levels, piece: slice) -> Corners:
+    def of(cls, locations: Tensor, levels: PointLevels, piece: slice) -> Corners:
         """Of a piece of whole queries; locations are (B Q M, L P, 2)."""
         locations = locations[piece]
         x, y = (Axis.of(locations[..., i], levels.sizes[i], levels.gaps[i]) for i in (0, 1))

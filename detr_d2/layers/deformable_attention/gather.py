@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .corners import Corners, Levels
+from .corners import Corners, PointLevels
 from .gradient import first_derivative_only
 
 
@@ -48,7 +48,7 @@ class _GatherAttention(torch.autograd.Function):
         ctx: Any, value: Tensor, locations: Tensor, attention: Tensor, spatial_shapes: tuple[tuple[int, int], ...]
     ) -> Tensor:
         ctx.save_for_backward(value, locations, attention)
-        ctx.levels = levels = Levels.of(spatial_shapes, locations)
+        ctx.levels = levels = PointLevels.of(spatial_shapes, locations)
         batch, queries, heads = attention.shape[:3]
         output = value.new_empty(batch * queries * heads, value.shape[-1])
         _read(*_tables(value, locations, attention), levels, out=output)
@@ -70,7 +70,7 @@ def _tables(value: Tensor, locations: Tensor, attention: Tensor) -> tuple[Tensor
     return value.view(-1, value.shape[-1]), locations.view(-1, points, 2), attention.view(-1, points)
 
 
-def _read(table: Tensor, locations: Tensor, attention: Tensor, levels: Levels, *, out: Tensor) -> None:
+def _read(table: Tensor, locations: Tensor, attention: Tensor, levels: PointLevels, *, out: Tensor) -> None:
     """Writes into out (B Q M, D) what each head of each query reads from the table (B S M, D)."""
     for piece in levels.point_pieces(len(locations)):
         corners = Corners.of(locations, levels, piece)
@@ -83,7 +83,7 @@ def _gradients(
     locations: Tensor,
     attention: Tensor,
     grad: Tensor,
-    levels: Levels,
+    levels: PointLevels,
     *,
     out: tuple[Tensor, Tensor, Tensor],
 ) -> None:
@@ -127,7 +127,7 @@ def _point_gradients(corners: Corners, attention: Tensor, dots: Tensor, sizes: T
     return by_location, top * upper + bottom * lower
 
 
-def _add_by_cell(cells: Tensor, weights: Tensor, grad: Tensor, levels: Levels, *, out: Tensor) -> None:
+def _add_by_cell(cells: Tensor, weights: Tensor, grad: Tensor, levels: PointLevels, *, out: Tensor) -> None:
     """Adds each point's rows of grad, weighted, to its four cells in out.
 
     Points are never sorted to the last column or line of a level, unless it is the only one and their weight beyond it

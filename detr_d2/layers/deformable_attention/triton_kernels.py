@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .attention import level_table
 from .gradient import first_derivative_only
 
 _TILE = 512
@@ -98,7 +98,7 @@ def _launch(
     device = torch.cuda.device(value.device) if value.is_cuda else contextlib.nullcontext()
     with device:
         kernel[(triton.cdiv(rows, block_rows),)](
-            *(value, _level_table(spatial_shapes, value.device), locations, attention, *more),
+            *(value, level_table(spatial_shapes, value.device), locations, attention, *more),
             *(rows, queries, cells),
             HEADS=heads,
             CHANNELS=channels,
@@ -109,16 +109,6 @@ def _launch(
             num_warps=4,
             enable_fp_fusion=True,  # one rounding of location * size - 0.5; triton 3.9 warns where nothing is said
         )
-
-
-@lru_cache(maxsize=256)
-def _level_table(spatial_shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """(L, 3) int32: height, width, first cell. Kept, because each new one waits for the GPU."""
-    table, first = [], 0
-    for height, width in spatial_shapes:
-        table.append((height, width, first))
-        first += height * width
-    return torch.tensor(table, dtype=torch.int32, device=device)
 
 
 @triton.jit
@@ -152,7 +142,7 @@ def _corner(x: tl.tensor, y: tl.tensor, cell_x: tl.tensor, cell_y: tl.tensor, wi
 @triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
     value: tl.tensor,  # (B, S, M, D)
-    level_table: tl.tensor,  # (L, 3)
+    table: tl.tensor,  # (L, 3), see `level_table`
     locations: tl.tensor,  # (B, Q, M, L, P, 2)
     attention: tl.tensor,  # (B, Q, M, L, P)
     output: tl.tensor,  # (B, Q, M, D)
@@ -171,9 +161,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     is_channel = channel < CHANNELS
     total = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), dtype=tl.float32)
     for level in range(LEVELS):
-        height = tl.load(level_table + 3 * level)
-        width = tl.load(level_table + 3 * level + 1)
-        first = tl.load(level_table + 3 * level + 2)
+        width = tl.load(table + 3 * level)
+        height = tl.load(table + 3 * level + 1)
+        first = tl.load(table + 3 * level + 2)
         for i in tl.static_range(POINTS):
             point = (row * LEVELS + level) * POINTS + i
             weight = tl.load(attention + point, mask=exists, other=0.0).to(tl.float32)
@@ -192,7 +182,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 @triton.jit
 def _backward_kernel(  # type: ignore[no-untyped-def]
     value: tl.tensor,  # (B, S, M, D)
-    level_table: tl.tensor,  # (L, 3)
+    table: tl.tensor,  # (L, 3), see `level_table`
     locations: tl.tensor,  # (B, Q, M, L, P, 2)
     attention: tl.tensor,  # (B, Q, M, L, P)
     grad_output: tl.tensor,  # (B, Q, M, D)
@@ -215,9 +205,9 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     address = row[:, None] * CHANNELS + channel
     grad = tl.load(grad_output + address, mask=exists[:, None] & is_channel, other=0.0).to(tl.float32)
     for level in range(LEVELS):
-        height = tl.load(level_table + 3 * level)
-        width = tl.load(level_table + 3 * level + 1)
-        first = tl.load(level_table + 3 * level + 2)
+        width = tl.load(table + 3 * level)
+        height = tl.load(table + 3 * level + 1)
+        first = tl.load(table + 3 * level + 2)
         for i in tl.static_range(POINTS):
             point = (row * LEVELS + level) * POINTS + i
             weight = tl.load(attention + point, mask=exists, other=0.0).to(tl.float32)

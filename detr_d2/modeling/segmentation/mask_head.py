@@ -22,9 +22,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ...layers.box_ops import at_least_float32
 from ...layers.fast.calls import does_only, forwards_of
 from ..interface import Predictions, TransformerOutput, build_part
+from .attention_maps import AttentionMaps
 
 MASK_HEAD_REGISTRY = Registry("MASK_HEAD")
 MASK_HEAD_REGISTRY.__doc__ = """
@@ -162,49 +162,6 @@ class QueryMasks:
     def __call__(self, queries: Sequence[Tensor]) -> Tensor:
         """Mask logits (N, h, w) of some queries (N_b,) of each image."""
         return self.head(self.inputs, queries)
-
-
-class AttentionMaps(nn.Module):
-    """Attention of queries to tokens, one map per head, without values.
-
-    The softmax of a query runs over all heads and tokens together, so a head without anything to say fades.
-
-    Args:
-        hidden_dim: C.
-        num_heads: n, the number of maps.
-    """
-
-    def __init__(self, *, hidden_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q_linear = nn.Linear(hidden_dim, hidden_dim)
-        self.k_linear = nn.Linear(hidden_dim, hidden_dim)
-        for linear in (self.q_linear, self.k_linear):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, queries: Sequence[Tensor], memory: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Attends, in float32 or wider whatever autocast says: the weights of a large map are tiny.
-
-        Args:
-            queries: (N_b, C) of each of the B images.
-            memory: (B, S, C).
-            padding_mask: (B, S), True on tokens that get no weight, or None.
-
-        Returns:
-            (N, n, S), the queries of the first image first; the sum over heads and tokens is 1.
-        """
-        query = self.q_linear(torch.cat(list(queries)))  # (N, C)
-        key = self.k_linear(memory)  # (B, S, C)
-        with torch.autocast(memory.device.type, enabled=False):
-            query, key = (at_least_float32(x).unflatten(-1, (self.num_heads, -1)) for x in (query, key))
-            query = query * query.shape[-1] ** -0.5
-            per_image = zip(query.split([len(x) for x in queries]), key, strict=True)
-            scores = [torch.einsum("qnc,snc->qns", q, k) for q, k in per_image]
-            if padding_mask is not None:
-                scores = [x.masked_fill(mask, -math.inf) for x, mask in zip(scores, padding_mask, strict=True)]
-            packed = torch.cat(scores)
-            return packed.flatten(1).softmax(1).view_as(packed)
 
 
 @MASK_HEAD_REGISTRY.register()

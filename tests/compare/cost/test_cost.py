@@ -202,6 +202,9 @@ def test_what_cannot_be_measured_is_unknown_and_said(tiny_coco: CocoFiles, monke
         "D: its work could not be counted (RuntimeError: cannot be traced)",
         "D: its peak memory could not be measured (RuntimeError: cannot be traced)",
     ]
+    assert cost.backbone_path == "fast"
+    plain = {"P": ImagePredictor(cfg, model=tiny_detr("MODEL.DETR.OPTIMIZE_INFERENCE", False))}
+    assert measure_costs(plain, {"P": cfg}, files, settings).costs["P"].backbone_path == "plain"
     assert cost.image_size == [48, 48]  # of 48 x 64, 64 x 48 and 48 x 48
     assert (cost.device, cost.repeat, len(cost.latency), len(cost.throughput)) == ("cpu", 1, 4, 1)
     assert len(done) == settings.num_steps(1)

@@ -12,6 +12,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, Instances
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from segmentation_cases import run_lengths
 
 from detr_d2.compare.data import load_ground_truth
@@ -20,7 +22,7 @@ from detr_d2.compare.masks import Segment, Segmentation, encode
 from detr_d2.compare.measure.masks import boundary_iou, mask_metrics
 from detr_d2.compare.segmentation import panoptic_figures
 from detr_d2.data import register_coco
-from detr_d2.evaluation.arrays import GroundTruth, Rle
+from detr_d2.evaluation.arrays import GroundTruth, Rle, coco_dataset
 from detr_d2.evaluation.ground_truth import load_mask_truth
 from detr_d2.evaluation.panoptic import is_panoptic
 
@@ -148,6 +150,82 @@ def test_boundary_ap_leaves_crowds_to_their_masks() -> None:
     images = [found((0, 0.9, block(38, 30, 8, 8)), (0, 0.8, block(5, 5, 20, 20)))]
     metrics = mask_metrics(ground_truth, truth, images, np.arange(2))
     assert (metrics.ap, metrics.boundary_ap, metrics.matched) == pytest.approx((100, 100, 1))
+
+
+class SmallerIou(COCOeval):
+    """Boundary AP by the paper, Sec. 5: the smaller of two IoUs, crowd regions by their masks alone."""
+
+    def computeIoU(self, imgId: int, catId: int) -> Any:
+        own, gts = super().computeIoU(imgId, catId), self._gts[imgId, catId]
+        if len(own):
+            found = sorted(self._dts[imgId, catId], key=lambda x: -x["score"])
+            edges = [[rle(frame(coco_mask.decode(x["segmentation"]))) for x in part] for part in (found, gts)]
+            iou = np.array(coco_mask.iou(*edges, [x["iscrowd"] for x in gts]))
+            real = np.array([not x["iscrowd"] for x in gts])
+            own[:, real] = np.minimum(own, iou)[:, real]
+        return own
+
+
+def frame(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask of `SIZE` that are at most two from what is not mask, in the distance of a chess king."""
+    padded = np.pad(mask, 2)
+    height, width = mask.shape
+    shifts = [padded[y : y + height, x : x + width] for y in range(5) for x in range(5)]
+    return mask - np.min(shifts, axis=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_figures_are_those_of_pycocotools(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    objects, images = [], []
+    for _ in range(5):
+        masks = [(int(rng.integers(2)), block(*rng.integers(0, 40, 2), *rng.integers(5, 30, 2))) for _ in range(5)]
+        near = [(k, np.roll(mask, rng.integers(-2, 3, 2), (0, 1))) for k, mask in masks for _ in range(2)]
+        objects.append(masks)
+        scores = np.sort(rng.random(len(near)))[::-1].tolist()
+        images.append(found(*((k, score, mask) for score, (k, mask) in zip(scores, near, strict=True))))
+    ground_truth, truth = truth_of(*objects)
+    ground_truth.crowd[rng.random(25) < 0.2] = True
+    metrics = mask_metrics(ground_truth, truth, images, np.arange(2))
+
+    content = coco_dataset(ground_truth)
+    real = [{**x, "segmentation": mask} for x, mask in zip(content["annotations"], truth, strict=True)]
+    rows = [
+        (i, *x)
+        for i, image in enumerate(images, 1)
+        for x in zip(image.scores, image.classes, image.counts, strict=True)
+    ]
+    guessed = [
+        {
+            "id": n,
+            "image_id": i,
+            "category_id": k + 1,
+            "score": score,
+            "iscrowd": 0,
+            "area": float(coco_mask.area(mask)),
+        }
+        | {"segmentation": mask}
+        for n, (i, score, k, mask) in enumerate(
+            ((i, s, k, {"size": list(SIZE), "counts": c}) for i, s, k, c in rows), 1
+        )
+    ]
+    both = []
+    for annotations_of in (real, guessed):
+        both.append(COCO())
+        both[-1].dataset = {**content, "annotations": annotations_of}
+        both[-1].createIndex()
+    of_masks, of_edges = COCOeval(*both, "segm"), SmallerIou(*both, "segm")
+    for evaluation in (of_masks, of_edges):
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    expected = [100 * x for x in (*of_masks.stats[:3], *of_edges.stats[:2])]
+    measured = [metrics.ap, metrics.ap50, metrics.ap75, metrics.boundary_ap, metrics.boundary_ap50]
+    assert measured == pytest.approx(expected, abs=1e-9)
+    assert 1 < metrics.boundary_ap < metrics.ap < 95
+    at_half = [x for x in of_masks.evalImgs if x is not None and x["aRng"] == of_masks.params.areaRng[0]]
+    hits = [(x["dtMatches"][0] > 0) & ~x["dtIgnore"][0].astype(bool) for x in at_half]
+    assert metrics.matched == sum(int(x.sum()) for x in hits)
 
 
 def registered(tmp_path: Path, segmentation: Any, name: str) -> GroundTruth:

@@ -215,6 +215,7 @@ def test_tables_hold_the_figures_of_the_record(root: Node, example: Comparison) 
     assert cells(root, "errors-table")["both", "DETR"].text() == "0.1 1 error"
     assert cells(root, "crowding-table")["0.3 to 0.5", "Recall without NMS, DETR"].text() == "90.0"
     cost = cells(root, "cost-table")
+    assert cost["Path of the backbone", "DETR"].text() == "fast"
     assert cost["of it transformer", "DETR"].text() == "7.5 ms 95 % below 9.8"
     assert cost["of it transformer", "Faster R-CNN"].text() == "– : not a part of this model"
     assert cost["Multiply-adds of one image", "DETR"].text() == "3.21 × 10⁹ mean of 10 images; grid sampler not counted"

@@ -148,6 +148,20 @@ def test_forms_that_detectron2_reads(cfg: Any, tmp_path: Path) -> None:
     assert table.boxes_xywh[[0, -1]].tolist() == [[2, 2, 8, 6], [2, 3, 8, 6]]
 
 
+def test_a_function_is_called_once_for_all_checks(cfg: Any, tmp_path: Path) -> None:
+    records = DatasetCatalog.get(_register(tmp_path, None, width=20, height=10))
+    calls = [Mock(return_value=records), Mock(return_value=records)]
+    for name, call in zip(("drawn", "measured"), calls, strict=True):
+        DatasetCatalog.register(name, call)
+        MetadataCatalog.get(name).thing_classes = ["a"]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.MODEL.DETR.NUM_CLASSES = ("drawn",), ("measured",), 1
+    check_datasets(cfg)
+    assert [call.call_count for call in calls] == [1, 1]
+    calls[1].return_value = [{**records[0], "image_id": None}]  # what it returns now is read the next time
+    with pytest.raises(ValueError, match="has image_id None"):
+        check_datasets(cfg)
+
+
 def test_numpy_flags_are_drawn(tmp_path: Path) -> None:
     name = _register(tmp_path, {"iscrowd": np.bool_(True)})
     mapped = DetrDatasetMapper(augmentations=[], image_format="RGB")(DatasetCatalog.get(name)[0])

@@ -18,7 +18,8 @@ from torch import nn
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.engine import Trainer
 from detr_d2.engine.resume import last_checkpoint
-from detr_d2.engine.resume.last_checkpoint import find_last_checkpoint, forget_metrics
+from detr_d2.engine.resume.last_checkpoint import find_last_checkpoint
+from detr_d2.engine.resume.metrics_file import forget_metrics
 
 
 @pytest.fixture(autouse=True)

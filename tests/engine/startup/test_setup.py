@@ -193,6 +193,7 @@ def test_test_time_augmentation_is_said_to_be_left_out(
         (["SOLVER.OPTIMIZER", "SGD"], "SOLVER.OPTIMIZER"),
         (["SOLVER.BASE_LR", 1e-3, "MODEL.WEIGHTS", "x.pth"], "SOLVER.BASE_LR 0.001 is large"),
         (["SOLVER.CLIP_GRADIENTS.FULL_MODEL", False], "SOLVER.CLIP_GRADIENTS"),
+        (["MODEL.DETR.TRANSFORMER.DEFORMABLE.TWO_STAGE", True], "MODEL.DETR.TRANSFORMER.DEFORMABLE"),
         (["INPUT.FORMAT", "BGR"], "channel order"),
     ],
 )

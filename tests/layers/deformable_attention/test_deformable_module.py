@@ -37,7 +37,7 @@ def naive_module(
     shapes: list[tuple[int, int]],
 ) -> Tensor:
     images, queries, _ = query.shape
-    heads, levels, points = attention.num_heads, attention.num_levels, attention.num_points
+    heads, levels, points = attention.num_heads, attention.num_levels, attention.num_points[0]
     offsets = attention.sampling_offsets(query).view(images, queries, heads, levels, points, 2)
     locations = torch.empty_like(offsets)
     for level, (height, width) in enumerate(shapes):
@@ -61,6 +61,44 @@ def test_module_equals_the_definition(numbers: int) -> None:
     reference = torch.rand(2, 5, 2, numbers).double()
     output = attention(query, reference, tokens, shapes)
     torch.testing.assert_close(output, naive_module(attention, query, reference, tokens, shapes))
+
+
+@pytest.mark.parametrize("backend", PLAIN)
+@pytest.mark.parametrize("numbers", [2, 4])
+def test_levels_with_different_numbers_of_points(numbers: int, backend: str) -> None:
+    """Against the sum over levels of attention to each alone, weighted by its share of the softmax."""
+    attention, shapes = module(num_points=[3, 1], backend=backend), [(4, 3), (2, 3)]
+    query, tokens = torch.randn(2, 5, 12).double(), torch.randn(2, 18, 12).double()
+    reference = torch.rand(2, 5, 2, numbers).double()
+    offsets = attention.sampling_offsets(query).view(2, 5, 3, 4, 2)
+    weights = attention.attention_weights(query).view(2, 5, 3, 4).softmax(-1)
+    value = attention.value_proj(tokens).view(2, 18, 3, 4)
+    read = torch.zeros(2, 5, 12).double()
+    for level, points, tokens_of in ((0, slice(0, 3), slice(0, 12)), (1, slice(3, 4), slice(12, 18))):
+        around = reference[:, :, None, level, None]
+        if numbers == 2:
+            shift = offsets[..., points, :] / torch.tensor(shapes[level][::-1])
+        else:
+            shift = offsets[..., points, :] / (points.stop - points.start) * around[..., 2:] / 2
+        locations = (around[..., :2] + shift)[..., None, :, :]
+        read += naive_attention(value[:, tokens_of], [shapes[level]], locations, weights[..., None, points])
+    output, expected = attention(query, reference, tokens, shapes), attention.output_proj(read)
+    torch.testing.assert_close(output, expected)
+    gradients = []
+    for attention.backend in PLAIN:
+        total = attention(query, reference, tokens, shapes).square().sum()
+        gradients.append(torch.autograd.grad(total, list(attention.parameters())))
+    torch.testing.assert_close(*gradients)
+    assert all(gradient.any() for gradient in gradients[0])
+
+
+def test_different_numbers_of_points_start_along_the_rays() -> None:
+    attention = MultiScaleDeformableAttention(embed_dim=8, num_heads=4, num_levels=2, num_points=[1, 2])
+    offsets = attention.sampling_offsets.bias.view(4, 3, 2)
+    torch.testing.assert_close(offsets[1], torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 2.0]]), atol=1e-6, rtol=0)
+    for wrong in ([1], [1, 0]):
+        with pytest.raises(ValueError, match="num_points is"):
+            MultiScaleDeformableAttention(embed_dim=8, num_heads=4, num_levels=2, num_points=wrong)
 
 
 def test_padding_reads_as_zero() -> None:

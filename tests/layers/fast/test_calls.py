@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-from detr_d2.layers.deformable_attention.attention import _kept_sizes
 from detr_d2.layers.fast.calls import is_captured
 
 
@@ -31,11 +30,3 @@ def test_transformations_are_seen() -> None:
         tangent = forward_ad.unpack_dual(module(forward_ad.make_dual(x, x))).tangent
     assert tangent.tolist() == [2, 2]
     assert module(x).tolist() == [3, 3]
-
-
-def test_sizes_kept_in_inference_mode_serve_in_training() -> None:
-    with torch.inference_mode():
-        sizes = _kept_sizes(((5, 3), (2, 1)), torch.float32, torch.device("cpu"))
-    assert not sizes.is_inference()
-    assert sizes.tolist() == [[5, 3], [2, 1]]
-    assert _kept_sizes(((5, 3), (2, 1)), torch.float32, torch.device("cpu")) is sizes

@@ -11,7 +11,7 @@ from tiny_models import tiny_cfg
 from torch import Tensor
 
 from detr_d2.modeling import DETRMaskHead, MaskInputs, build_mask_head
-from detr_d2.modeling.segmentation.mask_head import AttentionMaps
+from detr_d2.modeling.segmentation.attention_maps import AttentionMaps
 
 SHAPES = {name: ShapeSpec(channels=8 * 2**i, stride=4 * 2**i) for i, name in enumerate(["res2", "res3", "res4"])}
 C, HEADS = 32, 4
@@ -161,8 +161,8 @@ def test_parameters_are_named_and_shaped_as_the_authors():
         (["MODEL.DETR.MASK_HEAD.IN_FEATURES", ["res3", "res4"]], "names of 3 maps"),
         (["MODEL.DETR.IN_FEATURES", ["res3"]], "none coarser than res3"),
         (["MODEL.DETR.NUM_FEATURE_LEVELS", 4], "NUM_FEATURE_LEVELS is 4: the mask head"),
-        (["MODEL.DETR.TRANSFORMER.HIDDEN_DIM", 40], "HIDDEN_DIM is 40, but the mask head needs a multiple of 16"),
-        (["MODEL.DETR.MASK_HEAD.CHUNK_SIZE", 0], "CHUNK_SIZE is 0, expected at least 1"),
+        (["MODEL.DETR.TRANSFORMER.HIDDEN_DIM", 40], "hidden_dim is 40, but the mask head needs a multiple of 16"),
+        (["MODEL.DETR.MASK_HEAD.CHUNK_SIZE", 0], r"MODEL\.DETR\.MASK_HEAD: chunk_size is 0, expected at least 1"),
         (
             ["MODEL.DETR.PANOPTIC.ENABLED", True, "MODEL.DETR.CRITERION.CLASSIFICATION", "focal"],
             "PANOPTIC.ENABLED needs a softmax",

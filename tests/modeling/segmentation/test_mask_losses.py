@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from tiny_models import NUM_CLASSES, random_input, random_predictions
 
-from detr_d2.modeling import HungarianMatcher, SetCriterion, Targets
+from detr_d2.modeling import HungarianMatcher, Predictions, SetCriterion, Step, Targets
 from detr_d2.modeling.segmentation import masks
 from detr_d2.modeling.segmentation.mask_losses import dice_loss, mask_focal_loss
 from detr_d2.modeling.segmentation.masks import pack_masks, to_bitmaps
@@ -78,8 +79,10 @@ def test_criterion_weighs_and_divides_by_all_boxes_and_asks_for_the_matched_quer
         asked.extend(x.tolist() for x in queries)
         return small
 
+    predict: Any = predict_masks
+
     small = torch.randn(5, 5, 6)  # 4 of the 6 objects find a query, and the one of the other image
-    losses = criterion(logits, boxes, targets, predict_masks=predict_masks)
+    losses = criterion(Predictions(logits, boxes, masks=predict), targets)
     assert asked == [matching.query[-1][:4].tolist(), matching.query[-1][4:].tolist()]
     assert {name for name in losses if "mask" in name or "dice" in name} == {"loss_mask", "loss_dice"}
     large = torch.nn.functional.interpolate(small[None], (10, 12), mode="bilinear")[0]
@@ -101,15 +104,15 @@ def test_micro_batches_add_up_to_the_whole_batch():
     small = torch.randn(4, 4, 4)
     criterion = make_criterion()
 
-    def losses_of(images: slice, masks_of_image: slice) -> dict[str, torch.Tensor]:
-        targets = Targets.from_instances(
-            [x["instances"] for x in inputs[images]], num_classes=NUM_CLASSES, padded_size=(8, 8)
-        )
-        return criterion(logits[:, images], boxes[:, images], targets, predict_masks=lambda _: small[masks_of_image])
+    def losses_of(images: slice, masks_of_image: slice, step: Step | None = None) -> dict[str, torch.Tensor]:
+        instances = [x["instances"] for x in inputs[images]]
+        targets = Targets.from_instances(instances, num_classes=NUM_CLASSES, padded_size=(8, 8), step=step)
+        predict: Any = lambda _: small[masks_of_image]  # noqa: E731
+        return criterion(Predictions(logits[:, images], boxes[:, images], masks=predict), targets)
 
     whole = losses_of(slice(0, 2), slice(0, 4))
-    with criterion.accumulated_over([inputs[:1], inputs[1:]]):
-        parts = [losses_of(slice(0, 1), slice(0, 3)), losses_of(slice(1, 2), slice(3, 4))]
+    step = Step.of([[x["instances"].gt_classes] for x in inputs], torch.device("cpu"))
+    parts = [losses_of(slice(0, 1), slice(0, 3), step), losses_of(slice(1, 2), slice(3, 4), step)]
     for name in ("loss_mask", "loss_dice"):
         torch.testing.assert_close(parts[0][name] + parts[1][name], whole[name])
 
@@ -120,7 +123,8 @@ def test_half_precision_masks_give_float32_losses():
     logits, boxes = random_predictions(1, 1, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         criterion = make_criterion()
-        losses = criterion(logits, boxes, targets, predict_masks=lambda _: torch.randn(1, 4, 4).bfloat16())
+        predict: Any = lambda _: torch.randn(1, 4, 4).bfloat16()  # noqa: E731
+        losses = criterion(Predictions(logits, boxes, masks=predict), targets)
     assert losses["loss_mask"].dtype == losses["loss_dice"].dtype == torch.float32
 
 

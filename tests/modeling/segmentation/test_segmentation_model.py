@@ -18,7 +18,7 @@ from tiny_deformable import tiny_deformable
 from tiny_models import random_input, tiny_cfg, tiny_detr
 from torch import Tensor
 
-from detr_d2.modeling import DETR, MaskInputs
+from detr_d2.modeling import DETR, MaskInputs, Predictions
 from detr_d2.solver import build_optimizer
 
 BOX_MODEL = ["backbone", "neck", "transformer", "head"]
@@ -235,12 +235,12 @@ def test_without_sem_seg_only_queries_that_can_be_seen_go_through_the_head():
     seen: list[int] = []
     model.get_submodule("mask_head.out_lay").register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
 
-    def say(_module: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def say(_module: Any, _inputs: Any, output: Predictions) -> Predictions:
         logits = torch.zeros_like(output[0])
         logits[..., 5] = 9.0  # "no object", as sure as can be
         logits[..., [1, 4, 6], 2] = 20.0
         logits[..., 3, 0] = 9.5  # an object, but not sure enough
-        return logits, output[1]
+        return output._replace(logits=logits)
 
     model.get_submodule("head").register_forward_hook(say)
     everything = predict(model, inputs)[0]["panoptic_seg"]

@@ -64,8 +64,8 @@ def test_truth_scores_100(panoptic: bool, tmp_path: Path, monkeypatch: pytest.Mo
     head.images = [x["instances"] for x in inputs]
     predict = model.predict
 
-    def truth(images: Any, *, all_layers: bool) -> Predictions:
-        found = predict(images, all_layers=all_layers)
+    def truth(images: Any, *, all_layers: bool, targets: Any) -> Predictions:
+        found = predict(images, all_layers=all_layers, targets=targets)
         logits = torch.full_like(found.logits, -20.0)
         boxes = torch.full_like(found.boxes_cxcywh, 0.5)
         for b, instances in enumerate(head.images):
