@@ -198,7 +198,7 @@ def _needs_gradients(block: nn.Module, x: Tensor) -> bool:
 
 
 def _has_live_norms(resnet: ResNet) -> bool:
-    return any(isinstance(x, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)) for x in resnet.modules())
+    return any(isinstance(x, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)) for x in resnet.modules())
 
 
 def _is_known(block: nn.Module, forwards: Forwards) -> bool:
