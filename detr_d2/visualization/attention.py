@@ -162,14 +162,4 @@ def sampling_points(call: Call, rows: Tensor) -> tuple[Tensor, Tensor]:
     module = call.module
     assert isinstance(module, MultiScaleDeformableAttention)
     query, reference = call["query"][:, rows], call["reference_points"][:, rows]  # (B, R, C), (B, R, levels, 2 or 4)
-    grid = (module.num_heads, module.num_levels, module.num_points)
-    weights = module.attention_weights(query).unflatten(-1, (grid[0], -1)).softmax(-1).unflatten(-1, grid[1:])
-    offsets = module.sampling_offsets(query).unflatten(-1, (*grid, 2))
-    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
-    around = reference[:, :, None, :, None].to(offsets.dtype)  # (B, R, 1, levels, 1, 2 or 4)
-    if around.shape[-1] == 2:  # in cells
-        sizes = offsets.new_tensor([(width, height) for height, width in call["spatial_shapes"]])
-        shift = offsets / sizes[:, None]
-    else:  # in halves of the box, shared by the points of a ray
-        shift = offsets * around[..., 2:] * (0.5 / module.num_points)
-    return around[..., :2] + shift, weights
+    return module.locations(query, reference, call["spatial_shapes"]), module.weights(query)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from detr_d2.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou
+from detr_d2.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, elementwise_giou, elementwise_iou
 from detr_d2.modeling.transformer.deformable_layers import inverse_sigmoid
 
 

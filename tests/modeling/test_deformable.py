@@ -16,7 +16,7 @@ from tiny_models import NUM_CLASSES, random_input
 from torch import Tensor, nn
 
 from detr_d2.layers import downsample_mask, padding_mask
-from detr_d2.modeling import DETR, DeformableTransformer
+from detr_d2.modeling import DETR, DeformableTransformer, TransformerInputs
 from detr_d2.modeling.transformer.deformable_layers import inverse_sigmoid
 
 T = "MODEL.DETR.TRANSFORMER."
