@@ -29,7 +29,7 @@ def random_call(*, padded: bool) -> Call:
     mask = torch.zeros(2, 7, dtype=torch.bool)
     mask[1, 4:] = padded
     query, key, value = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
-    return record(module, query, key, value, mask if padded else None)
+    return record(module, query, key, value, ~mask[:, None, None] if padded else None)
 
 
 def test_hand_computed() -> None:
@@ -37,8 +37,8 @@ def test_hand_computed() -> None:
     with torch.no_grad():
         module.in_proj_weight.copy_(torch.tensor([[1.0], [1.0], [1.0]]))
     keys = torch.tensor([[[0.0], [math.log(3)], [7.0]]])
-    mask = torch.tensor([[False, False, True]])
-    call = record(module, torch.tensor([[[0.0], [1.0]]]), keys, keys, mask)
+    attend = torch.tensor([[True, True, False]])
+    call = record(module, torch.tensor([[[0.0], [1.0]]]), keys, keys, attend)
     weights = attention_weights(call, torch.tensor([1, 0]))
     # Query 1 scores 0 and ln 3, query 0 nothing; the third key is padding.
     torch.testing.assert_close(weights, torch.tensor([[[[0.25, 0.75, 0.0], [0.5, 0.5, 0.0]]]]))
@@ -64,11 +64,21 @@ def test_times_the_values_they_are_the_output(padded: bool) -> None:
     torch.testing.assert_close(module.out_proj(heads.flatten(2)), call.output)
 
 
+def test_a_mask_of_pairs() -> None:
+    module = MultiHeadAttention(embed_dim=16, num_heads=4).eval()
+    attend = torch.rand(5, 7) < 0.5
+    attend[:, 3] = True
+    weights = attention_weights(
+        record(module, *(torch.randn(1, n, 16) for n in (5, 7, 7)), attend), torch.tensor([4, 2])
+    )
+    assert torch.equal(weights[0, 1] > 0, attend[[4, 2]])
+
+
 def test_same_as_pytorchs_own_module() -> None:
     call = random_call(padded=True)
     theirs = nn.MultiheadAttention(16, 4, batch_first=True)
     theirs.load_state_dict(call.module.state_dict())
-    arguments = (call["query"], call["key"], call["value"], call["attend"])
+    arguments = (call["query"], call["key"], call["value"], ~call["attend"][:, 0, 0])
     _, expected = theirs(*arguments, average_attn_weights=False)
     torch.testing.assert_close(attention_weights(call, torch.arange(5)), expected)
     torch.testing.assert_close(attention_weights(call, torch.tensor([3, 1])), expected[:, :, [3, 1]])
@@ -112,7 +122,7 @@ def test_arguments_are_known_by_name_however_they_are_given() -> None:
         module(x, x, value=x)
         module(x, key=torch.randn(1, 3, 4), value=x, attend=None)
     assert calls[0]["value"] is x
-    assert calls[0]["padding_mask"] is None
+    assert calls[0]["attend"] is None
     assert [call.reads_itself for call in calls] == [True, False]
 
 
