@@ -37,7 +37,7 @@ def test_hand_computed() -> None:
     with torch.no_grad():
         module.in_proj_weight.copy_(torch.tensor([[1.0], [1.0], [1.0]]))
     keys = torch.tensor([[[0.0], [math.log(3)], [7.0]]])
-    attend = torch.tensor([[[[True, True, False]]]])
+    attend = torch.tensor([[True, True, False]])
     call = record(module, torch.tensor([[[0.0], [1.0]]]), keys, keys, attend)
     weights = attention_weights(call, torch.tensor([1, 0]))
     # Query 1 scores 0 and ln 3, query 0 nothing; the third key is padding.
@@ -62,6 +62,16 @@ def test_times_the_values_they_are_the_output(padded: bool) -> None:
     values = F.linear(call["value"], module.in_proj_weight[32:], module.in_proj_bias[32:])
     heads = torch.stack([weights[:, h] @ values[..., 4 * h : 4 * h + 4] for h in range(4)], dim=2)
     torch.testing.assert_close(module.out_proj(heads.flatten(2)), call.output)
+
+
+def test_a_mask_of_pairs() -> None:
+    module = MultiHeadAttention(embed_dim=16, num_heads=4).eval()
+    attend = torch.rand(5, 7) < 0.5
+    attend[:, 3] = True
+    weights = attention_weights(
+        record(module, *(torch.randn(1, n, 16) for n in (5, 7, 7)), attend), torch.tensor([4, 2])
+    )
+    assert torch.equal(weights[0, 1] > 0, attend[[4, 2]])
 
 
 def test_same_as_pytorchs_own_module() -> None:

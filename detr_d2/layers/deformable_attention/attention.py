@@ -131,14 +131,14 @@ def _why_no_triton(value: Tensor) -> str:
     return "" if importlib.util.find_spec("triton") else "triton is not installed (pip install triton)"
 
 
-def level_table(spatial_shapes: SpatialShapes, device: torch.device) -> Tensor:
-    """(L, 3) int32: width, height and first cell of each level, written by the device itself: nothing is copied to it.
+def level_table(spatial_shapes: SpatialShapes, like: Tensor) -> Tensor:
+    """(L, 3) int32: width, height, first cell of each level; written by the device of `like`, nothing is copied there.
 
     On GPUs it is kept, as every layer needs it.
     """
     sizes = tuple((int(width), int(height)) for height, width in spatial_shapes)
-    is_plain = device.type == "cuda" and not is_captured() and torch._C._len_torch_dispatch_stack() == 0
-    return (_kept_table if is_plain else _table)(sizes, device)
+    is_kept = like.is_cuda and type(like) is Tensor and not is_captured()
+    return (_kept_table if is_kept else _table)(sizes, like.device)
 
 
 def _table(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
@@ -265,7 +265,7 @@ class MultiScaleDeformableAttention(nn.Module):
         )  # (B, Q, M, 2 points)
         reference = reference_points.to(offsets.dtype)
         if reference.shape[-1] == 2:
-            shift = offsets / self._by_point(level_table(spatial_shapes, offsets.device)[:, :2])
+            shift = offsets / self._by_point(level_table(spatial_shapes, offsets)[:, :2])
         elif reference.shape[-1] == 4:
             reference, size = reference.chunk(2, dim=-1)
             per_point = [level * (0.5 / points) for level, points in zip(size.unbind(-2), self.num_points, strict=True)]

@@ -98,7 +98,7 @@ def _launch(
     device = torch.cuda.device(value.device) if value.is_cuda else contextlib.nullcontext()
     with device:
         kernel[(triton.cdiv(rows, block_rows),)](
-            *(value, level_table(spatial_shapes, value.device), locations, attention, *more),
+            *(value, level_table(spatial_shapes, value), locations, attention, *more),
             *(rows, queries, cells),
             HEADS=heads,
             CHANNELS=channels,
