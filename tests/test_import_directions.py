@@ -272,10 +272,8 @@ def _is_own(node: ast.expr) -> bool:
 
 
 # What PyTorch offers under no other name: the operators that its compiler makes of single ones (where they are absent,
-# the single ones run), writes to tensors, hooks, and whether a transformation or a dispatch mode is at work.
+# the single ones run), writes to tensors, hooks, and whether a transformation is at work.
 PRIVATE_NAMES_OF_TORCH = {
-    "layers.deformable_attention.attention, _C",
-    "layers.deformable_attention.attention, _len_torch_dispatch_stack",
     "layers.fast.calls, _C",
     "layers.fast.calls, _backward_hooks",
     "layers.fast.calls, _backward_pre_hooks",
