@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.data import MetadataCatalog
 
 from .config_node import CfgNode
+from .panoptic_classes import PanopticClasses
 from .renamed_keys import REMOVED, RENAMED
 
 
@@ -244,4 +248,30 @@ def get_cfg() -> CfgNode:
     """Returns detectron2's default config with the keys of this plugin; its `merge_from_file` reads files as data."""
     cfg = CfgNode(get_detectron2_cfg())
     add_detr_config(cfg)
+    return cfg
+
+
+def with_num_classes(cfg: CN) -> CN:
+    """Fills in `MODEL.DETR.NUM_CLASSES: 0` from the metadata of the training data, on a copy.
+
+    Raises:
+        ValueError: if the metadata does not know the classes either.
+    """
+    if cfg.MODEL.DETR.NUM_CLASSES > 0:
+        return cfg
+    classes: Sized | None = None
+    if cfg.MODEL.DETR.PANOPTIC.ENABLED:
+        classes = PanopticClasses.from_config(cfg)
+    elif len(cfg.DATASETS.TRAIN):
+        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if not classes:
+        raise ValueError(
+            "MODEL.DETR.NUM_CLASSES is 0 and the training data (DATASETS.TRAIN: "
+            f"{list(cfg.DATASETS.TRAIN)}) has no class names in its metadata: set MODEL.DETR.NUM_CLASSES, or register "
+            "the dataset with its thing_classes before the model is built."
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DETR.NUM_CLASSES = len(classes)
+    cfg.freeze()
     return cfg

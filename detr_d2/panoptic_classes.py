@@ -8,7 +8,7 @@ The class head has one row per class, things first, then stuff. detectron2 knows
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,32 +147,6 @@ class PanopticClasses:
                 f"({names}), or set MODEL.DETR.NUM_CLASSES, MODEL.DETR.PANOPTIC.NUM_THINGS and .LAYOUT"
             )
         return found
-
-
-def with_num_classes(cfg: CfgNode) -> CfgNode:
-    """Fills in `MODEL.DETR.NUM_CLASSES: 0` from the metadata of the training data, on a copy.
-
-    Raises:
-        ValueError: if the metadata does not know the classes either.
-    """
-    if cfg.MODEL.DETR.NUM_CLASSES > 0:
-        return cfg
-    classes: Sized | None = None
-    if cfg.MODEL.DETR.PANOPTIC.ENABLED:
-        classes = PanopticClasses.from_config(cfg)
-    elif len(cfg.DATASETS.TRAIN):
-        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    if not classes:
-        raise ValueError(
-            "MODEL.DETR.NUM_CLASSES is 0 and the training data (DATASETS.TRAIN: "
-            f"{list(cfg.DATASETS.TRAIN)}) has no class names in its metadata: set MODEL.DETR.NUM_CLASSES, or register "
-            "the dataset with its thing_classes before the model is built."
-        )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DETR.NUM_CLASSES = len(classes)
-    cfg.freeze()
-    return cfg
 
 
 def _ordered(ids: Mapping[int, int]) -> list[int]:

@@ -17,8 +17,8 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from ..config import with_num_classes
 from ..layers.padding import downsample_mask, padding_mask
-from ..panoptic_classes import with_num_classes
 from . import checks
 from .backbone.fast_resnet import accelerate, recompute_backbone, refresh
 from .backbone.unread_maps import check_maps_are_read
