@@ -71,7 +71,7 @@ TRANSFORMER_SHARED: set[str] = set()
 STANDARD_LIBRARY_ONLY = {"installation.bootstrap", "installation.install_detectron2"}
 LIGHT = {
     *STANDARD_LIBRARY_ONLY,
-    *("__main__", "cli", "files.output_folder", "commands", "commands._options", "commands.check_env"),
+    *("__main__", "cli", "commands", "commands._options", "commands.check_env"),
     *("commands.install_detectron2", "installation", "installation.check_env"),
 }
 
@@ -225,6 +225,7 @@ def test_triton_is_needed_by_the_file_of_its_kernels_only() -> None:
 def test_what_runs_first_needs_nothing() -> None:
     assert _outside(STANDARD_LIBRARY_ONLY, set(), deferred=True) == []
     assert _outside(LIGHT, {"detr_d2"}, deferred=False) == []
+    assert _outside("files", {"detr_d2"}, deferred=False) == []
 
 
 def test_optional_packages_are_imported_where_they_are_used() -> None:

@@ -7,6 +7,7 @@ only pretend to have; they are asked in addition, where the file alone does not 
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import stat
@@ -14,9 +15,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-
-import msgspec
+from dataclasses import asdict, dataclass, field
 
 from .processes import Process, boot_id, machine_id
 from .temporaries import create, prepare_folder, temporary_name
@@ -77,10 +76,13 @@ class Owner:
 
 def _parse(text: str) -> Owner | None:
     """From the content of a file, which anybody may have written; None if it names no owner."""
+    import msgspec  # here, as commands without a lock run where it is missing
+
     try:
-        return msgspec.json.decode(text, type=Owner)
+        owner = msgspec.json.decode(text, type=Owner)
     except (ValueError, RecursionError):
         return None
+    return owner if 0 < owner.process.pid < 1 << 31 else None
 
 
 _NOBODY = Owner(Process("", "", 0, 0), boot="", machine="")  # of a file that a power failure has cut short
@@ -161,7 +163,7 @@ def _make(path: str, own: Owner) -> int:
         FileExistsError: it is there.
     """
     prepare_folder(os.path.dirname(path))
-    content = msgspec.json.encode(own)
+    content = json.dumps(asdict(own)).encode()
     temporary = temporary_name(os.path.dirname(path))
     try:
         _write_new(temporary, content)

@@ -9,9 +9,6 @@ import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import msgspec
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Process:
 
     host: str
     system: str
-    pid: Annotated[int, msgspec.Meta(gt=0, lt=1 << 31)]
+    pid: int
     start: int
 
     @classmethod

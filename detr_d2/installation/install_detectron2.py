@@ -247,7 +247,7 @@ def install_source(python: str, source: str) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="install-detectron2",
+        prog="python -m detr_d2 install-detectron2",
         description="Install detectron2 into the Python that runs this file; one that can be imported is kept.",
     )
     parser.add_argument("--source", metavar="PATH_OR_URL", help="install this folder, wheel or git URL instead")

@@ -57,6 +57,14 @@ def test_a_missing_detectron2_is_said_in_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_nothing_is_needed_to_find_out_what_is_missing() -> None:
+    command = [sys.executable, "-S", "-m", "detr_d2", "check-env"]  # -S: without any installed package
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env={"PATH": ""})
+    assert done.returncode == 1
+    assert "msgspec cannot be imported" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_broken_library_below_is_said_too(tmp_path: Path) -> None:
     done = run_without("scipy", "libgfortran.so is gone", tmp_path)
     assert done.returncode == 1
