@@ -84,7 +84,7 @@ class OnOurImages(DefaultTrainer):
     ids=["faster-rcnn", "workers", "retinanet"],
 )
 def test_zoo_config_has_the_losses_of_detectron2s_trainer(faster_rcnn_cfg: Callable[..., CfgNode], options: list[Any]):
-    cfg = faster_rcnn_cfg(*options)
+    cfg = faster_rcnn_cfg(*options, "MODEL.RESNETS.FAST", False)
     ours, theirs = train(cfg, save=False), train(cfg, OnOurImages, save=False)
     assert len(losses(ours)) == 4
     assert set(ours.storage.histories()) == set(theirs.storage.histories())

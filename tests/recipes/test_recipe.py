@@ -129,7 +129,7 @@ def test_auxiliary_layers_weigh_as_much_as_the_last(cfg: CfgNode):
     unweighted.defrost()
     for key in ("LOSS_CLASS", "LOSS_L1", "LOSS_GIOU"):
         unweighted.MODEL.DETR.CRITERION[key] = 1.0
-    plain = SetCriterion(unweighted)(logits, boxes, targets)
+    plain = SetCriterion(unweighted)(Predictions(logits, boxes), targets)
     for kind, weight in (("ce", 1.0), ("bbox", 5.0), ("giou", 2.0)):
         for suffix in suffixes:
             expected = weight * plain[f"loss_{kind}"]

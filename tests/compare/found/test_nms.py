@@ -95,7 +95,7 @@ _PANOPTIC = [*_MASKS, "MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_H
 
 @pytest.mark.parametrize("options", [_MASKS, _CASCADE, _PANOPTIC], ids=["masks", "cascade", "panoptic"])
 def test_relatives_of_faster_rcnn(options: list[Any], tmp_path: Path) -> None:
-    cfg = tiny_faster_rcnn_cfg(*options, "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 4)
+    cfg = tiny_faster_rcnn_cfg(*options, "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 4, "MODEL.RESNETS.FAST", False)
     shipped = build_lively(cfg)
     Checkpointer(shipped, str(tmp_path)).save("model", class_names=["a", "b", "c"])
     open_model, _ = load_trained_model(without_nms(cfg), str(tmp_path / "model.pth"))
