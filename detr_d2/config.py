@@ -72,7 +72,7 @@ def _model_keys() -> CN:
     detr.TRANSFORMER.NUM_DECODER_LAYERS = 6
     # Dropout of attention weights, residuals and feed-forward networks alike.
     detr.TRANSFORMER.DROPOUT = 0.1
-    # "relu" or "gelu".
+    # "relu", "gelu", "silu" or "prelu".
     detr.TRANSFORMER.ACTIVATION = "relu"
     # Recompute every layer in the backward pass instead of keeping it in memory: slower, same results.
     detr.TRANSFORMER.RECOMPUTE = False

@@ -37,7 +37,7 @@ def make(norm: str = "FrozenBN", *, basic: bool = False, freeze_at: int = 0, **c
             blocks = ResNet.make_stage(BottleneckBlock, 2, stride_per_block=[stride, 1], **kwargs)
         stages.append(blocks)
         width = 64 * stride
-    resnet = FastResNet(stem, stages, out_features=list(ALL), freeze_at=freeze_at)
+    resnet = FastResNet.of(ResNet(stem, stages, out_features=list(ALL), freeze_at=freeze_at))
     norms: list[Any] = [
         module
         for module in resnet.modules()

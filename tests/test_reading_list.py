@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from pathlib import Path
 
@@ -77,3 +78,12 @@ def test_detr_is_short() -> None:
     assert len(files) <= MOST_FILES, sorted(lines)
     assert sum(lines.values()) <= MOST_LINES, lines
     assert {"detr_d2/layers/attention.py", "detr_d2/modeling/query_head.py"} < lines.keys()
+
+
+def test_the_readme_names_them_all() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    start = readme.index("`meta_arch.py`")
+    section = readme[start : readme.index("\n\n", start)]
+    names = {"`transformer/detr.py`", *(f"`{x.name}`" for x in closure() if x.stem != "detr")}
+    assert set(re.findall(r"`[\w/]+\.py`", section)) == names
+    assert f"{MOST_FILES} files, {MOST_LINES:,} lines of code" in section

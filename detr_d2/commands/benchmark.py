@@ -129,7 +129,9 @@ def _add_models(commands: Any) -> None:
         parser.add_argument(
             "--memory", action="store_true", help="also the memory that the work adds, in new processes"
         )
-    train.add_argument("--recompute", "--checkpoint", action="store_true", help="also ours with recomputation")
+    train.add_argument(
+        *("--recompute", "--checkpoint"), action="store_true", help="also ours with recomputation, to save memory"
+    )
     growth = commands.add_parser(
         "scaling",
         parents=[_contestants(), _model_options("512x640", 1, weights=False), _common(5)],

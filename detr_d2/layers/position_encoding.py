@@ -86,7 +86,7 @@ class LearnedPositionEncoding(nn.Module):
         if max(size) > self.max_size:
             raise ValueError(
                 f"The learned position encoding has {self.max_size} rows and columns, the feature map {height} x "
-                f"{width}: use smaller images or MODEL.DETR.POSITION_ENCODING.NAME sine."
+                f"{width}: use smaller images or the sine encoding."
             )
         x = self.col_embed.weight[:width].expand(height, -1, -1)
         y = self.row_embed.weight[:height, None].expand(-1, width, -1)

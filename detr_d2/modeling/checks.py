@@ -47,12 +47,12 @@ def check_in_features(cfg: CfgNode, known: Collection[str]) -> None:
         )
 
 
-def check_references(transformer: nn.Module, head: nn.Module) -> None:
-    """Raises `ValueError` if the transformer gives references, and the head does not read them.
+def check_references(transformer: nn.Module, head: nn.Module, are_given: bool) -> None:
+    """Raises `ValueError` if a head does not read the references that the transformer gives, if it does.
 
-    The one says so by an attribute `gives_references`, the other by `reads_references`.
+    A head that reads them says so by an attribute `reads_references`.
     """
-    if getattr(transformer, "gives_references", False) and not getattr(head, "reads_references", False):
+    if are_given and not getattr(head, "reads_references", False):
         raise ValueError(
             f"{type(transformer).__name__} has every query look around a reference, to which its box is relative, but "
             f"the head {type(head).__name__} does not read references: set MODEL.DETR.HEAD.NAME to ReferenceHead (a "

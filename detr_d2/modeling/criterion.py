@@ -26,7 +26,8 @@ CRITERION_REGISTRY = Registry("CRITERION")
 CRITERION_REGISTRY.__doc__ = """
 Criteria: `forward(predictions: Predictions, targets: Targets, *, strict: bool) -> dict[str, Tensor]`, the weighted
 losses, whose names start with "loss_". A registered class is an `nn.Module` that is called with `cfg`; see
-`SetCriterion`, of which a paper's own losses need to override no more than `layer_losses`.
+`SetCriterion`, of which a paper's own losses need to override no more than `layer_losses`; each has a weight in
+`loss_weights`.
 
 Everything but `logits` and `boxes_cxcywh` may be missing in the predictions and may be ignored; so may `strict`, with
 which a criterion should raise `NonFinitePredictionsError` rather than return losses that are NaN. Losses of boxes are

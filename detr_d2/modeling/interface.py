@@ -28,7 +28,7 @@ called with `cfg` (give it a `from_config`); `DETRTransformer` is the model.
 
 It must return `hidden_states` and `memory`; of its inputs it may ignore `all_layers` if it has one layer only, `head`
 if no layer depends on the predictions of another, and `targets` if it makes no queries of them. One that gives
-`reference_logits` says so by an attribute `gives_references = True`, so that heads that ignore them are refused. An
+`reference_logits` says so by an attribute `gives_references = True`: a head that ignores them is refused sooner. An
 encoder over maps, such as a hybrid of attention and convolutions, belongs here: necks get no masks and no positions.
 """
 

@@ -117,7 +117,7 @@ class DETR(nn.Module):
         self._step: Step | None = None  # that batches are part of, if they do not make one each
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        checks.check_references(transformer, head)
+        checks.check_references(transformer, head, getattr(transformer, "gives_references", False))
         for name in freeze:
             checks.freeze_part(self, name)
         accelerate(self, inference=optimize_inference, training=optimize_training)
@@ -255,6 +255,7 @@ class DETR(nn.Module):
         masks = [downsample_mask(mask, size) for size in sizes]
         positions = [self.position_encoding(size, m, self.device) for size, m in zip(sizes, masks, strict=True)]
         output = self.transformer(TransformerInputs(maps, masks, positions, all_layers, self.head, targets))
+        checks.check_references(self.transformer, self.head, output.reference_logits is not None)
         predictions = self.head(output).completed(output)
         if self.mask_head is None:
             return predictions

@@ -90,7 +90,7 @@ def test_another_detector_is_timed_only(config: str, tmp_path: Path) -> None:
 
 def test_training_steps(config: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    report = run("train-step", config, tmp_path, "--contestants", "ours", "transformers", "--recompute")
+    report = run("train-step", config, tmp_path, "--contestants", "ours", "transformers", "--checkpoint")
     assert names_of(report) == ["ours", "transformers", "ours-recompute"]
     assert report["differences"].keys() == {"transformers", "ours-recompute"}
     assert all(values.keys() == {"losses", "gradient norm"} for values in report["differences"].values())

@@ -80,7 +80,7 @@ def test_learned_rows_and_columns():
 
 
 def test_learned_refuses_larger_maps():
-    with pytest.raises(ValueError, match="50 rows and columns, the feature map 51 x 4"):
+    with pytest.raises(ValueError, match="50 rows and columns, the feature map 51 x 4: use smaller images or the sine"):
         LearnedPositionEncoding(num_channels=6)((51, 4), None, CPU)
 
 

@@ -253,13 +253,13 @@ def test_bfloat16_autocast_trains_every_head(variant: str):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("variant", ["two_stage", "single_scale"])
-def test_checkpointing_changes_nothing(variant: str, dropout: float):
+def test_recomputing_changes_nothing(variant: str, dropout: float):
     gradients, calls = [], []
     plain = tiny_deformable(variant, T + "DROPOUT", dropout)
     stir(plain)
     inputs = [random_input(64, 96, 3)]
-    for checkpoint in (False, True):
-        model = tiny_deformable(variant, T + "DROPOUT", dropout, T + "RECOMPUTE", checkpoint)
+    for recompute in (False, True):
+        model = tiny_deformable(variant, T + "DROPOUT", dropout, T + "RECOMPUTE", recompute)
         model.load_state_dict(plain.state_dict())
         count: list[int] = []
         layers = [model.get_submodule(f"transformer.{part}.layers") for part in ("encoder", "decoder")]

@@ -5,6 +5,7 @@ The first test runs the network on tensors that only claim to be on a GPU, which
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,13 +13,16 @@ import torch
 from detectron2.structures import ImageList
 from segmentation_cases import MASKS
 from tiny_deformable import tiny_deformable
-from tiny_models import random_predictions, random_targets, tiny_detr
+from tiny_models import random_input, random_predictions, random_targets, tiny_detr
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from detr_d2.modeling import DETR, HungarianMatcher, Matching, Step, Targets
 
+NEEDS_CUDA_BUILD = pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this build of torch has no CUDA")
 GRID = ["MODEL.DETR.TRANSFORMER.SAMPLING_BACKEND", "grid_sample"]
 
 
@@ -32,9 +36,9 @@ class Copies(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        tensors = [x for x in (*args, result) if isinstance(x, Tensor)]
-        devices = {x.device.type for x in tensors}
-        if name in ("_to_copy", "copy_") and len(devices) > 1:
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+        devices = {x.device.type for x in tensors if x.dim() or name in ("_to_copy", "copy_")}  # a number is no copy
+        if len(devices) > 1:
             self.found.append(f"{name} of {tuple(tensors[0].shape)} to {tensors[-1].device}")
         if name in ("_local_scalar_dense", "nonzero", "_unique2", "masked_select"):
             self.found.append(name)
@@ -79,7 +83,45 @@ def build(kind: str) -> DETR:
     return tiny_detr(*(MASKS if kind == "masks" else []))
 
 
-@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this build of torch has no CUDA")
+@NEEDS_CUDA_BUILD
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda x: x.cpu(),
+        lambda x: torch.tensor([1.0], device=x.device),
+        lambda x: x[[0]],
+        lambda x: x[torch.tensor([0])],
+        lambda x: x.copy_(torch.zeros(4)),
+    ],
+    ids=["down", "from a list", "index of numbers", "index on the host", "into"],
+)
+def test_copies_are_seen(copy: Callable[[Tensor], Any]) -> None:
+    with FakeTensorMode():
+        x = torch.ones(4, device="cuda")
+        with Copies() as copies:
+            (x * 2 + torch.tensor(1.0)).sum()
+        assert not copies.found
+        with Copies() as copies:
+            copy(x)
+    assert copies.found
+
+
+def test_targets_are_packed_before_the_backbone_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_detr()
+    order: list[str] = []
+    pack = model.pack_targets
+
+    def packed(*arguments: Any) -> Targets:
+        order.append("targets")
+        return pack(*arguments)
+
+    monkeypatch.setattr(model, "pack_targets", packed)
+    model.backbone.register_forward_pre_hook(lambda *_: order.append("backbone"))
+    model([random_input(64, 64, 2)])
+    assert order == ["targets", "backbone"]
+
+
+@NEEDS_CUDA_BUILD
 @pytest.mark.parametrize("sizes", [[(96, 64), (64, 96)], [(96, 96), (96, 96)]], ids=["padded", "equal"])
 @pytest.mark.parametrize("kind", ["detr", "masks", "multi_scale", "two_stage"])
 def test_nothing_is_copied_in_forward_and_losses(kind: str, sizes: list[tuple[int, int]]) -> None:
@@ -96,22 +138,28 @@ def test_nothing_is_copied_in_forward_and_losses(kind: str, sizes: list[tuple[in
     assert not copies.found
 
 
-def test_the_matcher_copies_once_down_and_once_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU these copies are none, so the calls that would make them are counted."""
-    calls: list[str] = []
-    down, up = Tensor.cpu, Tensor.to
+class Waits(TorchFunctionMode):
+    """Lists, inside, the calls that copy from or to a GPU, on a CPU too, where they copy nothing."""
 
-    def count_down(self: Tensor) -> Tensor:
-        calls.append("down")
-        return down(self)
+    NAMES = ("cpu", "cuda", "item", "tolist", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__array__")
 
-    def count_up(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if any(isinstance(x, torch.device) for x in (*args, *kwargs.values())):
-            calls.append("up")
-        return up(self, *args, **kwargs)
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
 
-    monkeypatch.setattr(Tensor, "cpu", count_down)
-    monkeypatch.setattr(Tensor, "to", count_up)
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        to_device = name == "to" and any(isinstance(x, torch.device) for x in (*args, *kwargs.values()))
+        if name in self.NAMES or to_device:
+            self.found.append(name)
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("counts", [[3, 1], [0, 9], [0, 0]])
+def test_the_matcher_copies_once_down_and_once_up(counts: list[int]) -> None:
     logits, boxes = random_predictions(3, 2, 8)
-    HungarianMatcher()(logits, boxes, random_targets([3, 1]))
-    assert calls == ["down", "up"]
+    targets = random_targets(counts)
+    with Waits() as waits:
+        HungarianMatcher()(logits, boxes, targets)
+    assert waits.found == ["cpu", "to"]

@@ -60,13 +60,18 @@ class Spread(DETRHead):
 class Narrow(SetCriterion):
     """Wants matched queries to spread little."""
 
+    @classmethod
+    def from_config(cls, cfg):
+        arguments = super().from_config(cfg)
+        arguments["loss_weights"]["loss_spread"] = 0.5
+        return arguments
+
     def layer_losses(self, predictions, targets, matching, step, class_weights=None):
         losses = super().layer_losses(predictions, targets, matching, step, class_weights)
         if predictions.extra:
             layers = torch.arange(len(predictions.logits))[:, None]
             spread = predictions.extra["spread"][layers, matching.image, matching.query]
             losses["loss_spread"] = spread.sum(1) / step.num_boxes
-        self.loss_weights["loss_spread"] = 0.5
         return losses
 '''
 

@@ -152,12 +152,12 @@ def test_activations_by_hand(name: str, expected: float):
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
-def test_checkpointing_changes_nothing(pre_norm: bool):
+def test_recomputing_changes_nothing(pre_norm: bool):
     plain = build(pre_norm, dropout=0.3)
     feature, position = torch.randn(2, C, 3, 5, dtype=torch.float64), torch.randn(1, C, 3, 5, dtype=torch.float64)
     gradients, calls = [], []
-    for checkpoint in (False, True):
-        transformer = build(pre_norm, dropout=0.3, recompute=checkpoint)
+    for recompute in (False, True):
+        transformer = build(pre_norm, dropout=0.3, recompute=recompute)
         transformer.load_state_dict(plain.state_dict())
         count: list[int] = []
         for layer in [*transformer.encoder.layers, *transformer.decoder.layers]:

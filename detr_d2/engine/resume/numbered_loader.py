@@ -47,7 +47,11 @@ class NumberedLoader:
         return {"images": self._images}
 
     def seek(self, state: dict[str, Any]) -> bool:
-        """Continues behind the consumed images when iterated next; returns whether that falls between two steps."""
+        """Continues behind the consumed images when iterated next.
+
+        Returns:
+            Whether that is exact: it falls between two steps, and the state is of such a loader, whose order it has.
+        """
         rest = state["images"] % self.images_per_step
         self._images = state["images"] - rest
-        return rest == 0
+        return rest == 0 and state.keys() == self.state_dict().keys()

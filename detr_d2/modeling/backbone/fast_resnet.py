@@ -36,6 +36,8 @@ _STAGE = forwards_of(nn.Sequential)
 class FastResNet(ResNet):
     """A `ResNet` with another way to the same maps, which is not taken while something else is made of the calls.
 
+    Made by `of` alone.
+
     Attributes:
         fast_inference, fast_training: False for detectron2's own way in evaluation mode, in training mode.
         recompute: keep only what enters a block in training; see `recompute_backbone`.
@@ -44,10 +46,7 @@ class FastResNet(ResNet):
     fast_inference: bool = True
     fast_training: bool = True
     recompute: bool = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._folded = FoldedConvolutions()
+    _folded: FoldedConvolutions
 
     @classmethod
     def of(cls, resnet: ResNet) -> FastResNet:

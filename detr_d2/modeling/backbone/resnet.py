@@ -13,8 +13,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 
-from .fast_resnet import FastResNet
-
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -25,7 +23,7 @@ BLOCKS_PER_STAGE = {
 
 
 @BACKBONE_REGISTRY.register()
-def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FastResNet:
+def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """Builds a ResNet from `MODEL.RESNETS`; with `RES5_DILATION: 2` the blocks of res5 have dilations 1, 2, 2.
 
     Args:
@@ -59,7 +57,7 @@ def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FastResN
         block = BottleneckBlock if resnets.DEPTH >= 50 else BasicBlock
         stages.append(ResNet.make_stage(block, num_blocks, **kwargs))
         in_channels = out_channels
-    return FastResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    return ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 def _check(resnets: CfgNode) -> None:

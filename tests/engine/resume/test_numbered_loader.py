@@ -67,6 +67,13 @@ def test_continues_behind_the_images_that_were_consumed(noise: str, workers: int
         assert [describe(batch) for batch in islice(resumed, BATCHES - first)] == expected[first:]
 
 
+def test_the_position_of_another_loader_is_not_exact(noise: str):
+    loader = NumberedLoader(make_cfg(noise, 0, False), seed=5)
+    assert loader.seek({"images": 6})
+    assert not loader.seek({"images": 6, "units": 2, "num_workers": 1})
+    assert loader.state_dict() == {"images": 6}
+
+
 def test_nothing_is_read_before_it_is_iterated(noise: str):
     cfg = make_cfg(noise, 0, False)
     cfg.DATASETS.TRAIN = ("nowhere",)

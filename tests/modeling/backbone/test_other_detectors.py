@@ -141,6 +141,16 @@ def test_the_key_turns_it_off_and_detr_has_its_own() -> None:
     detr: Any = build_model(tiny_cfg("MODEL.DETR.OPTIMIZE_INFERENCE", False))
     assert (detr.backbone.fast_inference, detr.backbone.fast_training, resnet_path(detr)) == (False, True, "plain")
     assert resnet_path(build_model(tiny_cfg("MODEL.RESNETS.FAST", False))) == "fast"
+    without_pyramid: list[Any] = [
+        "MODEL.BACKBONE.NAME",
+        "build_detr_resnet_backbone",
+        "MODEL.RESNETS.OUT_FEATURES",
+        ["res3"],
+    ]
+    without_pyramid += ["MODEL.RETINANET.IN_FEATURES", ["res3"], "MODEL.ANCHOR_GENERATOR.SIZES", [[16]]]
+    for is_fast, expected in ((True, FastResNet), (False, ResNet)):
+        retinanet: Any = build_model(tiny_retinanet_cfg(*without_pyramid, "MODEL.RESNETS.FAST", is_fast))
+        assert type(retinanet.backbone) is expected
 
 
 def test_a_detector_stays_a_module_like_any_other() -> None:

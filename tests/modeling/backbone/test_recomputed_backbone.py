@@ -120,10 +120,10 @@ def test_less_is_kept() -> None:
     images = torch.randn(1, 3, 64, 64)
     backbones = [x.backbone for x in pair("MODEL.BACKBONE.FREEZE_AT", 2)]
     weights = sum(4 * x.numel() for x in backbones[0].state_dict().values())
-    checkpointed, plain = (kept_bytes(lambda b=b: b(images)["res4"]) for b in backbones)  # type: ignore[misc]
+    recomputed, plain = (kept_bytes(lambda b=b: b(images)["res4"]) for b in backbones)  # type: ignore[misc]
     # ResNet-18: the inputs of res3.0 (64 x 16 x 16), res3.1 (128 x 8 x 8), res4.0 (same), res4.1 (256 x 4 x 4)
-    assert checkpointed == 4 * (64 * 16 * 16 + 2 * 128 * 8 * 8 + 256 * 4 * 4)
-    assert checkpointed < plain < weights
+    assert recomputed == 4 * (64 * 16 * 16 + 2 * 128 * 8 * 8 + 256 * 4 * 4)
+    assert recomputed < plain < weights
 
 
 def test_evaluation_is_not_affected() -> None:

@@ -11,7 +11,7 @@ from tiny_deformable import tiny_deformable, tiny_deformable_cfg
 from tiny_models import random_input, tiny_cfg, tiny_detr
 from torch import nn
 
-from detr_d2.modeling import DETR, DETRHead, Predictions, TransformerOutput
+from detr_d2.modeling import DETR, DeformableTransformer, DETRHead, Predictions, TransformerOutput
 from detr_d2.modeling.backbone.unread_maps import check_maps_are_read
 
 OUT = "MODEL.RESNETS.OUT_FEATURES"
@@ -24,6 +24,13 @@ def test_a_head_that_ignores_references_is_refused(variant: str) -> None:
         ValueError, match=r"DETRHead does not read references: set MODEL\.DETR\.HEAD\.NAME to ReferenceHead"
     ):
         tiny_deformable(variant, "MODEL.DETR.HEAD.NAME", "DETRHead")
+
+
+def test_references_that_were_not_announced_are_found_in_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DeformableTransformer, "gives_references", False)
+    model = tiny_deformable("single_scale", "MODEL.DETR.HEAD.NAME", "DETRHead")
+    with pytest.raises(ValueError, match="DETRHead does not read references"):
+        model([random_input(64, 64, 1)])
 
 
 def test_a_head_may_say_that_it_reads_references() -> None:
