@@ -70,7 +70,7 @@ def test_detectron2_is_not_required_and_extras_are_named(metadata: Message) -> N
     assert {"torch", "torchvision", "scipy"} <= names
     assert not [text for text in required if "detectron2" in text]
     assert all(">=" in text for text in required)
-    assert set(metadata.get_all("Provides-Extra") or []) == {"dev", "export", "hf", "masks", "report"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"dev", "export", "hf", "masks", "report", "video"}
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License"] == "Apache-2.0" or metadata["License-Expression"] == "Apache-2.0"
 
