@@ -47,7 +47,10 @@ class NumberedLoader:
         return {"images": self._images}
 
     def seek(self, state: dict[str, Any]) -> bool:
-        """Continues behind the consumed images when iterated next; returns whether that falls between two steps."""
+        """Continues behind the consumed images when iterated next; returns whether that is exact.
+
+        It is between two steps, unless the checkpoint is older: then random numbers of workers augmented the images.
+        """
         rest = state["images"] % self.images_per_step
         self._images = state["images"] - rest
-        return rest == 0
+        return rest == 0 and "worker_states" not in state

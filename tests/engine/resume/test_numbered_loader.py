@@ -67,6 +67,15 @@ def test_continues_behind_the_images_that_were_consumed(noise: str, workers: int
         assert [describe(batch) for batch in islice(resumed, BATCHES - first)] == expected[first:]
 
 
+def test_an_older_position_of_a_baseline_is_not_exact(noise: str):
+    """Its images were augmented by the random numbers of workers."""
+    loader = NumberedLoader(make_cfg(noise, 0, False), seed=5)
+    first, second = (describe(batch) for batch in islice(loader, 2))
+    assert first != second
+    assert not loader.seek({"images": 3, "units": 1, "num_workers": 0, "worker_states": [None], "waiting": []})
+    assert describe(next(iter(loader))) == second
+
+
 def test_nothing_is_read_before_it_is_iterated(noise: str):
     cfg = make_cfg(noise, 0, False)
     cfg.DATASETS.TRAIN = ("nowhere",)
