@@ -1,9 +1,9 @@
 """Contestants of a benchmark of whole models: implementations of the same detector with the same weights.
 
 `ours` and `ours-eager` (nothing folded), `transformers`, `authors`, and `detectron2:CONFIG`, another detector, which
-can be timed beside them but not compared with them. `ours-checkpoint` trains with gradient checkpointing of the
-transformer and, if it is a ResNet, of the backbone. `ours-float32` is without
-autocast. `ours-compiled` predicts with `torch.compile` of `ours-eager`.
+can be timed beside them but not compared with them. `ours-recompute` trains with recomputation of the transformer and,
+if it is a ResNet, of the backbone. `ours-float32` is without autocast. `ours-compiled` predicts with `torch.compile` of
+`ours-eager`.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _ours(name: str, cfg: CfgNode, state: Mapping[str, Tensor], device: str) -> 
     cfg.MODEL.DEVICE = device
     if name in ("ours-eager", COMPILED):
         cfg.MODEL.DETR.OPTIMIZE_INFERENCE = cfg.MODEL.DETR.OPTIMIZE_TRAINING = False
-    if name == "ours-checkpoint":
+    if name == "ours-recompute":
         cfg.MODEL.DETR.TRANSFORMER.RECOMPUTE = True
         cfg.MODEL.DETR.RECOMPUTE_BACKBONE = "resnet" in cfg.MODEL.BACKBONE.NAME
     model = build_model(cfg)

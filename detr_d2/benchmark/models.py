@@ -98,8 +98,8 @@ def train_step(args: argparse.Namespace) -> int:
     """Forward, losses, backward, clip and optimizer."""
     cfg = model_config(args)
     names = chosen_contestants(args, cfg)
-    if args.checkpoint:
-        names.append("ours-checkpoint")
+    if args.recompute:
+        names.append("ours-recompute")
     describe("training step", args, names)
     state = our_weights(cfg, args.seed, args.weights)
     others, inputs = other_configs(names, args.device), chosen_inputs(args)

@@ -129,7 +129,7 @@ def _add_models(commands: Any) -> None:
         parser.add_argument(
             "--memory", action="store_true", help="also the memory that the work adds, in new processes"
         )
-    train.add_argument("--checkpoint", action="store_true", help="also ours with gradient checkpointing")
+    train.add_argument("--recompute", "--checkpoint", action="store_true", help="also ours with recomputation")
     growth = commands.add_parser(
         "scaling",
         parents=[_contestants(), _model_options("512x640", 1, weights=False), _common(5)],

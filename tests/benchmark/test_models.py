@@ -90,9 +90,9 @@ def test_another_detector_is_timed_only(config: str, tmp_path: Path) -> None:
 
 def test_training_steps(config: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    report = run("train-step", config, tmp_path, "--contestants", "ours", "transformers", "--checkpoint")
-    assert names_of(report) == ["ours", "transformers", "ours-checkpoint"]
-    assert report["differences"].keys() == {"transformers", "ours-checkpoint"}
+    report = run("train-step", config, tmp_path, "--contestants", "ours", "transformers", "--recompute")
+    assert names_of(report) == ["ours", "transformers", "ours-recompute"]
+    assert report["differences"].keys() == {"transformers", "ours-recompute"}
     assert all(values.keys() == {"losses", "gradient norm"} for values in report["differences"].values())
     curves = report["losses"]
     assert all(len(x) == 4 for x in curves.values())  # two rounds of warm-up, two timed
@@ -146,11 +146,11 @@ def test_compiled_only_predicts(config: str, capsys: pytest.CaptureFixture[str],
     assert "ours-compiled takes part in `benchmark infer` only" in capsys.readouterr().err
 
 
-def test_checkpointing_is_of_transformer_and_backbone() -> None:
+def test_recomputation_is_of_transformer_and_backbone() -> None:
     cfg = small_cfg()
-    model = build_contestant("ours-checkpoint", cfg, our_weights(cfg, 0), {}, "cpu").model
+    model = build_contestant("ours-recompute", cfg, our_weights(cfg, 0), {}, "cpu").model
     assert model.get_submodule("transformer.encoder").recompute
-    assert model.get_submodule("backbone").checkpoint
+    assert model.get_submodule("backbone").recompute
 
 
 def test_autocast_is_beside_float32(config: str, tmp_path: Path) -> None:
