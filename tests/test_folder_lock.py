@@ -95,6 +95,14 @@ def test_containers_and_systems_that_were_started_again(
         assert not free
 
 
+def test_a_command_that_is_no_text_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train\udce9", "\U0001f680"])  # as Python reads other bytes than UTF-8
+    with hold_folder(tmp_path):
+        owner = Owner.read(str(tmp_path / NAME))
+        assert owner is not None
+        assert (owner.process, owner.command) == (Process.current(), "train? \U0001f680")
+
+
 def test_a_living_process_in_another_container_is_seen_by_its_lock(tmp_path: Path) -> None:
     def pretend() -> None:
         hold_for_ever(tmp_path)

@@ -222,7 +222,7 @@ class Trainer(DefaultTrainer):
         self._trainer.batches()  # starting workers draws a random number
         restore_random_state(state)
         if not exact:
-            logger.warning("Resuming is not exact: the processes or images a step are not those of the checkpoint.")
+            logger.warning("Resuming is not exact: other processes, other images a step, or an older checkpoint.")
 
     def check_gradients(self) -> None:
         """Raises FloatingPointError if the last step has spoiled the weights; see `TrainStep.check_gradients`."""

@@ -21,6 +21,7 @@ import detr_d2
 
 from ..files import write_json
 from ..files.folder_lock import NAME as LOCK
+from ..renamed_keys import translate_keys, translate_overrides
 
 OURS = {"made_by": "detr_d2", "format": 1}
 """In every record."""
@@ -48,7 +49,7 @@ def is_empty(folder: Path) -> bool:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, key by key, configs too; what only one of two versions knows is no setting."""
+    """The settings that differ, key by key, configs too, by today's names; what one version alone knows is none."""
     first, second = _flat(found), _flat(wanted)
     both = {key: (first[key], second[key]) for key in sorted(first.keys() & second.keys())}
     return {key: values for key, values in both.items() if values[0] != values[1]}
@@ -59,8 +60,12 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         if key in ("version", "output_dir", *OURS) and not prefix:
             continue
-        if key == "config" and isinstance(value, str):  # YAML
-            value = yaml.safe_load(value)
+        with suppress(ValueError):  # of a removed key: the value that it goes with is another one, too
+            if key == "config" and isinstance(value, str):  # YAML
+                value = yaml.safe_load(value)
+                translate_keys(value)
+            elif key == "opts" and isinstance(value, list):
+                value = translate_overrides(value)
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:

@@ -128,7 +128,8 @@ def hold_folder(folder: str | os.PathLike[str], *, run: str = "", same_run: Coll
 
 def _acquire(path: str, folder: str | os.PathLike[str], run: str, same_run: Collection[str]) -> int | None:
     """Makes the file; returns it open and locked, or None where it belongs to the process that has started this one."""
-    own = Owner(Process.current(), " ".join(sys.argv[:2])[:100], time.time(), run)
+    command = " ".join(sys.argv[:2])[:100].encode(errors="replace").decode()  # names of files may be no text
+    own = Owner(Process.current(), command, time.time(), run)
     while True:
         try:
             return _make(path, own)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tiny_models import tiny_cfg
 
 from detr_d2.compare.results import RunResult
@@ -117,6 +118,29 @@ def test_another_version_is_a_note(
     monkeypatch.setattr("detr_d2.__version__", "99.0")
     assert run_training(job, silent).ap == 1
     assert run_training(replace(job, seconds=9.0), silent).ap == 2
+    assert len(pretended) == 2
+
+
+def test_a_training_is_found_again_under_the_old_names_of_its_keys(
+    job: TrainingJob, pretended: list[TrainingJob]
+) -> None:
+    key, old = "MODEL.DETR.TRANSFORMER.DETR.PRE_NORM", "MODEL.DETR.TRANSFORMER.PRE_NORM"
+    job = replace(job, opts=(key, "True"))
+    run_training(job, silent)
+    record = Path(job.output_dir) / "job.json"
+    content = json.loads(record.read_text())
+    config = yaml.safe_load(content["config"])
+    transformer, solver = config["MODEL"]["DETR"]["TRANSFORMER"], config["SOLVER"]
+    transformer["PRE_NORM"] = transformer.pop("DETR")["PRE_NORM"]
+    solver["ONE_CYCLE_PCT"] = 0.1
+    record.write_text(json.dumps({**content, "config": yaml.safe_dump(config), "opts": [old, "True"]}))
+    assert run_training(job, silent).ap == 1
+    transformer["PRE_NORM"] = False  # as its file said then
+    record.write_text(json.dumps({**content, "config": yaml.safe_dump(config)}))
+    assert run_training(job, silent).ap == 2
+    solver.update(ONE_CYCLE_PCT=0.3, LR_SCHEDULER_NAME="OneCycleLR")
+    record.write_text(json.dumps({**content, "config": yaml.safe_dump(config)}))
+    assert run_training(job, silent).ap == 2
     assert len(pretended) == 2
 
 
