@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from detr_d2.layers import downsample_mask, padding_mask
 from detr_d2.modeling import DETR, DeformableTransformer, TransformerInputs
-from detr_d2.modeling.transformer.deformable_layers import inverse_sigmoid
+from detr_d2.modeling.transformer.deformable_layers import Levels, inverse_sigmoid
 
 T = "MODEL.DETR.TRANSFORMER."
 
@@ -177,6 +177,30 @@ def test_refinement_moves_the_references_without_gradients():
         for head, parameters in enumerate(heads):
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
             assert all(bool(g.any()) == (head == layer) for g in gradients)
+
+
+def test_queries_that_may_not_read_others_do_not_know_them():
+    model = tiny_deformable("refine").double()
+    stir(model)
+    model.eval()
+    maps = [torch.randn(1, 64, n, n, dtype=torch.float64) for n in (8, 4, 2, 1)]
+    levels = Levels.of(maps, [None] * 4)
+    memory = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+    content, position = torch.randn(2, 1, 8, 64, dtype=torch.float64)
+    references = torch.rand(1, 8, 4, dtype=torch.float64)
+    attend = torch.ones(8, 8, dtype=torch.bool)
+    attend[3:, :3] = False
+    decoder = model.get_submodule("transformer.decoder")
+
+    def decode(x: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, logits = decoder(x, position, references, memory, levels, model.head, attend)
+        return torch.stack(outputs), torch.stack(logits)
+
+    other = content.clone()
+    other[:, :3] += 1
+    for before, after in zip(decode(content), decode(other), strict=True):
+        torch.testing.assert_close(after[:, :, 3:], before[:, :, 3:], atol=1e-12, rtol=0)
+        assert not torch.allclose(after[:, :, :3], before[:, :, :3], atol=1e-3)
 
 
 def test_without_refinement_the_references_stay():

@@ -184,6 +184,7 @@ class DeformableDecoder(Stack):
         memory: Tensor,
         levels: Levels,
         head: LayerHead | None,
+        attend: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Decodes queries.
 
@@ -192,6 +193,7 @@ class DeformableDecoder(Stack):
             references: (B, Q, 2) points or (B, Q, 4) boxes_cxcywh in (0, 1), normalised by the unpadded image.
             memory: (B, S, C).
             head: reads the boxes off each layer; needed with refinement only.
+            attend: True where a query may read another, see `attention`; None for all.
 
         Returns:
             Of each layer its output (B, Q, C), and the logits of the references that it was given.
@@ -200,7 +202,7 @@ class DeformableDecoder(Stack):
         for index, layer in enumerate(self.layers):
             logits = inverse_sigmoid(references)
             places = levels.on_maps(references)
-            x = self.run(layer, x, query_position, places, memory, levels)
+            x = self.run(layer, x, query_position, places, memory, levels, attend)
             outputs.append(x)
             reference_logits.append(logits)
             if self.refine and index + 1 < len(self.layers):
