@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tabulate import tabulate
 from tqdm import tqdm
 
 from ..compare.cost.fresh_process import run_python
@@ -59,14 +60,18 @@ def imports(args: argparse.Namespace) -> int:
     """What `import detr_d2` adds to the import of detectron2's models, in fresh processes."""
     rounds = tqdm(range(args.repeat), unit="process", leave=False, disable=not sys.stderr.isatty())
     found = [run_statements(IMPORTS) for _ in rounds]
-    rows = []
-    for statement, steps in zip(IMPORTS, zip(*found, strict=True), strict=True):
-        seconds = statistics.median(x["seconds"] for x in steps)
-        print(f"{statement:28} {seconds:.3f} s, peak memory {steps[0]['peak_mb']:.0f} MB")
-        rows.append({"name": statement, "steps": steps})
+    steps = dict(zip(IMPORTS, zip(*found, strict=True), strict=True))
+    _print({name: {**x[0], "seconds": statistics.median(y["seconds"] for y in x)} for name, x in steps.items()})
     print_machine(args)
-    write_report({"imports": rows}, args)
+    write_report({"imports": [{"name": name, "steps": x} for name, x in steps.items()]}, args)
     return 0
+
+
+def _print(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """A line for what `run_statements` says of each."""
+    cells = [(name, f"{x['seconds']:.3f} s", f"{x['peak_mb']:.0f} MB") for name, x in rows.items()]
+    alignment = ("left", "right", "right")
+    print(tabulate(cells, ["", "time", "peak memory"], tablefmt="plain", disable_numparse=True, colalign=alignment))
 
 
 def coco_file(args: argparse.Namespace) -> int:
@@ -107,8 +112,7 @@ def coco_file(args: argparse.Namespace) -> int:
             name: run_statements(["import detr_d2", *statements], {"FVCORE_CACHE": caches[name]})[-1]
             for name, statements in works.items()
         }
-    for name, step in rows.items():
-        print(f"{name:36} {step['seconds']:7.2f} s  peak memory {step['peak_mb']:6.0f} MB")
+    _print(rows)
     print_machine(args)
     write_report({"file_mb": size, "steps": rows}, args)
     return 0

@@ -78,8 +78,12 @@ def test_evaluations_that_differ_are_not_timed(
     assert "differ by more than 1e-09" in capsys.readouterr().err
 
 
-def test_import(tmp_path: Path) -> None:
+def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = run(tmp_path, "import", "--repeat", "1")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["time", "peak", "memory"]
+    assert [" ".join(x[:2]) for x in lines[1:4]] == list(IMPORTS)
+    assert all((x[3], x[5]) == ("s", "MB") and float(x[2]) > 0 for x in lines[1:4])
     assert [x["name"] for x in report["imports"]] == list(IMPORTS)
     assert all(x["steps"][0]["seconds"] > 0 and x["steps"][0]["peak_mb"] > 10 for x in report["imports"])
 

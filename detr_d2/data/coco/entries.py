@@ -47,6 +47,11 @@ class CategoryEntry(msgspec.Struct, gc=False):
     isthing: Any = UNSET
 
 
+def lists_with(annotation: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
+    """The lists of a file -> their kind of entry."""
+    return {"images": ImageEntry, "annotations": annotation, "categories": CategoryEntry}
+
+
 @dataclass(frozen=True)
 class CocoImages:
     """The N images of a file, by ascending id, numbers before texts.

@@ -17,12 +17,11 @@ import numpy as np
 from . import json_values
 from .entries import (
     UNSET,
-    CategoryEntry,
     CocoClasses,
     CocoImages,
     Entries,
-    ImageEntry,
     class_indices,
+    lists_with,
     match_ids,
     read_classes,
     read_images,
@@ -52,12 +51,7 @@ class _WideAnnotation(_Annotation, gc=False):
     segmentation: Any = UNSET
 
 
-_LISTS: dict[str, type[msgspec.Struct]] = {
-    "images": ImageEntry,
-    "annotations": _Annotation,
-    "categories": CategoryEntry,
-}
-_WIDE_LISTS: dict[str, type[msgspec.Struct]] = {**_LISTS, "annotations": _WideAnnotation}
+_LISTS, _WIDE_LISTS = lists_with(_Annotation), lists_with(_WideAnnotation)
 
 
 @dataclass(frozen=True)

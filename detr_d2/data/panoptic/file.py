@@ -15,11 +15,10 @@ from ...panoptic_classes import PanopticClasses
 from ..coco import json_values
 from ..coco.entries import (
     UNSET,
-    CategoryEntry,
     CocoImages,
     Entries,
-    ImageEntry,
     class_indices,
+    lists_with,
     match_ids,
     read_classes,
     read_images,
@@ -49,11 +48,7 @@ class _SegmentEntry(msgspec.Struct, gc=False):
     bbox: Any = UNSET
 
 
-_LISTS: dict[str, type[msgspec.Struct]] = {
-    "images": ImageEntry,
-    "annotations": _PanopticEntry,
-    "categories": CategoryEntry,
-}
+_LISTS = lists_with(_PanopticEntry)
 
 
 @dataclass(frozen=True)

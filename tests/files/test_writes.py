@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # What writes to a path, by the last parts of its name. `.replace` of a path looks like that of a text: `os.replace` is
 # what the package uses.
