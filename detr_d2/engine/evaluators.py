@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -78,7 +79,12 @@ def check_evaluators(cfg: CfgNode) -> None:
 
 
 def _coco(cfg: CfgNode, name: str, folder: str) -> list[DatasetEvaluator]:
-    return [RecordsEvaluator(name, output_dir=folder, max_dets_per_image=_max_detections(cfg))]
+    return [build_coco_evaluator(name, folder, max_dets_per_image=_max_detections(cfg))]
+
+
+def build_coco_evaluator(dataset_name: str, output_folder: str | None, **options: Any) -> RecordsEvaluator:
+    """AP of a registered dataset; without a folder no predictions are written. Options: of `RecordsEvaluator`."""
+    return RecordsEvaluator(dataset_name, output_dir=output_folder, **options)
 
 
 def _max_detections(cfg: CfgNode) -> int | None:
