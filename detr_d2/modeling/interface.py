@@ -112,7 +112,8 @@ class DenoisingQueries:
 
     Attributes:
         count: D; these queries stand before all others. Where no image has objects, D is 0: the losses must have the
-            same names in every step and on every process.
+            same names in every step and on every process, and so must what makes the queries take part with a gradient
+            of 0, since DistributedDataParallel waits for all parameters.
         matching: the objects that they are to find; queries without one are to find nothing.
         groups: G, how often each object is among them.
     """

@@ -54,7 +54,7 @@ class DeformableTransformer(nn.Module):
         num_heads, feedforward_dim, dropout, activation: see `Layer` of DETR.
         num_encoder_layers, num_decoder_layers: depth.
         num_levels: feature levels.
-        num_points: points that a head samples on a level.
+        num_points: points that a head samples on a level; or one number for each level.
         box_refinement: every decoder layer corrects the boxes of the one before.
         two_stage: the encoder proposes the queries.
         mixed_selection: it proposes their places, while the content of the i-th best is learned.
@@ -77,7 +77,7 @@ class DeformableTransformer(nn.Module):
         num_levels: int,
         dropout: float = 0.1,
         activation: str = "relu",
-        num_points: int = 4,
+        num_points: int | Sequence[int] = 4,
         box_refinement: bool = False,
         two_stage: bool = False,
         mixed_selection: bool = False,
