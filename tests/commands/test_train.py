@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from killed_training import fork, wait
 from other_processes import another_process, hold_for_ever
 from tiny_models import tiny_cfg
+from torch.distributed import run as torch_run
 
 from detr_d2 import cli
 from detr_d2.__main__ import main as detr_d2_command
@@ -95,23 +97,22 @@ def losses(out: Path) -> list[float]:
     return [line["total_loss"] for line in lines if "total_loss" in line]
 
 
-def test_killed_and_resumed_run_equals_uninterrupted_one(
-    run: Callable[..., int], config_file: Path, tiny_coco: Any, tmp_path: Path
-):
+def test_killed_and_resumed_run_equals_uninterrupted_one(run: Callable[..., int], tmp_path: Path):
     user_file = tmp_path / "user_mortal.py"
     user_file.write_text(USER_FILE)
-    own = ["--import", str(user_file), "MODEL.DETR.TRANSFORMER.NAME", "MortalTransformer"]
-    assert run(tmp_path / "whole", *own) == 0
-
+    own = ["--import", str(user_file), "--resume", "MODEL.DETR.TRANSFORMER.NAME", "MortalTransformer"]
     killed = tmp_path / "killed"
-    command = command_line(config_file, tiny_coco.spec("tiny"), killed, *own[:2], "--resume", *own[2:])
-    # each evaluation of 3 images: calls 1-2 train, 3-5 evaluate, 6-7 train, 8-10 evaluate, 11 trains
-    process = start(command, DIE_AT_CALL="11")
-    assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
+
+    def die() -> None:
+        # each evaluation of 3 images: calls 1-2 train, 3-5 evaluate, 6-7 train, 8-10 evaluate, 11 trains
+        os.environ["DIE_AT_CALL"] = "11"
+        run(killed, *own)
+
+    assert wait(fork(die)) == -signal.SIGKILL
     assert (killed / "last_checkpoint").read_text() == "model_0000003.pth"
     assert not (killed / "model_final.pth").exists()
-    process = start(command)
-    assert process.returncode == 0, process.stderr[-2000:]
+    assert run(tmp_path / "whole", *own) == 0
+    assert run(killed, *own) == 0
 
     whole, resumed = weights(tmp_path / "whole"), weights(killed)
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
@@ -122,13 +123,18 @@ def test_killed_and_resumed_run_equals_uninterrupted_one(
 
 
 @pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
-def test_two_processes_train_and_evaluate(config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str):
+def test_two_processes_train_and_evaluate(
+    run: Callable[..., int], config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str
+):
+    """What starts them is this process, which need not import anything any more."""
     out = tmp_path / launcher
-    options = ["SOLVER.MAX_ITER", "2", "SOLVER.ACCUM_STEPS", "2"]
-    command = command_line(config_file, tiny_coco.spec("tiny"), out, "--num-gpus", "2", *options)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = start(command, *(torchrun if launcher == "torchrun" else []))
-    assert process.returncode == 0, process.stderr[-3000:]
+    options = ["--num-gpus", "2", "SOLVER.MAX_ITER", "2", "SOLVER.ACCUM_STEPS", "2"]
+    if launcher == "torchrun":
+        agent = ["--standalone", "--nproc_per_node", "2", str(ROOT / "train_net.py")]
+        command = command_line(config_file, tiny_coco.spec("tiny"), out, *options)
+        assert wait(fork(lambda: torch_run.main([*agent, *command]))) == 0  # in a fork: it changes signal handlers
+    else:
+        assert run(out, *options) == 0
     state = torch.load(out / "model_final.pth", weights_only=True)["trainer"]
     assert len(state["processes"]) == 2
     assert not torch.equal(state["processes"][0]["random"], state["processes"][1]["random"])
