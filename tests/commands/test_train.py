@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from killed_training import fork, wait
 from other_processes import another_process, hold_for_ever
 from tiny_models import tiny_cfg
-from torch.distributed import run as torch_run
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from detr_d2 import cli
 from detr_d2.__main__ import main as detr_d2_command
@@ -88,6 +89,22 @@ def start(arguments: list[str], *python: str, **environment: str) -> subprocess.
     )
 
 
+def as_torchrun_does(arguments: list[str]) -> None:
+    """Runs the command in two processes of torchrun's agent, which are forked and so need not import anything."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="forked",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+        max_restarts=0,
+    )
+    codes = elastic_launch(config, train.main)(arguments)
+    assert codes == {0: 0, 1: 0}
+
+
 def weights(out: Path, name: str = "model_final") -> dict[str, torch.Tensor]:
     return torch.load(out / f"{name}.pth", weights_only=True)["model"]
 
@@ -126,13 +143,12 @@ def test_killed_and_resumed_run_equals_uninterrupted_one(run: Callable[..., int]
 def test_two_processes_train_and_evaluate(
     run: Callable[..., int], config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str
 ):
-    """What starts them is this process, which need not import anything any more."""
+    """What starts them is this process, which need not import anything; the slow test below starts torchrun."""
     out = tmp_path / launcher
     options = ["--num-gpus", "2", "SOLVER.MAX_ITER", "2", "SOLVER.ACCUM_STEPS", "2"]
     if launcher == "torchrun":
-        agent = ["--standalone", "--nproc_per_node", "2", str(ROOT / "train_net.py")]
         command = command_line(config_file, tiny_coco.spec("tiny"), out, *options)
-        assert wait(fork(lambda: torch_run.main([*agent, *command]))) == 0  # in a fork: it changes signal handlers
+        assert wait(fork(lambda: as_torchrun_does(command))) == 0  # it changes signal handlers
     else:
         assert run(out, *options) == 0
     state = torch.load(out / "model_final.pth", weights_only=True)["trainer"]
@@ -340,9 +356,10 @@ def test_departures_from_the_recipe_are_said_once(
     assert "; training images: 3\n" in capsys.readouterr().out
 
 
-def test_help_names_the_options(capsys: pytest.CaptureFixture[str]):
+def test_help_names_the_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--help"])
     with pytest.raises(SystemExit) as stop:
-        train.main(["--help"])
+        runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for option in ("--config-file", "--coco", "--import", "--num-gpus", "--resume", "--eval-only"):
