@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from detectron2.modeling import build_model
+from killed_training import fork, wait
 from parity_models import small_cfg
 from tiny_baselines import tiny_faster_rcnn_cfg
 from tiny_deformable import tiny_deformable_cfg
@@ -21,7 +22,7 @@ from detr_d2.benchmark import memory as benchmark_memory
 from detr_d2.benchmark import models as benchmark_models
 from detr_d2.benchmark import report as benchmark_report
 from detr_d2.benchmark.contestants import build_contestant, our_weights, why_not_compiled
-from detr_d2.compare.cost.fresh_process import run_python
+from detr_d2.benchmark.memory import measure_added
 
 SMALL = ["--batch", "2", "--classes", "5", "--repeat", "2", "--device", "cpu", "--size", "48x64", "--mixed"]
 
@@ -202,19 +203,23 @@ def test_times_are_kept_where_memory_cannot_be_measured(
     assert len(report["timings"][0]["seconds"]) == 2
 
 
-def test_memory_is_what_the_work_adds() -> None:
-    """In a process of its own, as everywhere: in this one, what earlier tests have left may come and go."""
-    code = """
-import torch
-from detr_d2.benchmark.memory import measure_added
-held = torch.ones(30_000_000)  # 120 MB that are there before
-work = lambda: torch.ones(50_000_000).sum()
-work()
-print("added:", measure_added("cpu", work), float(held.sum()))
-"""
-    added, held = run_python(["-W", "ignore", "-c", code], "added:").split()
-    assert 190e6 < int(added) < 230e6
-    assert float(held) == 30_000_000
+def test_memory_is_what_the_work_adds(tmp_path: Path) -> None:
+    """In a child, where nothing that earlier tests have left comes and goes meanwhile."""
+
+    def child() -> None:
+        held = torch.ones(30_000_000)  # 120 MB that are there before
+
+        def work() -> None:
+            torch.ones(50_000_000).sum()
+
+        work()
+        added = measure_added("cpu", work)
+        (tmp_path / "added.json").write_text(json.dumps([added, float(held.sum())]))
+
+    assert wait(fork(child)) == 0
+    added, held = json.loads((tmp_path / "added.json").read_text())
+    assert 190e6 < added < 230e6
+    assert held == 30_000_000
 
 
 def test_memory_of_contestants(config: str, tmp_path: Path) -> None:

@@ -78,14 +78,19 @@ def test_evaluations_that_differ_are_not_timed(
     assert "differ by more than 1e-09" in capsys.readouterr().err
 
 
-def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of modules that take milliseconds: those of the benchmark take seconds in a process of their own."""
+    for statement in IMPORTS:
+        exec(statement)
+    statements = ("import json", "import wave")
+    monkeypatch.setattr(start, "IMPORTS", statements)
     report = run(tmp_path, "import", "--repeat", "1")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["time", "peak", "memory"]
-    assert [" ".join(x[:2]) for x in lines[1:4]] == list(IMPORTS)
-    assert all((x[3], x[5]) == ("s", "MB") and float(x[2]) > 0 for x in lines[1:4])
-    assert [x["name"] for x in report["imports"]] == list(IMPORTS)
-    assert all(x["steps"][0]["seconds"] > 0 and x["steps"][0]["peak_mb"] > 10 for x in report["imports"])
+    assert [" ".join(x[:2]) for x in lines[1:3]] == list(statements)
+    assert all((x[3], x[5]) == ("s", "MB") and float(x[2]) > 0 for x in lines[1:3])
+    assert [x["name"] for x in report["imports"]] == list(statements)
+    assert all(x["steps"][0]["seconds"] > 0 and x["steps"][0]["peak_mb"] > 5 for x in report["imports"])
 
 
 def test_coco_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

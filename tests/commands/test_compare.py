@@ -128,6 +128,7 @@ def test_three_families(
     assert r"\toprule" in (tmp_path / "table.tex").read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_second_report_runs_no_model(
     models: Path,
     tiny_coco: CocoFiles,
@@ -164,10 +165,7 @@ def test_a_second_report_runs_no_model(
         assert cli.run(compare.main, ["--from-json", str(tmp_path / "sent.json"), "--output", str(output)]) == 0
         assert "images of the record are not shown" in capsys.readouterr().err
         assert "data:image/jpeg" not in (output / "report.html").read_text()
-    monkeypatch.undo()
-    with monkeypatch.context() as patch:
-        patch.setattr(collect, "raw_outputs", never)
-        assert run(models, tiny_coco, tmp_path, ["rcnn"], "--skip-cost", "--fresh") == 1
+    assert run(models, tiny_coco, tmp_path, ["rcnn"], "--skip-cost", "--fresh") == 1
     assert "AssertionError: the model is run again" in results(tmp_path).models[0].failed
 
 
@@ -189,6 +187,7 @@ def test_a_page_from_json_needs_no_torch(tmp_path: Path) -> None:
     assert "Faster R-CNN" in done.stdout
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_new_weights_or_data_are_run_anew(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +215,7 @@ def test_new_weights_or_data_are_run_anew(
     assert len(ran) == 9
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_failed_model_does_not_take_the_others_along(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,6 +231,7 @@ def test_a_failed_model_does_not_take_the_others_along(
     assert list(found.gallery[0].detections) == ["detr"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_image_that_crashes_is_reported(
     models: Path,
     tiny_coco: CocoFiles,
@@ -244,6 +245,7 @@ def test_an_image_that_crashes_is_reported(
     assert "detr failed on 1 image, first on" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_image_that_failed_is_tried_again(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +265,7 @@ def test_an_image_that_failed_is_tried_again(
     assert len(done) == 4  # that image alone
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_costs_that_cannot_be_measured_lose_nothing(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +296,7 @@ class ComparedTransformer(DETRTransformer):
 """
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_parts_of_the_user_are_imported_and_belong_to_what_predictions_depend_on(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +320,7 @@ def test_parts_of_the_user_are_imported_and_belong_to_what_predictions_depend_on
     assert first.exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_stopping_keeps_what_is_finished(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +341,7 @@ def test_stopping_keeps_what_is_finished(
     assert len(done) == 5 + 3
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_random_weights(models: Path, tiny_coco: CocoFiles, tmp_path: Path) -> None:
     specs = ["--model", f"A={models / 'detr.yaml'},", "--model", f"B={models / 'rcnn.yaml'},", "--skip-cost"]
     assert run(models, tiny_coco, tmp_path, [], *specs, "--limit", 2) == 0
@@ -375,6 +381,7 @@ def test_mistakes_are_one_sentence(
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_classes_in_common_are_needed(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -404,6 +411,7 @@ def test_peak_memory_of_a_process_of_its_own(
         compare_memory.peak_memory_mb(tiny_cfg(), [image])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_length_of_the_training_is_in_the_record(models: Path, tiny_coco: CocoFiles, tmp_path: Path) -> None:
     folder = tmp_path / "trained"
     folder.mkdir()

@@ -60,6 +60,7 @@ def run(models: Path, data: str, output: Path, labels: Sequence[str], *extra: An
     return load_comparison(output / "results.json")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_masks_are_measured_as_detectron2_measures_them(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ def test_models_with_masks_and_without(models: Path, tiny_coco: CocoFiles, tmp_p
     assert sum(x.stat().st_size for x in kept) < 20_000
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_nothing_is_segmented_twice(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +146,7 @@ def test_nothing_is_segmented_twice(
     assert again.models[0].masks == first.models[0].masks
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_data_without_masks_are_said(models: Path, tiny_coco: CocoFiles, tmp_path: Path) -> None:
     import json
 
@@ -158,6 +161,7 @@ def test_data_without_masks_are_said(models: Path, tiny_coco: CocoFiles, tmp_pat
     assert model.coco is not None
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_image_whose_masks_fail_is_tried_again(
     models: Path, tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

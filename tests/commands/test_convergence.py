@@ -13,6 +13,7 @@ from tiny_models import tiny_cfg
 from detr_d2.__main__ import main
 from detr_d2.commands.convergence import MODELS, parse_model
 from detr_d2.compare.results import RunResult
+from detr_d2.experiments import timed_training
 from detr_d2.experiments.training_job import TrainingJob
 
 DATA = [
@@ -76,6 +77,12 @@ def test_the_processor_time_of_workers_and_gpus_is_not_known(
 def test_two_models(
     tmp_path: Path, tiny_coco: CocoFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Trained in this process: that of `quickstart` is one of its own, which takes seconds to start."""
+
+    def in_this_process(job: TrainingJob, report: Any) -> None:
+        timed_training.train(job, report).save(job.result)
+
+    monkeypatch.setattr(timed_training, "_train_in_a_process", in_this_process)
     elsewhere = ("DATASETS.TRAIN", ("elsewhere",), "DATASETS.TEST", ("elsewhere",))
     (tmp_path / "detr.yaml").write_text(tiny_cfg(*DATA, *elsewhere).dump())
     command = ["convergence", "--minutes", "0.01", "--evaluations", "2", "--output", str(tmp_path / "out")]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from coco_files import CocoFiles
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from segmentation_cases import MASKS
 from tiny_baselines import tiny_faster_rcnn_cfg
 from tiny_models import tiny_cfg
@@ -27,11 +28,10 @@ from detr_d2.compare.models import Contestant
 from detr_d2.compare.records import load_comparison
 from detr_d2.compare.results import RunResult
 from detr_d2.data import read_image
-from detr_d2.data.shapes.synthetic import make_shapes
 from detr_d2.engine.startup.setup import load_config
 from detr_d2.experiments import quickstarts, side_by_side, timed_training
 from detr_d2.experiments.side_by_side import SideBySide
-from detr_d2.experiments.timed_training import TrainingError, run_training, train
+from detr_d2.experiments.timed_training import TrainingError, train
 from detr_d2.experiments.training_job import TrainingJob
 
 COMMON: list[Any] = [
@@ -44,9 +44,9 @@ FASTER_RCNN = [*COMMON, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]  # there are d
 SIZES = ["--max-iter", "3", "--train-images", "4", "--val-images", "3", "--seed", "5"]
 
 
-@pytest.fixture
-def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny models in place of those of the quickstarts on shapes, and little to measure."""
+@pytest.fixture(scope="module")
+def config_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Configs of tiny models in place of those of the quickstarts on shapes."""
     masks: list[Any] = [
         *("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
         *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
@@ -62,10 +62,21 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "mask_rcnn": tiny_faster_rcnn_cfg(*FASTER_RCNN, *masks),
         "panoptic": tiny_cfg(*DETR, *MASKS, *panoptic),
     }
+    folder = tmp_path_factory.mktemp("configs")
     for name, cfg in made.items():
-        (tmp_path / f"{name}.yaml").write_text(cfg.dump())
-    files = {name: str(tmp_path / f"{name}.yaml") for name in made}
-    monkeypatch.setattr(quickstarts, "SHAPES", {"DETR": files["detr"], "Faster R-CNN": files["faster_rcnn"]})
+        (folder / f"{name}.yaml").write_text(cfg.dump())
+    return {name: str(folder / f"{name}.yaml") for name in made}
+
+
+def shapes_of(files: dict[str, str]) -> dict[str, str]:
+    return {"DETR": files["detr"], "Faster R-CNN": files["faster_rcnn"]}
+
+
+@pytest.fixture
+def configs(config_files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny models, and little to measure."""
+    files = config_files
+    monkeypatch.setattr(quickstarts, "SHAPES", shapes_of(files))
     models = {"DETR": (files["detr_masks"], "detr"), "Mask R-CNN": (files["mask_rcnn"], "faster_rcnn")}
     assert {title: folder for title, (_, folder) in quickstarts.MASKS.items()} == {x: y[1] for x, y in models.items()}
     monkeypatch.setattr(quickstarts, "MASKS", models)
@@ -74,23 +85,61 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detr_d2.compare.cost.cost.peak_memory_mb", lambda *_: 123.0)
 
 
+def train_in_this_process(job: TrainingJob, report: Any) -> None:
+    train(job, report).save(job.result)
+
+
 @pytest.fixture
 def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training without a process of its own, which takes seconds to start."""
-    monkeypatch.setattr(timed_training, "_train_in_a_process", lambda job, report: train(job, report).save(job.result))
+    monkeypatch.setattr(timed_training, "_train_in_a_process", train_in_this_process)
+
+
+@pytest.fixture(scope="module")
+def trained(config_files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a small quickstart on shapes that was stopped after the trainings.
+
+    That of Faster R-CNN, which is given a time, was in a process of its own.
+    """
+    output = tmp_path_factory.mktemp("quickstart") / "out"
+    in_a_process = timed_training._train_in_a_process
+
+    def one_here(job: TrainingJob, report: Any) -> None:
+        (train_in_this_process if job.seconds is None else in_a_process)(job, report)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quickstarts, "SHAPES", shapes_of(config_files))
+        patch.setattr(timed_training, "_train_in_a_process", one_here)
+        patch.setattr(SideBySide, "compare", lambda *_: 0)
+        assert main(shapes_command(output)) == 0
+    for name in ("shapes_train", "shapes_val"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    return output
+
+
+def shapes_command(output: Path) -> list[str]:
+    return ["quickstart", "--output", str(output), *SIZES]
+
+
+@pytest.fixture
+def output(trained: Path) -> Path:
+    """That folder with the trainings alone, whatever was compared in it."""
+    for path in trained.iterdir():
+        if path.name not in ("data", "detr", "faster_rcnn", "made_with.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return trained
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     """A small quickstart that writes into `tmp_path / "out"`."""
-    return ["quickstart", "--output", str(tmp_path / "out"), *SIZES]
+    return shapes_command(tmp_path / "out")
 
 
 @pytest.mark.usefixtures("configs")
-def test_on_shapes(
-    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "out"
+def test_on_shapes(output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = shapes_command(output)
     assert main(command) == 0
 
     printed = capsys.readouterr().out
@@ -151,12 +200,12 @@ def test_on_shapes(
     assert load_comparison(output / "compare" / "results.json").models == comparison.models
 
 
-@pytest.mark.usefixtures("configs", "train_here")
+@pytest.mark.usefixtures("configs", "no_figures")
 def test_nothing_is_lost_with_a_model_or_the_page(
-    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Faster R-CNN cannot be loaded; in the first call, jinja2 cannot either."""
-    original = Contestant.load
+    original, command = Contestant.load, shapes_command(output)
 
     def only_detr(contestant: Contestant, **how: Any) -> Any:
         if contestant.spec.label != "DETR":
@@ -171,7 +220,6 @@ def test_nothing_is_lost_with_a_model_or_the_page(
     assert "error: Faster R-CNN cannot be compared: out of luck" in error
     assert error.splitlines()[-1] == 'error: the report needs jinja2: pip install "detr_d2[report]".'
     assert printed.splitlines()[-1].startswith("all of it took")
-    output = tmp_path / "out"
     names = ["results.md", "detr.json", "faster_rcnn.json", "pictures/side_by_side.png"]
     names += ["compare/results.json", "compare/table.md"]
     assert [name for name in names if not (output / name).is_file()] == []
@@ -186,16 +234,12 @@ def test_nothing_is_lost_with_a_model_or_the_page(
     assert faster_rcnn.train_seconds > 0
 
 
-@pytest.mark.usefixtures("configs", "train_here")
-def test_masks_and_panoptic_maps_are_trained_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coco = []
-    for split, seed in (("train", 0), ("val", 10_000)):
-        coco.append(make_shapes(tmp_path / "shapes" / split, 4, seed).coco_spec(f"shapes_{split}"))
-    for name in ("detr", "faster_rcnn"):
-        job = TrainingJob(name, str(tmp_path / f"{name}.yaml"), str(tmp_path / "base" / name), coco=tuple(coco))
-        run_training(job, lambda **_: None)
+@pytest.mark.usefixtures("configs", "train_here", "no_figures")
+def test_masks_and_panoptic_maps_are_trained_and_compared(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out"
-    assert main(["quickstart", "segmentation", "--base", str(tmp_path / "base"), "--output", str(output), *SIZES]) == 0
+    assert main(["quickstart", "segmentation", "--base", str(trained), "--output", str(output), *SIZES]) == 0
     printed = capsys.readouterr().out
     assert re.findall(r"^\[(\d)/8\] ", printed, re.MULTILINE) == list("12345678")
     assert printed.splitlines()[-1] == f"report: {output / 'panoptic' / 'compare' / 'report.html'}"

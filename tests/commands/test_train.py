@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from killed_training import fork, wait
 from other_processes import another_process, hold_for_ever
 from tiny_models import tiny_cfg
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from detr_d2 import cli
 from detr_d2.__main__ import main as detr_d2_command
@@ -86,6 +89,22 @@ def start(arguments: list[str], *python: str, **environment: str) -> subprocess.
     )
 
 
+def as_torchrun_does(arguments: list[str]) -> None:
+    """Runs the command in two processes of torchrun's agent, which are forked and so need not import anything."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="forked",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+        max_restarts=0,
+    )
+    codes = elastic_launch(config, train.main)(arguments)
+    assert codes == {0: 0, 1: 0}
+
+
 def weights(out: Path, name: str = "model_final") -> dict[str, torch.Tensor]:
     return torch.load(out / f"{name}.pth", weights_only=True)["model"]
 
@@ -95,23 +114,22 @@ def losses(out: Path) -> list[float]:
     return [line["total_loss"] for line in lines if "total_loss" in line]
 
 
-def test_killed_and_resumed_run_equals_uninterrupted_one(
-    run: Callable[..., int], config_file: Path, tiny_coco: Any, tmp_path: Path
-):
+def test_killed_and_resumed_run_equals_uninterrupted_one(run: Callable[..., int], tmp_path: Path):
     user_file = tmp_path / "user_mortal.py"
     user_file.write_text(USER_FILE)
-    own = ["--import", str(user_file), "MODEL.DETR.TRANSFORMER.NAME", "MortalTransformer"]
-    assert run(tmp_path / "whole", *own) == 0
-
+    own = ["--import", str(user_file), "--resume", "MODEL.DETR.TRANSFORMER.NAME", "MortalTransformer"]
     killed = tmp_path / "killed"
-    command = command_line(config_file, tiny_coco.spec("tiny"), killed, *own[:2], "--resume", *own[2:])
-    # each evaluation of 3 images: calls 1-2 train, 3-5 evaluate, 6-7 train, 8-10 evaluate, 11 trains
-    process = start(command, DIE_AT_CALL="11")
-    assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
+
+    def die() -> None:
+        # each evaluation of 3 images: calls 1-2 train, 3-5 evaluate, 6-7 train, 8-10 evaluate, 11 trains
+        os.environ["DIE_AT_CALL"] = "11"
+        run(killed, *own)
+
+    assert wait(fork(die)) == -signal.SIGKILL
     assert (killed / "last_checkpoint").read_text() == "model_0000003.pth"
     assert not (killed / "model_final.pth").exists()
-    process = start(command)
-    assert process.returncode == 0, process.stderr[-2000:]
+    assert run(tmp_path / "whole", *own) == 0
+    assert run(killed, *own) == 0
 
     whole, resumed = weights(tmp_path / "whole"), weights(killed)
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
@@ -122,13 +140,17 @@ def test_killed_and_resumed_run_equals_uninterrupted_one(
 
 
 @pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
-def test_two_processes_train_and_evaluate(config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str):
+def test_two_processes_train_and_evaluate(
+    run: Callable[..., int], config_file: Path, tiny_coco: Any, tmp_path: Path, launcher: str
+):
+    """What starts them is this process, which need not import anything; the slow test below starts torchrun."""
     out = tmp_path / launcher
-    options = ["SOLVER.MAX_ITER", "2", "SOLVER.ACCUM_STEPS", "2"]
-    command = command_line(config_file, tiny_coco.spec("tiny"), out, "--num-gpus", "2", *options)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = start(command, *(torchrun if launcher == "torchrun" else []))
-    assert process.returncode == 0, process.stderr[-3000:]
+    options = ["--num-gpus", "2", "SOLVER.MAX_ITER", "2", "SOLVER.ACCUM_STEPS", "2"]
+    if launcher == "torchrun":
+        command = command_line(config_file, tiny_coco.spec("tiny"), out, *options)
+        assert wait(fork(lambda: as_torchrun_does(command))) == 0  # it changes signal handlers
+    else:
+        assert run(out, *options) == 0
     state = torch.load(out / "model_final.pth", weights_only=True)["trainer"]
     assert len(state["processes"]) == 2
     assert not torch.equal(state["processes"][0]["random"], state["processes"][1]["random"])
@@ -334,9 +356,10 @@ def test_departures_from_the_recipe_are_said_once(
     assert "; training images: 3\n" in capsys.readouterr().out
 
 
-def test_help_names_the_options(capsys: pytest.CaptureFixture[str]):
+def test_help_names_the_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--help"])
     with pytest.raises(SystemExit) as stop:
-        train.main(["--help"])
+        runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for option in ("--config-file", "--coco", "--import", "--num-gpus", "--resume", "--eval-only"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import os
+import sys
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -92,12 +95,23 @@ def test_a_folder_of_something_else_is_left_alone(job: TrainingJob) -> None:
     assert (Path(job.output_dir) / "thesis.tex").exists()
 
 
-def test_a_training_process_that_fails_shows_its_log(job: TrainingJob) -> None:
-    broken = TrainingJob(**{**vars(job), "coco": ("shapes_train=gone.json:gone",)})
-    with pytest.raises(TrainingError, match="failed with exit code 1") as error:
+def test_a_training_process_that_fails_shows_its_log(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script in place of Python: that the training itself fails is seen without a process, which takes seconds."""
+    broken = replace(job, coco=("shapes_train=gone.json:gone",))
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho it begins\necho there is no gone.json >&2\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(TrainingError, match="failed with exit code 3") as error:
         run_training(broken, Reports())
-    assert "gone" in str(error.value)
-    assert "console.txt" in str(error.value)
+    assert str(error.value).endswith("console.txt ends with\nit begins\nthere is no gone.json")
+    assert not broken.result.exists()
+    reading, writing = os.pipe()
+    with pytest.raises((OSError, ValueError), match=r"gone\.json"):
+        timed_training.main([json.dumps(asdict(broken)), str(writing)])
+    os.close(reading)
     assert not broken.result.exists()
 
 
