@@ -112,6 +112,16 @@ def _no_closed_log_streams() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _quick_first_weights() -> Iterator[None]:
+    """Models are built in a tenth of the time."""
+    from quick_init import draw_less
+
+    with pytest.MonkeyPatch.context() as patch:
+        draw_less(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_network() -> Iterator[None]:
     """A connection to another machine fails the test; child processes find no package index."""
     with pytest.MonkeyPatch.context() as patch:

@@ -29,7 +29,7 @@ from detr_d2.other_libraries.references import AUTHORS_REPOSITORY, authors_modul
 FLOAT32, FLOAT64 = 1e-4, 1e-9
 """Largest absolute differences allowed of logits and boxes."""
 
-SIZES = [(192, 256), (224, 160)]
+SIZES = [(96, 128), (128, 80)]
 """Height and width of two images that pad each other."""
 
 needs_authors = pytest.mark.skipif(

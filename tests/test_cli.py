@@ -114,16 +114,6 @@ def test_other_names_are_of_commands() -> None:
         assert command in COMMANDS
 
 
-def test_only_the_command_asked_for_is_imported() -> None:
-    code = (
-        "import sys\nfrom detr_d2.__main__ import main\ntry:\n    main(['make-shapes', '--help'])\nexcept SystemExit:\n"
-        "    pass\nprint([name for name in sys.modules if name.startswith('detr_d2.commands.')], file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    imported = set(done.stderr.strip().splitlines()[-1].strip("[]").replace("'", "").split(", "))
-    assert imported == {"detr_d2.commands.make_shapes"}
-
-
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,21 +15,48 @@ from detr_d2 import cli
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
-import json, sys, warnings
+import json, warnings
 warnings.simplefilter("ignore")
 import detectron2.data, detectron2.modeling
 before = set(sys.modules)
 import detr_d2
-print(json.dumps(sorted(set(sys.modules) - before)))
+new = sorted(set(sys.modules) - before)
+import detr_d2.__main__
+try:
+    detr_d2.__main__.main(["make-shapes", "--help"])
+except SystemExit:
+    pass
+commands = [name for name in sys.modules if name.startswith("detr_d2.commands.")]
+print(json.dumps({"new": new, "get_cfg": hasattr(detr_d2, "get_cfg"), "commands": commands}))
 """
 HEAVY = {"matplotlib", "pandas", "scipy.optimize", "sklearn", "timm", "transformers", "safetensors"}
 
 
-def test_nothing_heavy_is_imported() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    new = set(json.loads(done.stdout.splitlines()[-1]))
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process says that imports this package as a library, in a script with the name and words of a light one.
+
+    Then it asks for the help of a command.
+    """
+    path = script(tmp_path_factory.mktemp("imported"), "detr-d2", PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([path, "check-env"], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_nothing_heavy_is_imported(imported: dict[str, Any]) -> None:
+    new = set(imported["new"])
     assert "detr_d2.modeling" in new
     assert new & HEAVY == set()
+
+
+def test_a_script_named_as_it_likes_registers_all(imported: dict[str, Any]) -> None:
+    assert "detr_d2.modeling" in imported["new"]
+    assert imported["get_cfg"]
+
+
+def test_only_the_command_asked_for_is_imported(imported: dict[str, Any]) -> None:
+    assert imported["commands"] == ["detr_d2.commands.make_shapes"]
 
 
 @pytest.mark.parametrize(
@@ -119,9 +147,3 @@ def test_other_programs_with_such_arguments_register(tmp_path: Path) -> None:
         [sys.executable, "-m", "other", "detr_d2", "check-env"],
     ):
         assert start(tmp_path, *command) == "registers False", command
-
-
-def test_a_script_named_as_it_likes_registers_all(tmp_path: Path) -> None:
-    code = "import detr_d2\nprint('detr_d2.modeling' in sys.modules, hasattr(detr_d2, 'get_cfg'))"
-    path = script(tmp_path, "detr-d2", code)
-    assert start(tmp_path, path, "check-env", without_detectron2=False).splitlines()[0] == "True True"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.abc
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +16,12 @@ from detr_d2.installation import check_env
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_without(module: str, reason: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """`check-env` in a process where importing `module` raises ImportError with this reason."""
-    (tmp_path / f"{module}.py").write_text(f"raise ImportError({reason!r})\n")
-    code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
-        "from detr_d2.__main__ import main; sys.exit(main(['check-env']))"
-    )
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+# What a process imports instead, so that it starts quickly.
+STUBS = {
+    "torch": "import types\n__version__, version = '9', types.SimpleNamespace(cuda=None)\n"
+    "cuda = types.SimpleNamespace(is_available=lambda: False)\n",
+    **dict.fromkeys(("torchvision", "tensorboard", "transformers"), ""),
+}
 
 
 def test_a_good_environment_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +46,14 @@ def test_what_the_package_requires_is_what_is_checked() -> None:
 
 
 def test_a_missing_detectron2_is_said_in_one_sentence(tmp_path: Path) -> None:
-    done = run_without("detectron2", "no such thing", tmp_path)
+    for module, text in {**STUBS, "detectron2": "raise ImportError('no such thing')\n"}.items():
+        (tmp_path / f"{module}.py").write_text(text)
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
+        "from detr_d2.__main__ import main; sys.exit(main(['check-env']))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors[0].startswith("error: detectron2 cannot be imported (ImportError: no such thing)")
@@ -65,10 +70,21 @@ def test_nothing_is_needed_to_find_out_what_is_missing() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_broken_library_below_is_said_too(tmp_path: Path) -> None:
-    done = run_without("scipy", "libgfortran.so is gone", tmp_path)
-    assert done.returncode == 1
-    assert "error: scipy cannot be imported (ImportError: libgfortran.so is gone)" in done.stderr
+def test_a_broken_library_below_is_said_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "scipy.optimize":
+                raise ImportError("libgfortran.so is gone")
+
+    monkeypatch.delitem(sys.modules, "scipy.optimize")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert main([]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [
+        "error: scipy cannot be imported (ImportError: libgfortran.so is gone); `python -m pip install scipy`."
+    ]
 
 
 def test_a_missing_optional_part_costs_a_sentence(

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from other_processes import WORLD, together
 from tiny_deformable import tiny_deformable
 from tiny_models import random_input, tiny_detr
 
-WORLD = 2
 Result = tuple[dict[str, float], torch.Tensor]
 
 
@@ -31,27 +29,23 @@ def losses_and_gradient(model: Any, inputs: list[dict[str, Any]]) -> Result:
     return {name: value.item() for name, value in losses.items()}, gradient
 
 
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    job = torch.load(f"{folder}/job.pth", weights_only=False)
+def losses_of_all(rank: int, folder: Path) -> dict[str, list[Result]]:
+    job = torch.load(folder / "job.pth", weights_only=False)
     results = {}
     for kind, state in job["models"].items():
         model = build(kind)
         model.load_state_dict(state)
         results[kind] = [losses_and_gradient(model, case[rank]) for case in job["cases"]]
-    torch.save(results, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
+    return results
 
 
 def test_two_processes_equal_one(tmp_path: Path):
     torch.manual_seed(0)
-    cases = [[[random_input(64, 64, n)] for n in counts] for counts in ((1, 5), (4, 0), (0, 0))]
+    cases = [[[random_input(32, 48, n)] for n in counts] for counts in ((1, 5), (4, 0), (0, 0))]
     model, two_stage = build("global"), build("two_stage")
     states = {"global": model.state_dict(), "local": model.state_dict(), "two_stage": two_stage.state_dict()}
     torch.save({"models": states, "cases": cases}, tmp_path / "job.pth")
-    mp.start_processes(worker, (str(tmp_path),), nprocs=WORLD, start_method="spawn")
-    ranks = [torch.load(tmp_path / f"{rank}.pth", weights_only=False) for rank in range(WORLD)]
+    ranks = together(losses_of_all, tmp_path)
     for i, (first, second) in enumerate(cases):
         single, single_gradient = losses_and_gradient(model, [*first, *second])
         for ce_norm in ("global", "local"):

@@ -49,7 +49,7 @@ def test_ours_in_transformers_in_double_precision(config: str, timm: bool):
     cfg = published_cfg(config)
     model = build_detr(cfg, torch.float64)
     theirs = build_transformers_model(cfg, model.state_dict(), timm=timm).double()
-    images, mask = padded_images(torch.float64, [(96, 128), (128, 64)])
+    images, mask = padded_images(torch.float64, [(64, 96), (96, 64)])
     with torch.no_grad():
         got = model.predict(images, all_layers=False)[:2]
         expected = transformers_forward(theirs)(images.tensor, mask)
@@ -65,7 +65,7 @@ def test_transformers_in_ours(config: str, timm: bool, tmp_path: Path):
     model = build_detr(cfg)
     Checkpointer(model).load(str(tmp_path / "model.safetensors"))
     for dtype, atol in ((torch.float32, FLOAT32), (torch.float64, FLOAT64)):
-        images, mask = padded_images(dtype, [(96, 128), (128, 64)])
+        images, mask = padded_images(dtype, [(64, 96), (96, 64)])
         with torch.no_grad():
             got = model.to(dtype).predict(images, all_layers=False)[:2]
             expected = transformers_forward(theirs.to(dtype))(images.tensor, mask)
