@@ -48,7 +48,9 @@ def config(case: str, folder: str) -> CfgNode:
         *CASES[case][0],
     ]
     if case.startswith(("two stages", "mixed")):
-        levels = [x for part in ("RESNETS.OUT", "DETR.IN") for x in (f"MODEL.{part}_FEATURES", ["res3", "res4"])]
+        levels: list[Any] = [
+            x for part in ("RESNETS.OUT", "DETR.IN") for x in (f"MODEL.{part}_FEATURES", ["res3", "res4"])
+        ]
         levels += ["MODEL.DETR.NUM_FEATURE_LEVELS", 3]
         return tiny_deformable_cfg("mixed" if case.startswith("mixed") else "two_stage", *levels, *options)
     return tiny_cfg(*options)
@@ -89,7 +91,7 @@ def train(case: str, folder: str) -> dict[str, Any]:
 
 def digests_of(weights: dict[str, torch.Tensor]) -> dict[str, str]:
     """What tells weights apart, bit by bit, and is little to hand over."""
-    return {name: hashlib.sha1(x.contiguous().numpy()).hexdigest() for name, x in weights.items()}
+    return {name: hashlib.sha1(x.numpy().tobytes()).hexdigest() for name, x in weights.items()}
 
 
 def train_all(_: int, folder: Path) -> dict[str, dict[str, Any]]:

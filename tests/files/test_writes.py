@@ -56,7 +56,7 @@ def writes(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        name = ast.unparse(node.func)
+        name = _dotted(node.func)
         last, last_two = name.rpartition(".")[2], ".".join(name.split(".")[-2:])
         if last == "open" and _writes_by_mode(node):
             yield "open"
@@ -66,6 +66,13 @@ def writes(tree: ast.AST) -> Iterator[str]:
             yield last_two if last_two in WRITES else last
         elif (last_two in WRITES_TO or last in WRITES_TO) and name not in RECORDS and not _into_open_file(node):
             yield last_two if last_two in WRITES_TO else last
+
+
+def _dotted(node: ast.expr) -> str:
+    """A name with its dots; what is called or indexed on the way is one part, "()"."""
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "()"
 
 
 def _writes_by_mode(node: ast.Call) -> bool:

@@ -26,7 +26,8 @@ def network(variant: str) -> nn.Module:
     """A small model in the wrapper of the page, with weights that tell images apart."""
     names: dict[str, Any] = {}
     exec(documented().partition("\ncfg =")[0], names)
-    model = tiny_deformable(variant)
+    layers = "MODEL.DETR.TRANSFORMER.NUM_{}_LAYERS"
+    model = tiny_deformable(variant, layers.format("ENCODER"), 1, layers.format("DECODER"), 2)
     stir(model)
     return names["Network"](model).eval()
 

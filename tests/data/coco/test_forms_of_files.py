@@ -194,7 +194,7 @@ def same_or_refused(files: CocoFiles, data: st.DataObject) -> None:
 _settings = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(_settings, max_examples=100)
+@settings(_settings, max_examples=60)
 @given(data=st.data())
 def test_another_form_changes_nothing(tiny_coco: CocoFiles, data: st.DataObject):
     same_or_refused(tiny_coco, data)
