@@ -102,6 +102,7 @@ def test_packages_cut_short_are_forgotten(tmp_path: Path) -> None:
     assert [path.name for path in site.iterdir()] == ["whole-1.0.dist-info"]
 
 
+@pytest.mark.slow  # the pip of a real environment; its steps have tests of their own
 def test_a_half_made_environment_is_completed(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)

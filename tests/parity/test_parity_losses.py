@@ -77,7 +77,7 @@ def test_losses_and_gradients_equal_the_naive_loss(counts: list[int], options: l
 @pytest.mark.parametrize(
     ("config", "timm", "counts", "last_layer_only"),
     [
-        ("detr_r50.yaml", True, [5, 9], False),
+        pytest.param("detr_r50.yaml", True, [5, 9], False, marks=pytest.mark.slow),  # that of DC5 is on timm as well
         ("detr_r50.yaml", False, [0, 7], True),
         ("detr_r50_dc5.yaml", True, [3, 1], False),
         pytest.param("detr_r101.yaml", False, [2, 6], False, marks=pytest.mark.slow),

@@ -26,8 +26,14 @@ pytest.importorskip("transformers")
 
 
 def cases(*names: str) -> Any:
-    """Config and kind of backbone; that of transformers itself, "native", has no dilation."""
-    values = [(f"detr_{name.partition('-')[0]}.yaml", name.endswith("-timm")) for name in names]
+    """Config and kind of backbone; that of transformers itself, "native", has no dilation. R101 is R50, but longer."""
+    values = [
+        pytest.param(
+            *(f"detr_{name.partition('-')[0]}.yaml", name.endswith("-timm")),
+            marks=[pytest.mark.slow] if name.startswith("r101") else [],
+        )
+        for name in names
+    ]
     return pytest.mark.parametrize(("config", "timm"), values, ids=names)
 
 
