@@ -39,6 +39,7 @@ from .deformable_layers import (
     Levels,
     sine_of_coordinates,
 )
+from .detr import DETRTransformer
 
 UNUSABLE_LOGIT = 100.0  # its sigmoid is 1 in float32, as that of the authors' infinity
 PROPOSAL_SIZE = 0.05  # width and height of the proposals of the finest level; doubled from level to level
@@ -138,23 +139,17 @@ class DeformableTransformer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        transformer = cfg.MODEL.DETR.TRANSFORMER
+        deformable = cfg.MODEL.DETR.TRANSFORMER.DEFORMABLE
+        shared = DETRTransformer.from_config(cfg)
+        del shared["pre_norm"]  # the layers have post-norm only
         return {
-            "hidden_dim": transformer.HIDDEN_DIM,
-            "num_queries": cfg.MODEL.DETR.NUM_QUERIES,
-            "num_heads": transformer.NUM_HEADS,
-            "feedforward_dim": transformer.FEEDFORWARD_DIM,
-            "num_encoder_layers": transformer.NUM_ENCODER_LAYERS,
-            "num_decoder_layers": transformer.NUM_DECODER_LAYERS,
+            **shared,
             "num_levels": cfg.MODEL.DETR.NUM_FEATURE_LEVELS,
-            "dropout": transformer.DROPOUT,
-            "activation": transformer.ACTIVATION,
-            "num_points": transformer.DEFORMABLE.NUM_POINTS,
-            "box_refinement": transformer.DEFORMABLE.BOX_REFINEMENT,
-            "two_stage": transformer.DEFORMABLE.TWO_STAGE,
-            "mixed_selection": transformer.DEFORMABLE.MIXED_SELECTION,
-            "sampling_backend": transformer.DEFORMABLE.SAMPLING_BACKEND,
-            "recompute": transformer.RECOMPUTE,
+            "num_points": deformable.NUM_POINTS,
+            "box_refinement": deformable.BOX_REFINEMENT,
+            "two_stage": deformable.TWO_STAGE,
+            "mixed_selection": deformable.MIXED_SELECTION,
+            "sampling_backend": deformable.SAMPLING_BACKEND,
         }
 
     def forward(self, inputs: TransformerInputs) -> TransformerOutput:
