@@ -10,6 +10,4 @@ if __name__ == "__main__":
     if detr_d2.import_problem is not None:
         problem = f"torch and detectron2 cannot be imported here ({detr_d2.import_problem})"
         sys.exit(cli.fail(f"{problem}: use the Python of .venv, or see `python -m detr_d2 check-env`."))
-    from detr_d2.commands import train
-
-    sys.exit(cli.run(train.main))
+    sys.exit(cli.run_command("train"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import detr_d2
 
 from . import cli
 
-# Command -> what it does. The command `a-b` is the module detr_d2.commands.a_b.
+# Command -> what it does.
 COMMANDS = {
     "attention": "show where a DETR looks in an image: maps of its encoder and of each detection",
     "benchmark": "time models, training steps, criterion, mapper and evaluation against other implementations",
@@ -77,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{name!r} needs torch and detectron2, which cannot be imported here ({detr_d2.import_problem}); "
             "use the Python of .venv (`. .venv/bin/activate`), or see `python -m detr_d2 check-env`."
         )
-    module = importlib.import_module(f"detr_d2.commands.{name.replace('-', '_')}")
-    return cli.run(module.main, rest)
+    return cli.run_command(name, rest)
 
 
 if __name__ == "__main__":

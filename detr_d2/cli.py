@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -62,6 +63,29 @@ def fail(message: str) -> int:
     return USER_ERROR
 
 
+def run_command(name: str, argv: Sequence[str] | None = None) -> int:
+    """Imports a command and runs it; a package that it needs and that cannot be imported is the user's to mend.
+
+    Args:
+        name: of the command; `a-b` is the module detr_d2.commands.a_b.
+        argv: its arguments, see `run`.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        module = importlib.import_module(f"detr_d2.commands.{name.replace('-', '_')}")
+    except ImportError as error:
+        package = str(error.name or "").partition(".")[0]
+        if package in ("", "detr_d2") or _shows_tracebacks():
+            raise
+        return fail(
+            f"{name!r} needs {package}, which cannot be imported here ({error}): install the requirements again "
+            "(`pip install .` in the checkout), or see `python -m detr_d2 check-env`"
+        )
+    return run(module.main, argv)
+
+
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Runs a command and turns what its user did wrong into one sentence; frees its folders in the end.
 
@@ -77,7 +101,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         The exit code.
     """
     with freeing_folders():
-        if os.environ.get("DETR_D2_TRACEBACK", "0") not in ("", "0"):
+        if _shows_tracebacks():
             return main(argv)
         try:
             return main(argv)
@@ -96,6 +120,10 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
             if error.name is not None:
                 raise
             return fail(str(error))
+
+
+def _shows_tracebacks() -> bool:
+    return os.environ.get("DETR_D2_TRACEBACK", "0") not in ("", "0")
 
 
 def _describe(error: OSError) -> str:

@@ -8,7 +8,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -174,6 +174,31 @@ def test_defects_keep_their_traceback(error: Exception) -> None:
 
     with pytest.raises(type(error)):
         cli.run(command, [])
+
+
+@pytest.mark.parametrize("run", [lambda: main(["predict", "--help"]), lambda: cli.run_command("predict", ["--help"])])
+def test_a_required_package_that_is_missing_is_one_line(
+    run: Callable[[], int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DETR_D2_TRACEBACK", raising=False)
+    monkeypatch.setitem(sys.modules, "cv2", None)  # an import of it fails
+    for name in [x for x in sys.modules if x.startswith(("detr_d2.commands.predict", "detr_d2.prediction"))]:
+        monkeypatch.delitem(sys.modules, name)
+    assert run() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: 'predict' needs cv2, which cannot be imported here (")
+    assert "check-env" in said
+    monkeypatch.setenv("DETR_D2_TRACEBACK", "1")
+    with pytest.raises(ModuleNotFoundError, match="cv2"):
+        run()
+
+
+@pytest.mark.parametrize("missing", ["detr_d2.prediction", "detr_d2.files"])
+def test_a_missing_part_of_our_own_keeps_its_traceback(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "detr_d2.commands.predict", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=missing):
+        cli.run_command("predict", ["--help"])
 
 
 def test_exit_codes_are_passed_on() -> None:
