@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..cli import quiet_libraries
-from ..compare.records import Comparison, ModelComparison, load_comparison
+from ..compare.records.comparison import Comparison, ModelComparison, load_comparison
 from ..compare.report.files import REPORT, RESULTS, text_table, write_all
 from ..compare.report.gallery import without_images_elsewhere
 from ..files.output_folder import own_folder

@@ -19,7 +19,7 @@ from ..files import file_hash
 from .cost.timing import machine_info
 from .data import fingerprint, load_ground_truth, summarise
 from .models import Contestant
-from .records import Comparison, ModelComparison, save_comparison
+from .records.comparison import Comparison, ModelComparison, save_comparison
 from .report.files import RESULTS
 from .run import ComparisonRun, Plan
 

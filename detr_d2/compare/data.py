@@ -12,7 +12,7 @@ from ..data.checks.records import registered_records
 from ..data.registration import dataset_table, require_registered
 from ..evaluation.arrays import GroundTruth
 from ..evaluation.ground_truth import ground_truth_of
-from .records import DatasetSummary
+from .records.comparison import DatasetSummary
 
 
 def load_ground_truth(name: str) -> GroundTruth:

@@ -28,8 +28,9 @@ from .gallery_data import candidates_of_image, disagreement, gallery_image, pick
 from .measure.everything import Measured, measure, num_steps
 from .measure.intervals import METRICS, difference, image_draws
 from .models import Contestant, map_classes, unnamed
-from .record_files import to_json
-from .records import Difference, GalleryImage, ModelComparison
+from .records.comparison import Difference, ModelComparison
+from .records.files import to_json
+from .records.pictures import GalleryImage
 from .segmentation import segmentation_figures
 
 MEASURE_VERSION = 7

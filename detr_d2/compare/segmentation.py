@@ -12,12 +12,12 @@ from ..evaluation.arrays import GroundTruth
 from ..evaluation.ground_truth import MaskTruth
 from ..evaluation.panoptic import PanopticTruth, is_panoptic
 from ..panoptic_classes import PanopticClasses
-from .figures import PanopticMetrics
 from .masks import Segmentation
 from .measure.everything import coco_limit
 from .measure.masks import mask_metrics
 from .measure.panoptic import panoptic_metrics
-from .records import ModelComparison
+from .records.comparison import ModelComparison
+from .records.figures import PanopticMetrics
 
 
 def segmentation_figures(

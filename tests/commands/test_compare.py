@@ -27,7 +27,7 @@ from detr_d2.commands import compare
 from detr_d2.compare.cost import memory as compare_memory
 from detr_d2.compare.found import boxes as collect
 from detr_d2.compare.measure.intervals import METRICS
-from detr_d2.compare.records import Comparison, load_comparison, save_comparison
+from detr_d2.compare.records.comparison import Comparison, load_comparison, save_comparison
 
 NAMES = ["red", "green", "blue"]
 

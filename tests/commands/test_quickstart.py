@@ -25,8 +25,8 @@ from detr_d2.compare import run as compare_run
 from detr_d2.compare.cost.cost import CostSettings
 from detr_d2.compare.found import boxes as collect
 from detr_d2.compare.models import Contestant
-from detr_d2.compare.records import load_comparison
-from detr_d2.compare.results import RunResult
+from detr_d2.compare.records.comparison import load_comparison
+from detr_d2.compare.records.results import RunResult
 from detr_d2.data import read_image
 from detr_d2.engine.startup.setup import load_config
 from detr_d2.experiments import quickstarts, side_by_side, timed_training

@@ -8,7 +8,7 @@ from comparison_example import example_comparison
 from PIL import Image
 from report_html import Node, parse
 
-from detr_d2.compare.records import Comparison
+from detr_d2.compare.records.comparison import Comparison
 
 
 @pytest.fixture(scope="session")

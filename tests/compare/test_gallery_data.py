@@ -16,7 +16,7 @@ from detr_d2.compare.found.nms import Candidates
 from detr_d2.compare.gallery_data import gallery_image, pick_images, shown_detections
 from detr_d2.compare.measure.everything import coco_limit, f1_per_image, nms_thresholds
 from detr_d2.compare.models import map_classes, parse_models
-from detr_d2.compare.records import ShippedSettings
+from detr_d2.compare.records.comparison import ShippedSettings
 from detr_d2.data import register_coco
 from detr_d2.prediction import Categories
 

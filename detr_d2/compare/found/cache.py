@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from ...data import read_image
 from ...files import write_file, write_json
 from ...prediction.predictor import ImagePredictor
-from ..record_files import from_json, to_json
+from ..records.files import from_json, to_json
 from .nms import Candidates
 
 CACHE_FORMAT = 1

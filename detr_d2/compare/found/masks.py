@@ -13,7 +13,7 @@ import torch
 from ...files import write_file
 from ...prediction.predictor import ImagePredictor
 from ..masks import Segment, Segmentation, encode
-from ..record_files import from_json, to_json
+from ..records.files import from_json, to_json
 from .cache import ImageCache
 
 FORMAT = 1

@@ -18,7 +18,7 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes
 
 from ...evaluation.arrays import Detections
-from ..records import UNLIMITED, ShippedSettings
+from ..records.comparison import UNLIMITED, ShippedSettings
 
 
 @dataclass(frozen=True)

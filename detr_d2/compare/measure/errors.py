@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...evaluation.arrays import Detections, GroundTruth
-from ..figures import ErrorKind
+from ..records.figures import ErrorKind
 from .matching import Matches, PrecisionCurves, box_iou_xywh, match
 
 FOREGROUND_IOU = 0.5

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
-from ..records import ModelComparison, ShippedSettings
-from ..set_figures import NmsPoint
+from ..records.comparison import ModelComparison, ShippedSettings
+from ..records.sets import NmsPoint
 from .coco import coco_metrics
 from .errors import error_kinds
 from .intervals import Observed, bootstrap, interval

@@ -14,8 +14,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..figures import FEWEST, Interval
-from ..records import Difference
+from ..records.comparison import Difference
+from ..records.figures import FEWEST, Interval
 from .matching import PrecisionCurves
 
 METRICS = ("ap", "ap50", "ap75", "ar_max", "pairs_50", "mean_absolute_error")

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from ...evaluation.arrays import Detections, GroundTruth
-from ..set_figures import CountGroup, Counting, CrowdingBin, Duplicates, QueryGroup, QueryLimit
+from ..records.sets import CountGroup, Counting, CrowdingBin, Duplicates, QueryGroup, QueryLimit
 from .matching import Matches, PrecisionCurves, box_iou_xywh, match
 
 MATCH_IOU = 0.5

@@ -23,7 +23,7 @@ from detr_d2.compare.found.nms import (
     shipped_settings,
     without_nms,
 )
-from detr_d2.compare.records import ShippedSettings
+from detr_d2.compare.records.comparison import ShippedSettings
 from detr_d2.evaluation.arrays import Detections
 from detr_d2.prediction.trained_model import load_trained_model
 
