@@ -127,6 +127,34 @@ def test_a_detr_needs_no_nms(classification: str) -> None:
     assert not torch.allclose(early, late, atol=1e-3)
 
 
+@pytest.mark.parametrize("variant", ["softmax", "focal", "one class"])
+def test_a_detr_with_nms_is_reproduced(variant: str) -> None:
+    options: list[Any] = ["MODEL.DETR.NMS_THRESH_TEST", 0.4, "TEST.DETECTIONS_PER_IMAGE", 4]
+    if variant != "softmax":
+        options += [
+            "MODEL.DETR.CRITERION.CLASSIFICATION",
+            "focal",
+            "MODEL.DETR.ONE_CLASS_PER_QUERY",
+            variant != "focal",
+        ]
+    cfg = tiny_cfg(*options)
+    settings = shipped_settings(cfg)
+    assert (settings.nms_threshold, settings.nms_switched_off) == (0.4, True)
+    shipped, open_model = build_lively(cfg), build_lively(without_nms(cfg))
+    batch = inputs(0)
+    with torch.no_grad():
+        expected = shipped(batch)[0]["instances"]
+    found = candidates(open_model, batch)
+    assert len(found.scores) == 8
+    removed = len(found.scores) - len(nms_order(found, 0.4))
+    assert removed > 0
+    ours = shipped_detections([found], settings, np.arange(3))
+    assert len(expected) == len(ours.scores)
+    np.testing.assert_allclose(ours.boxes_xyxy, expected.pred_boxes.tensor.numpy(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours.scores, expected.scores.numpy(), rtol=0, atol=1e-6)
+    assert ours.classes.tolist() == expected.pred_classes.tolist()
+
+
 def test_settings_of_every_family() -> None:
     for cfg in (tiny_faster_rcnn_cfg(), tiny_retinanet_cfg(), tiny_cfg()):
         assert shipped_settings(cfg).nms_switched_off
