@@ -272,7 +272,7 @@ def test_costs_that_cannot_be_measured_lose_nothing(
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("the clock\nis broken")
 
-    monkeypatch.setattr("detr_d2.compare.run.measure_costs", fails)
+    monkeypatch.setattr("detr_d2.compare.run_costs.measure_costs", fails)
     assert run(models, tiny_coco, tmp_path, ["detr"]) == 0
     (model,) = results(tmp_path).models
     assert model.cost is None
@@ -308,7 +308,7 @@ def test_parts_of_the_user_are_imported_and_belong_to_what_predictions_depend_on
         wanted.extend(imports)
         raise RuntimeError("not here")
 
-    monkeypatch.setattr("detr_d2.compare.run.measure_costs", measure)
+    monkeypatch.setattr("detr_d2.compare.run_costs.measure_costs", measure)
     options = ["--import", own, "--opts", "MODEL.MINE", 3, "MODEL.DETR.TRANSFORMER.NAME", "ComparedTransformer"]
     assert run(models, tiny_coco, tmp_path / "out", ["detr"], *options) == 0
     assert wanted == [str(own)]

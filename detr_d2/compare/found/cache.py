@@ -138,7 +138,7 @@ class CandidateCache(ImageCache[list[Candidates]]):
 
 def _pack(records: Sequence[list[Candidates] | str]) -> dict[str, np.ndarray]:
     flat = [x for record in records if not isinstance(record, str) for x in record]
-    sizes = [(*x.network_size, *x.image_size) for x in flat]
+    sizes = [(*(x.network_size or x.image_size), *x.image_size) for x in flat]
     return {
         "format": np.array(CACHE_FORMAT),
         "layers": np.array([-1 if isinstance(record, str) else len(record) for record in records]),

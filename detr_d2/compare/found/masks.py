@@ -16,7 +16,7 @@ from ..masks import Segment, Segmentation, encode
 from ..records.files import from_json, to_json
 from .cache import ImageCache
 
-FORMAT = 1
+FORMAT = 2
 
 
 def segmentation_of(output: dict[str, Any], size: tuple[int, int]) -> Segmentation:
@@ -39,6 +39,7 @@ def segmentation_of(output: dict[str, Any], size: tuple[int, int]) -> Segmentati
         classes=instances.pred_classes.numpy()[order].tolist(),
         counts=[encode(mask) for mask in masks],
         segments=segments,
+        boxes=instances.pred_boxes.tensor.numpy()[order].tolist(),
     )
 
 
