@@ -33,7 +33,7 @@ from .records.files import to_json
 from .records.pictures import GalleryImage
 from .segmentation import segmentation_figures
 
-MEASURE_VERSION = 7
+MEASURE_VERSION = 8
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -42,12 +42,12 @@ class Settings:
     """What the user may choose.
 
     Args:
-        score_threshold: of duplicates, crowding, counting, and the choice of the gallery.
+        score_threshold: from which detections count; None for the operating point of each model.
         resamples: of the bootstrap.
         cost: None to leave the cost out.
     """
 
-    score_threshold: float = 0.5
+    score_threshold: float | None = None
     resamples: int = 200
     cost: CostSettings | None = None
 
