@@ -76,7 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="write the detections without NMS, too, at most N of an image (300), from score 0.001 on",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="score from which detections count (default: for each model the one with its best F1)",
+    )
     parser.add_argument(
         "--resamples", type=int, default=200, metavar="N", help="of the bootstrap (default: %(default)s)"
     )
@@ -140,7 +145,7 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {value}, expected at least 1")
     if min(args.batch_sizes) < 1:
         raise ValueError(f"--batch-sizes has {min(args.batch_sizes)}, expected at least 1")
-    if not 0 <= args.score_threshold <= 1:
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
 
 

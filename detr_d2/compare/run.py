@@ -33,7 +33,7 @@ from .run_costs import add_costs
 from .run_gallery import gallery
 from .segmentation import Segmented
 
-MEASURE_VERSION = 7
+MEASURE_VERSION = 8
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -42,13 +42,13 @@ class Settings:
     """What the user may choose.
 
     Args:
-        score_threshold: of duplicates, crowding, counting, and the choice of the gallery.
+        score_threshold: from which detections count; None for the operating point of each model.
         resamples: of the bootstrap.
         cost: None to leave the cost out.
         raw: the most detections of an image in files of those without NMS; None to write no such files.
     """
 
-    score_threshold: float = 0.5
+    score_threshold: float | None = None
     resamples: int = 200
     cost: CostSettings | None = None
     raw: int | None = None
