@@ -23,6 +23,7 @@ from .found.detections_file import DetectionFiles
 from .found.given import Given
 from .found.nms import Candidates, OfflineNms, predicts_masks
 from .gallery_data import candidates_of_image
+from .measure.cures import cures
 from .measure.everything import Measured, measure, num_steps
 from .measure.intervals import METRICS, difference, image_draws
 from .models import Contestant, map_classes
@@ -33,7 +34,7 @@ from .run_costs import add_costs
 from .run_gallery import gallery
 from .segmentation import Segmented
 
-MEASURE_VERSION = 8
+MEASURE_VERSION = 9
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -201,9 +202,11 @@ class ComparisonRun:
             found = [OfflineNms(x, limit=record.shipped.max_detections, class_map=class_map) for x in layers]
             draws = image_draws(len(truth), settings.resamples)
             with _bar(f"{record.label}: figures", num_steps(record.shipped, len(found)), "step") as bar:
-                return measure(
+                measured = measure(
                     record, truth, found, draws, score_threshold=settings.score_threshold, progress=bar.update
                 )
+            cured = cures(record, truth, found[-1], score_threshold=settings.score_threshold)
+            return replace(measured, record=replace(measured.record, cures=cured))
 
         what = {
             "version": MEASURE_VERSION,

@@ -145,9 +145,7 @@ def num_steps(settings: ShippedSettings, num_layers: int) -> int:
 
 
 def nms_thresholds(settings: ShippedSettings) -> list[float | None]:
-    """No NMS, the sweep's thresholds and the model's own; only this if it cannot be switched off."""
-    if not settings.nms_switched_off:
-        return [settings.nms_threshold]
+    """No NMS, or none besides what cannot be switched off; the sweep's thresholds; and the model's own."""
     own = [] if settings.nms_threshold is None else [settings.nms_threshold]
     return [None, *sorted({*NMS_SWEEP, *own})]
 

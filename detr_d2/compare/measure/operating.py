@@ -142,6 +142,10 @@ class Operating:
         total = np.bincount(found.image[counted], minlength=count) + self._objects
         return np.divide(2 * hits, total, out=np.ones(count), where=total > 0)
 
+    def at(self) -> ScorePoint:
+        """What holds at the operating point."""
+        return self._point(self.thresholds(), float("nan"))
+
     def record(self) -> OperatingPoint:
         """All that depends on the score."""
         everywhere = np.ones(len(self._objects))
@@ -149,7 +153,7 @@ class Operating:
             given=self.given is not None,
             scores=self.scores().tolist(),
             half_of=self.half_of.tolist(),
-            at=self._point(self.thresholds(), float("nan")),
+            at=self.at(),
             others=[self._point(score * everywhere, score) for score in FIXED_SCORES],
             curve=self._curve(),
         )

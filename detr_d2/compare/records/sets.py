@@ -286,7 +286,7 @@ class Cure:
 
     Args:
         name: "NMS" or "one label per query".
-        setting: config key with its value.
+        setting: config key with its value; "" for predictions of other programs.
         ap, ap50: with it.
         at: at the operating point with it (its own scores chosen anew).
     """
