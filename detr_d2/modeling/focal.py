@@ -83,7 +83,7 @@ class FocalClassification(Classification):
 def _best(scores: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
     """The best of each row (B, S), at most `limit`, and their places."""
     count = scores.shape[1] if limit is None else min(limit, scores.shape[1])
-    return scores.topk(count, dim=1)  # type: ignore[return-value]
+    return scores.topk(count, dim=1)
 
 
 @CLASSIFICATION_REGISTRY.register()

@@ -59,9 +59,15 @@ def not_clipped(cfg: CfgNode) -> list[Instances]:
     model = built(cfg)
     images = model.preprocess_image(inputs())
     found = model.predict(images, all_layers=False)
-    options = {"score_threshold": 0, "max_detections": 100, "num_things": model.num_things}
-    options["classification"] = model.classification
-    return predictions_to_instances(found.logits[-1], found.boxes_cxcywh[-1], images.image_sizes, **options)
+    return predictions_to_instances(
+        found.logits[-1],
+        found.boxes_cxcywh[-1],
+        images.image_sizes,
+        score_threshold=0,
+        max_detections=100,
+        classification=model.classification,
+        num_things=model.num_things,
+    )
 
 
 def columns(instances: Instances) -> list[torch.Tensor]:

@@ -127,12 +127,14 @@ _LOGITS = torch.tensor([[3.0, 0, 0], [4, 0, 0], [0, 3.5, 0], [2, 0, 0]])
 )
 def test_nms_after_decoding(threshold: float, limit: int, expected: list[int]):
     boxes = box_xyxy_to_cxcywh(_BOXES)
-    arguments = {"score_threshold": 0, "max_detections": limit, "nms_threshold": threshold, "with_queries": True}
     first, second = predictions_to_instances(
         torch.stack([_LOGITS, _LOGITS.flip(0)]),
         torch.stack([boxes, boxes.flip(0)]),
         [(100, 100), (300, 50)],
-        **arguments,
+        score_threshold=0,
+        max_detections=limit,
+        nms_threshold=threshold,
+        with_queries=True,
     )
     assert first.query.tolist() == expected
     assert second.query.tolist() == [3 - x for x in expected]

@@ -74,7 +74,7 @@ def _unknown(given: Entries, kind: str, key: str, unknown: np.ndarray, ids: Sequ
 def _range(ids: Sequence[Id]) -> str:
     """ "0..79", or the first few of ids that are no numbers."""
     if all(isinstance(x, int | float) for x in ids):
-        return f"{min(ids)}..{max(ids)}"  # type: ignore[type-var]
+        return f"{min(ids)}..{max(ids)}"
     return shown(sorted({str(x) for x in ids}))
 
 

@@ -134,7 +134,7 @@ def _masks(given: Entries, sizes: np.ndarray) -> list[Rle] | None:
         given: D detections.
         sizes: (D, 2), height and width of their images.
     """
-    values = [None if x is UNSET else x for x in given.values("segmentation")]
+    values: list[Any] = [None if x is UNSET else x for x in given.values("segmentation")]
     if all(x is None for x in values):
         return None
     masks = []

@@ -16,8 +16,8 @@ from .matching import PrecisionCurves, limit_per_class, match
 from .operating import Operating
 
 CURE_NMS = 0.7
-"""Two boxes of one object mostly overlap by more, two objects of a class seldom. The best threshold of each model is not
-looked for: it would be chosen on the images that the model is judged by."""
+"""Two boxes of one object mostly overlap by more, two objects of a class seldom. The best threshold of each model is
+not looked for: it would be chosen on the images that the model is judged by."""
 
 _KEYS = {"NMS": f"MODEL.DETR.NMS_THRESH_TEST {CURE_NMS}", "one label per query": "MODEL.DETR.ONE_CLASS_PER_QUERY True"}
 

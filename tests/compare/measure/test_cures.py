@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from detection_cases import Box, detections, ground_truth
@@ -91,6 +92,6 @@ def test_cures_of_predictions(said: str, looks: str, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"nms_threshold": 0.5}, {"nms_switched_off": False}])
-def test_models_that_need_no_cure_or_may_have_one(changes: dict[str, float]) -> None:
+def test_models_that_need_no_cure_or_may_have_one(changes: dict[str, Any]) -> None:
     truth, found = case()
     assert cures(replace(MODEL, shipped=replace(DETR, **changes)), truth, offline(found)) == []
