@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..measure.matching import box_iou_xywh
 from .nms import Candidates
 
 FEWEST_PAIRS = 30
@@ -55,22 +56,14 @@ def overlaps(image: Candidates) -> np.ndarray:
     """(P,) IoU of each two boxes of a class that overlap."""
     found = [np.zeros(0)]
     boxes = image.boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
     for k in np.unique(image.classes):
         own = boxes[image.classes == k]
         for start in range(0, len(own), _ROWS):
-            iou = _iou(own[start : start + _ROWS], own)
+            iou = box_iou_xywh(own[start : start + _ROWS], own, np.zeros(len(own), dtype=bool))
             pairs = iou[np.triu(np.ones_like(iou, dtype=bool), k=start + 1)]
             found.append(pairs[pairs > 0])
     return np.concatenate(found)
 
 
 _ROWS = 512  # boxes compared with all others at once, of which there may be thousands
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(F, S), of boxes (F, 4) and (S, 4), xyxy."""
-    corner = np.maximum(first[:, None, :2], second[None, :, :2])
-    both = (np.minimum(first[:, None, 2:], second[None, :, 2:]) - corner).clip(0).prod(2)
-    areas = [(x[:, 2:] - x[:, :2]).prod(1) for x in (first, second)]
-    total = areas[0][:, None] + areas[1][None] - both
-    return np.divide(both, total, out=np.zeros_like(both), where=total > 0)

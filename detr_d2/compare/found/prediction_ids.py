@@ -10,8 +10,13 @@ from ...data.checks.likely_mistakes import FAR, other_form
 from ...data.coco.entries import Entries, match_ids
 from ...data.coco.json_values import Id, listed, shown
 from ...evaluation.arrays import GroundTruth
+from ..measure.found import FOUND_IOU
+from ..measure.matching import box_iou_xywh
+from .nms import Candidates
 
 _NAMED = 3  # entries
+_ENOUGH = 20  # objects
+_HARDLY = 0.05  # of them
 
 
 def images_of(given: Entries, image_ids: Sequence[Id], truth: GroundTruth) -> np.ndarray:
@@ -61,6 +66,39 @@ def classes_of(given: Entries, category_ids: Sequence[Id]) -> np.ndarray:
         cure = cure or "write the ids of the annotations, and remove detections of other classes"
         raise ValueError(_unknown(given, "class", "category_id", unknown, ids, category_ids) + f": {cure}")
     return found
+
+
+def require_classes(given: Entries, images: Sequence[Candidates], truth: GroundTruth) -> None:
+    """Raises ValueError if the ids of classes are known, but off by one.
+
+    Where objects are taken for the class beside their own: the best scored of the detections that overlap an object by
+    an IoU of 0.5 or more says what it is taken for.
+
+    Args:
+        given: the detections, for messages.
+        images: of the first images of the data, best first; in pixels of those.
+        truth: the data.
+    """
+    steps = [_steps(image, truth, truth.of_image(i)) for i, image in enumerate(images) if len(image.scores)]
+    found = np.concatenate([np.zeros(0, np.int64), *steps])
+    right = int((found == 0).sum())
+    for step, which, cure in ((-1, "before", "add 1 to each"), (1, "after", "subtract 1 from each")):
+        beside = int((found == step).sum())
+        if len(found) >= _ENOUGH and beside > len(found) / 2 and right < _HARDLY * len(found):
+            raise ValueError(
+                f"{given.source}: {beside} of {len(found)} objects are taken for the class {which} their own, and "
+                f'{right} for their own: each "category_id", such as {shown(given.values("category_id")[0])} of '
+                f"{given.label(0)}, seems to be off by one; {cure}, or write the ids of the annotations"
+            )
+
+
+def _steps(image: Candidates, truth: GroundTruth, own: slice) -> np.ndarray:
+    """What each object of an image is taken for that a detection lies on: places from its own class."""
+    boxes, real = image.boxes_xyxy.astype(np.float64), ~truth.crowd[own]
+    boxes[:, 2:] -= boxes[:, :2]
+    overlap = box_iou_xywh(boxes, truth.boxes_xywh[own][real], np.zeros(int(real.sum()), dtype=bool)) >= FOUND_IOU
+    seen = overlap.any(0)
+    return image.classes[overlap[:, seen].argmax(0)] - truth.classes[own][real][seen]
 
 
 def _unknown(given: Entries, kind: str, key: str, unknown: np.ndarray, ids: Sequence[Id], known: Sequence[Id]) -> str:

@@ -22,7 +22,7 @@ from ...data.coco.mask_faults import EMPTY, MISSING, compressed_rle, read_segmen
 from ...evaluation.arrays import GroundTruth, Rle
 from ..masks import Segmentation
 from .nms import Candidates
-from .prediction_ids import classes_of, images_of, require_form
+from .prediction_ids import classes_of, images_of, require_classes, require_form
 
 WHAT = "a file of predictions"
 
@@ -92,6 +92,7 @@ def read_predictions(path: str, truth: GroundTruth, category_ids: Sequence[Any],
         Candidates(corners[own].astype(np.float32), scores[own].astype(np.float32), classes[own], None, (h, w))
         for own, (h, w) in zip(of_image, truth.sizes.tolist(), strict=False)
     ]
+    require_classes(given, images, truth)
     if masks is None:
         return Predictions(images, None)
     segmented = [

@@ -217,6 +217,50 @@ def test_the_eighty_classes_of_coco(truth: GroundTruth, tmp_path: Path) -> None:
     assert read_predictions(str(path), truth, ids, limit=3).images[0].classes.tolist() == list(range(80))
 
 
+def many(tmp_path: Path, *, images: int = 12) -> tuple[GroundTruth, Rows]:
+    """Images with an object each of two classes of four, and detections on the objects, the better one right."""
+    annotations, found = [], []
+    for i in range(images):
+        for k, box in ((1, [5, 5, 20, 20]), (2, [50, 50, 30, 20])):
+            ids = {"image_id": i, "category_id": k + 10}
+            annotations.append({**ids, "id": len(annotations), "bbox": box, "area": 9, "iscrowd": 0})
+            found += [{**ids, "bbox": box, "score": 0.9}, {**ids, "category_id": 10, "bbox": box, "score": 0.1}]
+    sizes = [{"id": i, "file_name": f"{i:02d}.png", "width": 100, "height": 100} for i in range(images)]
+    categories = [{"id": k + 10, "name": f"c{k}"} for k in range(4)]
+    path = tmp_path / "many.json"
+    path.write_text(json.dumps({"images": sizes, "annotations": annotations, "categories": categories}))
+    return load_ground_truth(register_coco(f"many {tmp_path.name}={path}:{tmp_path}")), found
+
+
+@pytest.mark.parametrize(
+    ("step", "images", "said"),
+    [
+        (0, 12, ""),
+        (-1, 12, "24 of 24 objects are taken for the class before their own, and 0 for their own: .* add 1 to each"),
+        (1, 12, "24 of 24 objects are taken for the class after their own, .* subtract 1 from each"),
+        (-1, 9, ""),  # too few to tell
+    ],
+)
+def test_classes_that_are_known_and_off_by_one(step: int, images: int, said: str, tmp_path: Path) -> None:
+    truth, found = many(tmp_path, images=images)
+    shifted = [{**x, "category_id": x["category_id"] + step if x["score"] > 0.5 else 13} for x in found]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(shifted))
+    if said:
+        with pytest.raises(ValueError, match=said):
+            read_predictions(str(path), truth, [10, 11, 12, 13], limit=len(truth))
+    else:
+        assert len(read_predictions(str(path), truth, [10, 11, 12, 13], limit=len(truth)).images) == images
+
+
+def test_a_detector_that_is_merely_bad_is_not_called_off_by_one(tmp_path: Path) -> None:
+    truth, found = many(tmp_path)
+    one = [{**x, "category_id": 12} for x in found]  # everything is of one class, half of the objects rightly so
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(one))
+    assert len(read_predictions(str(path), truth, [10, 11, 12, 13], limit=len(truth)).images) == 12
+
+
 @pytest.mark.parametrize(
     "box",
     [
