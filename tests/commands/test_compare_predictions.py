@@ -161,6 +161,7 @@ def test_detections_given_back_have_the_same_figures(
     model, found = by_label(first)[label], by_label(second)
     assert model.coco is not None
     assert 5 < model.coco.ap < 95
+    assert [x.name for x in model.cures] == (["NMS", "one label per query"] if label == "deformable" else [])
     again = found["back"].coco
     assert again is not None
     for figure in ("ap", "ap50", "ap75", "ar_1", "ar_10", "ar_max", "ap_small", "ar_small"):

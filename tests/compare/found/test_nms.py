@@ -14,6 +14,7 @@ from tiny_models import tiny_cfg
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.compare.found.boxes import candidates_of, raw_outputs
+from detr_d2.compare.found.cache import config_hash
 from detr_d2.compare.found.nms import (
     Candidates,
     OfflineNms,
@@ -153,6 +154,12 @@ def test_a_detr_with_nms_is_reproduced(variant: str) -> None:
     np.testing.assert_allclose(ours.boxes_xyxy, expected.pred_boxes.tensor.numpy(), rtol=0, atol=1e-4)
     np.testing.assert_allclose(ours.scores, expected.scores.numpy(), rtol=0, atol=1e-6)
     assert ours.classes.tolist() == expected.pred_classes.tolist()
+
+
+def test_what_a_model_says_without_nms_does_not_depend_on_its_nms() -> None:
+    for make, node in ((tiny_cfg, "DETR"), (tiny_faster_rcnn_cfg, "ROI_HEADS"), (tiny_retinanet_cfg, "RETINANET")):
+        one, other = (make(f"MODEL.{node}.NMS_THRESH_TEST", x) for x in (0.4, 0.7))
+        assert config_hash(without_nms(one)) == config_hash(without_nms(other)), node
 
 
 def test_settings_of_every_family() -> None:

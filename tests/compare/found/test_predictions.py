@@ -255,17 +255,22 @@ def test_classes_that_are_known_and_off_by_one(step: int, images: int, said: str
 
 def test_a_detector_that_is_merely_bad_is_not_called_off_by_one(tmp_path: Path) -> None:
     truth, found = many(tmp_path)
-    one = [{**x, "category_id": 12} for x in found]  # everything is of one class, half of the objects rightly so
     path = tmp_path / "results.json"
-    path.write_text(json.dumps(one))
-    assert len(read_predictions(str(path), truth, [10, 11, 12, 13], limit=len(truth)).images) == 12
+    for wrong in (12, 8):  # images in which the classes of both objects are off by one
+        bad = [{**x, "category_id": 11 if x["image_id"] >= wrong else x["category_id"] + 1} for x in found]
+        path.write_text(json.dumps([x for x in bad if x["score"] > 0.5]))
+        if wrong == 12:
+            with pytest.raises(ValueError, match="off by one"):
+                read_predictions(str(path), truth, [10, 11, 12, 13], limit=len(truth))
+        else:  # 16 of 24, and 4 are right
+            assert len(read_predictions(str(path), truth, [10, 11, 12, 13], limit=len(truth)).images) == 12
 
 
 @pytest.mark.parametrize(
     "box",
     [
         lambda w, h: (-3, -3, w + 6, h + 6),  # of the whole image, not clipped to it
-        lambda w, h: (2, 3, w - 3, h - 4),  # which would lie inside as corners, too
+        lambda w, h: (3, 3, w - 1.5, h - 1.5),  # which would lie inside as corners, too
         lambda w, h: (w - 10, h - 10, 11, 11),
         lambda w, h: (w + 5, h + 5, 20, 20),  # beside it
     ],
