@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,42 @@ def test_detections_given_back_have_the_same_figures(
     (first / "detections" / f"{label}.json").unlink()
     assert run(data, first, *specs(models, [label])) == 0
     assert (first / "detections" / f"{label}.json").read_bytes() == content
+
+
+def test_cures_give_what_they_promise(models: Path, tiny_coco: CocoFiles, tmp_path: Path) -> None:
+    assert run(tiny_coco, tmp_path / "out", *specs(models, ["deformable"])) == 0
+    data = like_detections(tiny_coco, tmp_path / "out" / "detections" / "deformable.json", tmp_path)
+    assert run(data, tmp_path / "out", *specs(models, ["deformable"])) == 0
+    promised = by_label(tmp_path / "out")["deformable"].cures
+    for cure in promised:
+        assert run(data, tmp_path / cure.name, *specs(models, ["deformable"]), "--opts", *cure.setting.split()) == 0
+        model = by_label(tmp_path / cure.name)["deformable"]
+        assert model.coco is not None
+        assert (model.coco.ap, model.coco.ap50) == pytest.approx((cure.ap, cure.ap50), abs=1e-9)
+        assert model.operating is not None
+        for figure in ("recall", "precision", "extra", "other_label", "count_error"):
+            given, kept = getattr(model.operating.at, figure), getattr(cure.at, figure)
+            assert given == pytest.approx(kept, nan_ok=True), figure
+    assert len({x.ap for x in promised}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--predictions", "A=a.json,filtered"], "expected LABEL=results.json"),
+        (["--predictions", "A=a.json", "--cost", "A=fast"], "expected LABEL=latency_ms:params"),
+        (["--predictions", "A=a.json", "--raw", "0"], "--raw is 0, expected at least 1"),
+        (["--predictions", "A=a.json"], "a file of predictions a.json cannot be read"),
+        (["--cost", "A=1:2"], "no model is given: add --model .*, or --predictions LABEL=results.json"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_written(
+    arguments: list[str], said: str, tiny_coco: CocoFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_coco, tmp_path / "out", *arguments) == 2
+    (text,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(said, text)
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_wrong_file_loses_nothing(

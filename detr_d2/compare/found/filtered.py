@@ -57,13 +57,15 @@ def overlaps(image: Candidates) -> np.ndarray:
     found = [np.zeros(0)]
     boxes = image.boxes_xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
-    for k in np.unique(image.classes):
-        own = boxes[image.classes == k]
+    few = len(boxes) <= _ROWS  # then it is faster to compare those of all classes
+    for rows in [np.arange(len(boxes))] if few else [np.flatnonzero(image.classes == k) for k in set(image.classes)]:
+        own, classes = boxes[rows], image.classes[rows]
         for start in range(0, len(own), _ROWS):
-            iou = box_iou_xywh(own[start : start + _ROWS], own, np.zeros(len(own), dtype=bool))
-            pairs = iou[np.triu(np.ones_like(iou, dtype=bool), k=start + 1)]
-            found.append(pairs[pairs > 0])
+            part = slice(start, start + _ROWS)
+            iou = box_iou_xywh(own[part], own, np.zeros(len(own), dtype=bool))
+            pairs = np.triu(classes[part, None] == classes, k=start + 1) & (iou > 0)
+            found.append(iou[pairs])
     return np.concatenate(found)
 
 
-_ROWS = 512  # boxes compared with all others at once, of which there may be thousands
+_ROWS = 512  # boxes compared with others at once, of which there may be thousands

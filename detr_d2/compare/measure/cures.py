@@ -1,6 +1,7 @@
 """What removes duplicates at test time, computed from the detections of a model that does not do it.
 
-Of a query all detections have the same box, so that they are known by it.
+Of a query all detections have the same box, so that they are known by it. Where queries have several, of all that a
+model could say the best are known, as many as it has queries: for one label per query the last places may stay empty.
 """
 
 from __future__ import annotations
