@@ -219,7 +219,8 @@ def test_the_eighty_classes_of_coco(truth: GroundTruth, tmp_path: Path) -> None:
 
 def many(tmp_path: Path, *, images: int = 12) -> tuple[GroundTruth, Rows]:
     """Images with an object each of two classes of four, and detections on the objects, the better one right."""
-    annotations, found = [], []
+    annotations: Rows = []
+    found: Rows = []
     for i in range(images):
         for k, box in ((1, [5, 5, 20, 20]), (2, [50, 50, 30, 20])):
             ids = {"image_id": i, "category_id": k + 10}
