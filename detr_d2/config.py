@@ -35,6 +35,10 @@ def _model_keys() -> CN:
     detr.CLASS_WEIGHTS = []
     # Detections scored below this are dropped by the model itself; 0 keeps every query, as COCO AP needs.
     detr.SCORE_THRESH_TEST = 0.0
+    # IoU of class-wise NMS on the detections, for a model that still repeats itself; 1.0 for none, as in the paper.
+    detr.NMS_THRESH_TEST = 1.0
+    # A query yields its best class alone also with "focal", where it may otherwise yield one detection for every class.
+    detr.ONE_CLASS_PER_QUERY = False
 
     # Faster ways to the same predictions, up to rounding: folded batch norms, channels-last, fused operators. False for
     # the plain model.

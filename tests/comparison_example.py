@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from detr_d2.compare.figures import (
+from detr_d2.compare.records.comparison import (
+    Comparison,
+    CrashedImage,
+    DatasetSummary,
+    Difference,
+    ModelComparison,
+    ShippedSettings,
+)
+from detr_d2.compare.records.cost import Cost, StageLatency, Throughput
+from detr_d2.compare.records.figures import (
     ClassMetrics,
     CocoMetrics,
-    Cost,
     ErrorKind,
     Interval,
     MaskMetrics,
     PanopticMetrics,
     PrecisionRecall,
-    StageLatency,
-    Throughput,
 )
-from detr_d2.compare.records import (
-    Boxes,
-    Comparison,
-    CrashedImage,
-    DatasetSummary,
-    Difference,
-    GalleryImage,
-    ModelComparison,
-    ShippedSettings,
-)
-from detr_d2.compare.results import RunResult
-from detr_d2.compare.set_figures import CountGroup, Counting, CrowdingBin, Duplicates, NmsPoint, QueryGroup, QueryLimit
+from detr_d2.compare.records.pictures import Boxes, GalleryImage
+from detr_d2.compare.records.results import RunResult
+from detr_d2.compare.records.sets import CountGroup, Counting, CrowdingBin, Duplicates, NmsPoint, QueryGroup, QueryLimit
 
 CLASSES = ["circle", "square", "triangle <b>"]
 _NAN = float("nan")

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..compare.cost.timing import Timing, interleave, machine_info, ratio_of
-from ..compare.record_files import to_json
+from ..compare.records.files import to_json
 from ..files import write_json
 
 TOLERANCE = 1e-4

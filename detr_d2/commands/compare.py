@@ -1,4 +1,4 @@
-"""`python -m detr_d2 compare`: any number of detectron2 detectors on the same images, with and without NMS."""
+"""`python -m detr_d2 compare`: any number of detectors on the same images, with and without NMS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..cli import quiet_libraries
-from ..compare.records import Comparison, ModelComparison, load_comparison
+from ..compare.records.comparison import Comparison, ModelComparison, load_comparison
 from ..compare.report.files import REPORT, RESULTS, text_table, write_all
 from ..compare.report.gallery import without_images_elsewhere
 from ..files.output_folder import own_folder
@@ -47,13 +47,41 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="LABEL=config.yaml,weights",
         help="a model; give one of these for each. Nothing after the comma: random weights",
     )
+    parser.add_argument(
+        "--predictions",
+        action="append",
+        default=[],
+        metavar="LABEL=results.json[,raw|,nms]",
+        help="detections of any other detector on the same images, in COCO's results format (of `predict`, those with "
+        "--score-threshold 0); say raw where no NMS has gone over them, nms where one has",
+    )
+    parser.add_argument(
+        "--cost",
+        action="append",
+        default=[],
+        metavar="LABEL=latency_ms:params",
+        help="what a detector of --predictions costs: milliseconds an image, and number of parameters",
+    )
     add_import(parser, "such as one that registers a model or a dataset")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--cache", metavar="DIR", help="folder for what models said (default: OUTPUT/cache)")
     parser.add_argument("--fresh", action="store_true", help="run the models again even if the cache knows them")
     parser.add_argument("--from-json", metavar="FILE", help="make tables and report anew from a results.json; no model")
+    parser.add_argument(
+        "--raw",
+        type=int,
+        nargs="?",
+        const=300,
+        metavar="N",
+        help="write the detections without NMS, too, at most N of an image (300), from score 0.001 on",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="score from which detections count (default: for each model the one with its best F1)",
+    )
     parser.add_argument(
         "--resamples", type=int, default=200, metavar="N", help="of the bootstrap (default: %(default)s)"
     )
@@ -105,17 +133,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Says what is wrong with the options before anything is done."""
-    if not args.model:
-        raise ValueError("no model is given: add --model LABEL=config.yaml,weights for each")
+    if not (args.model or args.predictions):
+        raise ValueError(
+            "no model is given: add --model LABEL=config.yaml,weights for each, or --predictions LABEL=results.json"
+        )
     if not (args.dataset or args.coco or args.coco_panoptic):
         raise ValueError("no data are given: add --dataset NAME or --coco NAME=annotations.json:image_root")
-    for name in ("limit", "resamples", "repeat"):
+    for name in ("limit", "resamples", "repeat", "raw"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}, expected at least 1")
     if min(args.batch_sizes) < 1:
         raise ValueError(f"--batch-sizes has {min(args.batch_sizes)}, expected at least 1")
-    if not 0 <= args.score_threshold <= 1:
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
 
 
@@ -125,9 +155,13 @@ def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Com
 
     from ..compare.compare_all import compare_all
     from ..compare.cost.cost import CostSettings
+    from ..compare.found.detections_file import FOLDER
+    from ..compare.found.given import parse_predictions
+    from ..compare.models import parse_models
     from ..compare.run import Plan, Settings
     from ..engine.startup.setup import import_user_modules
 
+    predictions = parse_predictions(args.predictions, args.cost, [x.label for x in parse_models(args.model)])
     if args.gpu and not torch.cuda.is_available():
         raise ValueError("--gpu is given, but there is no GPU that torch can use; leave it out to run on the CPU")
     setup_logger(name="detr_d2")
@@ -139,7 +173,7 @@ def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Com
     plan = Plan(
         dataset=name,
         output=output,
-        settings=Settings(score_threshold=args.score_threshold, resamples=args.resamples, cost=cost),
+        settings=Settings(score_threshold=args.score_threshold, resamples=args.resamples, cost=cost, raw=args.raw),
         device=device,
         command=shlex.join(["python", "-m", "detr_d2", "compare", *argv]),
         limit=args.limit,
@@ -150,7 +184,10 @@ def _compare(args: argparse.Namespace, output: Path, argv: Sequence[str]) -> Com
     )
     contestants = _contestants(args, modules, name, device)
     own_folder(output)
-    return compare_all(contestants, plan, lambda record: _report_model(record, output))
+    comparison = compare_all(contestants, plan, lambda record: _report_model(record, output), predictions=predictions)
+    if contestants:
+        print(f"detections of each model, in COCO's results format: {output / FOLDER}")
+    return comparison
 
 
 def _dataset(args: argparse.Namespace) -> str:

@@ -51,7 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", help="trained model (default: MODEL.WEIGHTS of the config)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and JSON files")
     parser.add_argument("--overwrite", action="store_true", help="replace files of an earlier run in that folder")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="0 to 1, default: %(default)s")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="0 to 1, default: %(default)s; 0 for detections that are to be evaluated",
+    )
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -113,6 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(collected.results)} detections of score >= {args.score_threshold:g} in {len(collected.images)} images "
         f"and frames; pictures, predictions.json and images.json are in {args.output}"
     )
+    if args.score_threshold > 0:
+        print(
+            "note: the AP of predictions.json is lower than that of the model, as detections below the threshold are "
+            "not in it; to evaluate, or for compare --predictions, use --score-threshold 0"
+        )
     return 1 if run.failed else 0
 
 

@@ -9,17 +9,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from ..data import check_images
+from ..data import category_ids, check_images
 from ..evaluation.arrays import GroundTruth
 from ..files import file_hash
 from .cost.timing import machine_info
 from .data import fingerprint, load_ground_truth, summarise
+from .found.given import GivenSpec, read_given
 from .models import Contestant
-from .records import Comparison, ModelComparison, save_comparison
+from .records.comparison import Comparison, ModelComparison, save_comparison
 from .report.files import RESULTS
 from .run import ComparisonRun, Plan
 
@@ -27,7 +29,11 @@ _PACKAGES = ("detr_d2", "detectron2", "torch", "torchvision", "pycocotools", "fa
 
 
 def compare_all(
-    contestants: Sequence[Contestant], plan: Plan, on_model: Callable[[ModelComparison], object] | None = None
+    contestants: Sequence[Contestant],
+    plan: Plan,
+    on_model: Callable[[ModelComparison], object] = lambda _: None,
+    *,
+    predictions: Sequence[GivenSpec] = (),
 ) -> Comparison:
     """Runs and measures all models, then times them in turn.
 
@@ -35,10 +41,11 @@ def compare_all(
         contestants: the models; one that fails is recorded as failed, the others go on.
         plan: see there.
         on_model: called with each model's record as soon as it is on disk.
+        predictions: detections of other programs, which come after the models.
 
     Raises:
         ValueError: the data cannot be read, hold no object, or have images that are missing or of another size than
-            annotated.
+            annotated; or a file of predictions is wrong.
     """
     whole = load_ground_truth(plan.dataset)
     truth = whole if plan.limit is None else whole.first(plan.limit)
@@ -46,6 +53,8 @@ def compare_all(
     root = MetadataCatalog.get(truth.name).get("image_root") or ""
     sizes = truth.sizes[:, ::-1]
     check_images(truth.name, truth.file_names, sizes, root=root, refuse_damaged=False)  # the page tells of those
+    ids = category_ids(MetadataCatalog.get(truth.name))
+    given = [read_given(spec, whole, ids, limit=len(truth)) for spec in predictions]
     versions, data_hash = {**_versions(), **_import_hashes(plan.imports)}, fingerprint(whole)
     run = ComparisonRun(plan, truth, dataset_fingerprint=data_hash, versions=versions)
     comparison = Comparison(
@@ -58,12 +67,12 @@ def compare_all(
         settings=dict(plan.options),
     )
     records: list[ModelComparison] = []
-    for contestant in contestants:
-        records.append(run.model(contestant))
+    steps = [*(partial(run.model, x) for x in contestants), *(partial(run.given, x) for x in given)]
+    for step in steps:
+        records.append(step())
         comparison = replace(comparison, models=list(records))
         save_comparison(comparison, plan.output / RESULTS)  # what is finished is there, whatever comes next
-        if on_model is not None:
-            on_model(records[-1])
+        on_model(records[-1])
     comparison = replace(comparison, differences=run.differences(), gallery=run.gallery())
     save_comparison(comparison, plan.output / RESULTS)
     records, slower = run.add_costs(records)

@@ -10,7 +10,8 @@ from ..data.checks.records import json_id
 from ..evaluation.arrays import GroundTruth
 from .found.cache import CHUNK, CandidateCache
 from .found.nms import Candidates, nms_order, scale_to_image
-from .records import Boxes, GalleryImage, ShippedSettings
+from .records.comparison import ShippedSettings
+from .records.pictures import Boxes, GalleryImage
 
 GALLERY_SIZE = 12
 SHOWN_SCORE = 0.05

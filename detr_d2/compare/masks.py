@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -33,6 +33,7 @@ class Segmentation:
         counts: run lengths of their masks; [] if the model has no masks of instances.
         segments: of the panoptic map; None if the model makes none.
         error: "" or what went wrong with the image; then all else is empty.
+        boxes: of the instances, xyxy in pixels of the image; [] for a file of predictions, which has them elsewhere.
     """
 
     size: list[int]
@@ -41,6 +42,7 @@ class Segmentation:
     counts: list[str]
     segments: list[Segment] | None = None
     error: str = ""
+    boxes: list[list[float]] = field(default_factory=list)
 
 
 def encode(mask: np.ndarray) -> str:

@@ -23,8 +23,8 @@ from ..prediction.detector_keys import get_num_classes, set_num_classes
 from ..prediction.trained_model import load_trained_model
 from .found.cache import combined_hash, config_hash
 from .found.nms import family_of, shipped_settings, without_nms
-from .records import ModelComparison
-from .results import RunResult
+from .records.comparison import ModelComparison
+from .records.results import RunResult
 from .training_facts import TrainingFacts, training_facts
 
 _NAN = float("nan")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,27 @@ from tqdm import tqdm
 
 from ..data.image_errors import another_size
 from ..evaluation.arrays import GroundTruth
-from ..evaluation.ground_truth import MaskTruth, load_mask_truth
-from ..evaluation.panoptic import is_panoptic
 from ..prediction import Categories
-from ..prediction.detector_keys import get_num_classes, set_num_classes
-from .cost.cost import Costs, CostSettings, measure_costs
-from .cost.timing import machine_info
+from .cost.cost import CostSettings
+from .finished import Finished
 from .found.boxes import collect
-from .found.cache import CandidateCache, combined_hash, config_hash, forget_predictions, remembered
-from .found.masks import SegmentationCache, collect_masks
+from .found.cache import CandidateCache, combined_hash, forget_predictions, remembered
+from .found.detections_file import DetectionFiles
+from .found.given import Given
 from .found.nms import Candidates, OfflineNms, predicts_masks
-from .gallery_data import candidates_of_image, disagreement, gallery_image, pick_images, shown_detections
+from .gallery_data import candidates_of_image
+from .measure.cures import cures
 from .measure.everything import Measured, measure, num_steps
 from .measure.intervals import METRICS, difference, image_draws
-from .models import Contestant, map_classes, unnamed
-from .record_files import to_json
-from .records import Difference, GalleryImage, ModelComparison
-from .segmentation import segmentation_figures
+from .models import Contestant, map_classes
+from .records.comparison import CrashedImage, Difference, ModelComparison
+from .records.files import to_json
+from .records.pictures import GalleryImage
+from .run_costs import add_costs
+from .run_gallery import gallery
+from .segmentation import Segmented
 
-MEASURE_VERSION = 7
+MEASURE_VERSION = 9
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -41,14 +43,16 @@ class Settings:
     """What the user may choose.
 
     Args:
-        score_threshold: of duplicates, crowding, counting, and the choice of the gallery.
+        score_threshold: from which detections count; None for the operating point of each model.
         resamples: of the bootstrap.
         cost: None to leave the cost out.
+        raw: the most detections of an image in files of those without NMS; None to write no such files.
     """
 
-    score_threshold: float = 0.5
+    score_threshold: float | None = None
     resamples: int = 200
     cost: CostSettings | None = None
+    raw: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Plan:
 
     Args:
         dataset: registered name.
-        output: folder for results.json, which is written after every model.
+        output: folder for results.json, which is written after every model, and for the detections.
         settings: of the measures.
         device: "cpu" or "cuda".
         command: that the reader of the report can repeat.
@@ -99,7 +103,9 @@ class ComparisonRun:
         self.cache = plan.cache or plan.output / "cache"
         self._fingerprint = dataset_fingerprint
         self._versions = dict(versions)
-        self._finished: list[tuple[Contestant, Measured]] = []
+        self._finished: list[Finished] = []
+        self._segmented = Segmented(ground_truth)
+        self._files = DetectionFiles(plan.output, ground_truth, raw=plan.settings.raw)
 
     def model(self, contestant: Contestant) -> ModelComparison:
         """Runs a model over the images and measures it; a failure is a record that says so.
@@ -108,29 +114,25 @@ class ComparisonRun:
             Its record, all but the cost.
         """
         identity = contestant.identity(self.ground_truth.name)
+        return self._record(identity, lambda: self._model(contestant, identity))
+
+    def given(self, given: Given) -> ModelComparison:
+        """Measures the detections of another program, as `model` does those of a model."""
+        return self._record(given.identity, lambda: self._given(given))
+
+    def _record(self, identity: ModelComparison, run: Callable[[], Finished]) -> ModelComparison:
         try:
-            measured = self._model(contestant, identity)
+            finished = run()
         except Exception as error:  # the other models, and what is finished, must not be lost with it
             return replace(identity, shipped=None, failed=" ".join(f"{_kind(error)}{error}".split()))
-        self._finished.append((contestant, measured))
-        return measured.record
+        self._finished.append(finished)
+        return finished.measured.record
 
-    def _model(self, contestant: Contestant, identity: ModelComparison) -> Measured:
-        folder = self._folder(contestant)
+    def _model(self, contestant: Contestant, identity: ModelComparison) -> Finished:
+        folder = self.cache / contestant.prediction_key(self._fingerprint, self._versions)
         if self.plan.fresh:
             forget_predictions(folder)
-        what = {
-            "version": MEASURE_VERSION,
-            "identity": to_json(identity),
-            "images": len(self.ground_truth),
-            "score_threshold": self.settings.score_threshold,
-            "resamples": self.settings.resamples,
-        }
-        path = folder / f"figures-{combined_hash(what)}.json"
-        return remembered(path, Measured, lambda: self._measure(contestant, identity, folder), keep=_is_complete)
-
-    def _measure(self, contestant: Contestant, identity: ModelComparison, folder: Path) -> Measured:
-        names = self.ground_truth.class_names
+        names, files = self.ground_truth.class_names, self.ground_truth.file_names
         ready: list[Any] = []
 
         def load() -> Any:
@@ -140,58 +142,85 @@ class ComparisonRun:
 
         classes = remembered(folder / "classes.json", list, lambda: list(load()[1].names))
         class_map, notes = map_classes(Categories.numbered(classes), names, identity.label)
-        with _bar(identity.label, len(self.ground_truth), "image") as bar:
-            files = self.ground_truth.file_names
+        with _bar(identity.label, len(files), "image") as bar:
             found = collect(lambda: load()[0], files, CandidateCache(folder), progress=bar.update)
         require_sizes(found.layers[-1], self.ground_truth)
-        segmented = replace(identity, notes=[*identity.notes, *notes])
-        if predicts_masks(contestant.cfg):
-            segmented = self._with_masks(contestant, segmented, class_map, classes, folder)
-        identity = segmented
+
+        masks = predicts_masks(contestant.cfg)
+        segmented = self._segmented.images_of(contestant, identity.label, folder) if masks else []
+
+        def complete() -> ModelComparison:
+            record = replace(identity, notes=[*identity.notes, *notes])
+            return self._segmented.of_images(record, segmented, class_map, classes) if masks else record
+
+        measured = self._measured(folder, identity, complete, found.layers, class_map, found.crashed)
         assert identity.shipped is not None
-        limit = identity.shipped.max_detections
-        layers = [OfflineNms(images, limit=limit, class_map=class_map) for images in found.layers]
-        with _bar(f"{identity.label}: figures", num_steps(identity.shipped, len(layers)), "step") as bar:
-            return measure(
-                replace(identity, crashed_images=found.crashed),
-                self.ground_truth,
-                layers,
-                image_draws(len(self.ground_truth), self.settings.resamples),
-                score_threshold=self.settings.score_threshold,
-                progress=bar.update,
-            )
+        self._files.write(identity.label, identity.shipped, found.layers[-1], class_map, segmented)
+        candidates = partial(candidates_of_image, CandidateCache(folder), num_images=len(files))
+        return Finished(measured, candidates, class_map, folder, contestant)
 
-    def _with_masks(
+    def _given(self, given: Given) -> Finished:
+        assert given.identity.predictions is not None
+        what = {"file": given.identity.predictions.sha256, "dataset": self._fingerprint, "versions": self._versions}
+        folder = self.cache / combined_hash(what)
+        if self.plan.fresh:
+            forget_predictions(folder)
+        found, class_map = given.found, np.arange(len(self.ground_truth.class_names))
+
+        def complete() -> ModelComparison:
+            if found.masks is None:
+                return given.identity
+            return self._segmented.of_images(given.identity, found.masks, class_map)
+
+        measured = self._measured(folder, given.identity, complete, [found.images], class_map)
+        return Finished(measured, found.images.__getitem__, class_map, folder)
+
+    def _measured(
         self,
-        contestant: Contestant,
-        record: ModelComparison,
-        class_map: np.ndarray,
-        classes: Sequence[str],
         folder: Path,
-    ) -> ModelComparison:
-        """The record with what the model segments, which it is run for as it is used."""
-        if not (self._mask_truth or is_panoptic(self.ground_truth.name)):
-            return replace(record, notes=[*record.notes, "its masks are not measured, as the data have none"])
-        names, files = self.ground_truth.class_names, self.ground_truth.file_names
-        cache = SegmentationCache(folder / f"masks-{config_hash(contestant.cfg)[:16]}")
-        with _bar(f"{record.label}: masks", len(files), "image") as bar:
-            images = collect_masks(
-                lambda: contestant.load(nms=True, class_names=names)[0], files, cache, progress=bar.update
-            )
-        known = () if list(classes) == unnamed(len(classes)) else classes
-        return segmentation_figures(record, self.ground_truth, self._mask_truth, images, class_map, known)
+        identity: ModelComparison,
+        complete: Callable[[], ModelComparison],
+        layers: Sequence[Sequence[Candidates]],
+        class_map: np.ndarray,
+        crashed: Sequence[CrashedImage] = (),
+    ) -> Measured:
+        """The figures of a model, which are remembered.
 
-    @cached_property
-    def _mask_truth(self) -> MaskTruth | None:
-        return load_mask_truth(self.ground_truth)
+        Args:
+            folder: in which they are.
+            identity: the record that they depend on.
+            complete: gives it with what is not measured from boxes.
+            layers: what the model knows of each image, per decoder layer.
+            class_map: see `Finished`.
+            crashed: images that failed.
+        """
+        truth, settings = self.ground_truth, self.settings
 
-    def _folder(self, contestant: Contestant) -> Path:
-        return self.cache / contestant.prediction_key(self._fingerprint, self._versions)
+        def make() -> Measured:
+            record = replace(complete(), crashed_images=list(crashed))
+            assert record.shipped is not None
+            found = [OfflineNms(x, limit=record.shipped.max_detections, class_map=class_map) for x in layers]
+            draws = image_draws(len(truth), settings.resamples)
+            with _bar(f"{record.label}: figures", num_steps(record.shipped, len(found)), "step") as bar:
+                measured = measure(
+                    record, truth, found, draws, score_threshold=settings.score_threshold, progress=bar.update
+                )
+            cured = cures(record, truth, found[-1], score_threshold=settings.score_threshold)
+            return replace(measured, record=replace(measured.record, cures=cured))
+
+        what = {
+            "version": MEASURE_VERSION,
+            "identity": to_json(identity),
+            "images": len(truth),
+            "score_threshold": settings.score_threshold,
+            "resamples": settings.resamples,
+        }
+        return remembered(folder / f"figures-{combined_hash(what)}.json", Measured, make, keep=_is_complete)
 
     def differences(self) -> list[Difference]:
         """Every pair of models that did not fail."""
         result = []
-        for (_, a), (_, b) in combinations(self._finished, 2):
+        for a, b in combinations([x.measured for x in self._finished], 2):
             first, second = ({k: v.value for k, v in x.record.confidence.items()} for x in (a, b))
             for metric in METRICS:
                 value = difference(first, second, a.samples, b.samples, metric, drawn_from=len(self.ground_truth))
@@ -200,66 +229,13 @@ class ComparisonRun:
 
     def gallery(self) -> list[GalleryImage]:
         """The images on which the models disagree most."""
-        if not self._finished:
-            return []
-        f1 = [x.f1_per_image for _, x in self._finished]
-        spread = disagreement(f1)
-        return [self._gallery_image(i, float(spread[i])) for i in pick_images(self.ground_truth, f1)]
-
-    def _gallery_image(self, index: int, spread: float) -> GalleryImage:
-        detections = {}
-        for contestant, measured in self._finished:
-            record, folder = measured.record, self._folder(contestant)
-            candidates = candidates_of_image(CandidateCache(folder), index, len(self.ground_truth))
-            if candidates is not None and record.shipped is not None:
-                classes = remembered(folder / "classes.json", list, list)
-                class_map, _ = map_classes(Categories.numbered(classes), self.ground_truth.class_names, record.label)
-                detections[record.label] = shown_detections(candidates, record.shipped, class_map)
-        return gallery_image(self.ground_truth, index, spread, detections)
+        return gallery(self._finished, self.ground_truth)
 
     def add_costs(self, records: Sequence[ModelComparison]) -> tuple[list[ModelComparison], list[Difference]]:
-        """The records with the cost of those models that did not fail, all timed in turn, and differences in time.
-
-        Args:
-            records: what `model` returned.
-        """
-        if self.settings.cost is None or not self._finished:
-            return list(records), []
-        what = {
-            "version": MEASURE_VERSION,
-            "models": [(x.spec.label, self._folder(x).name, m.record.config_sha256) for x, m in self._finished],
-            "files": self.ground_truth.file_names[: self.settings.cost.images],
-            "settings": asdict(self.settings.cost),
-            "machine": machine_info(self.plan.device),
-        }
-        path = self.cache / f"costs-{combined_hash(what)}.json"
-        if self.plan.fresh:
-            path.unlink(missing_ok=True)
-        try:
-            found = remembered(path, Costs, self._costs)
-        except Exception as error:  # all else is measured, and must not be lost with it
-            note = (
-                f"the cost of the models could not be measured ({type(error).__name__}: {' '.join(str(error).split())})"
-            )
-            return [x if x.failed else replace(x, notes=[*x.notes, note]) for x in records], []
-        return [_with_cost(x, found) for x in records], found.differences
-
-    def _costs(self) -> Costs:
-        settings = self.settings.cost
-        assert settings is not None
-        loaded = {x.spec.label: x.load(nms=True, class_names=self.ground_truth.class_names) for x, _ in self._finished}
-        configs = {}
-        for contestant, _ in self._finished:
-            cfg = contestant.cfg.clone()
-            cfg.defrost()
-            if get_num_classes(cfg) == 0:
-                set_num_classes(cfg, len(loaded[contestant.spec.label][1].names))
-            configs[contestant.spec.label] = cfg
-        crashed = {x.file_name for _, m in self._finished for x in m.record.crashed_images}
-        files = [name for name in self.ground_truth.file_names if name not in crashed]
-        predictors = {label: predictor for label, (predictor, _) in loaded.items()}
-        with _bar("cost, the models in turn", settings.num_steps(len(predictors)), "step") as bar:
-            return measure_costs(predictors, configs, files, settings, imports=self.plan.imports, progress=bar.update)
+        """The records that `model` and `given` returned with the cost of those models that ran; see `add_costs`."""
+        return add_costs(
+            records, self._finished, self.ground_truth, self.plan, cache=self.cache, version=MEASURE_VERSION
+        )
 
 
 def require_sizes(images: Sequence[Candidates], truth: GroundTruth) -> None:
@@ -275,15 +251,6 @@ def _is_complete(measured: Measured) -> bool:
     record = measured.record
     segmented = (x for x in (record.masks, record.panoptic) if x is not None)
     return not (record.crashed_images or any(x.failed_images for x in segmented))
-
-
-def _with_cost(record: ModelComparison, found: Costs) -> ModelComparison:
-    cost = found.costs.get(record.label)
-    if cost is None:
-        return record
-    notes = [x.removeprefix(f"{record.label}: ") for x in found.notes if x.startswith(f"{record.label}: ")]
-    run = replace(record.run, parameters=cost.parameters, inference_ms=cost.latency[0].p50_ms)
-    return replace(record, cost=cost, run=run, notes=[*record.notes, *notes])
 
 
 def _kind(error: Exception) -> str:

@@ -4,20 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ..class_names import require_same_classes
 from ..evaluation.arrays import GroundTruth
-from ..evaluation.ground_truth import MaskTruth
+from ..evaluation.ground_truth import MaskTruth, load_mask_truth
 from ..evaluation.panoptic import PanopticTruth, is_panoptic
 from ..panoptic_classes import PanopticClasses
-from .figures import PanopticMetrics
+from .found.cache import config_hash
+from .found.masks import SegmentationCache, collect_masks
 from .masks import Segmentation
 from .measure.everything import coco_limit
 from .measure.masks import mask_metrics
 from .measure.panoptic import panoptic_metrics
-from .records import ModelComparison
+from .models import Contestant, unnamed
+from .records.comparison import ModelComparison
+from .records.figures import PanopticMetrics
+
+
+class Segmented:
+    """Adds to records what their models segment; the masks of the data are read once.
+
+    Args:
+        ground_truth: N images.
+    """
+
+    def __init__(self, ground_truth: GroundTruth) -> None:
+        self.ground_truth = ground_truth
+
+    def images_of(self, contestant: Contestant, label: str, folder: Path) -> list[Segmentation]:
+        """What a model segments in each image, for which it is run as it is used; [] if the data have no masks.
+
+        Args:
+            contestant: the model.
+            label: of the model.
+            folder: of what the cache holds of it.
+        """
+        if not self._measured:
+            return []
+        names, files = self.ground_truth.class_names, self.ground_truth.file_names
+        cache = SegmentationCache(folder / f"masks-{config_hash(contestant.cfg)[:16]}")
+        with tqdm(total=len(files), desc=f"{label}: masks", unit="image", leave=False, disable=None) as bar:
+            return collect_masks(
+                lambda: contestant.load(nms=True, class_names=names)[0], files, cache, progress=bar.update
+            )
+
+    def of_images(
+        self,
+        record: ModelComparison,
+        images: Sequence[Segmentation],
+        class_map: np.ndarray,
+        classes: Sequence[str] = (),
+    ) -> ModelComparison:
+        """The record with the figures of what is segmented in each image.
+
+        Args:
+            record: without.
+            images: of each image; of `images_of`.
+            class_map: see `mask_metrics`.
+            classes: of the model.
+        """
+        if not self._measured:
+            return replace(record, notes=[*record.notes, "its masks are not measured, as the data have none"])
+        known = () if list(classes) == unnamed(len(classes)) else classes
+        return segmentation_figures(record, self.ground_truth, self._truth, images, class_map, known)
+
+    @property
+    def _measured(self) -> bool:
+        return self._truth is not None or is_panoptic(self.ground_truth.name)
+
+    @cached_property
+    def _truth(self) -> MaskTruth | None:
+        return load_mask_truth(self.ground_truth)
 
 
 def segmentation_figures(

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..checkpoint.reading.open import read_checkpoint
 from ..config_file import load_config_file
-from .results import RunResult
+from .records.results import RunResult
 
 _NAN = float("nan")
 

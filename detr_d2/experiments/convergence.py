@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from ..compare.results import RunResult, minutes
+from ..compare.records.results import RunResult, minutes
 from ..files import write_figure, write_json
 from .timed_training import run_training
 from .training_job import TrainingJob, place

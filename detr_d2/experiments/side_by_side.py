@@ -22,9 +22,9 @@ from ..compare.compare_all import compare_all
 from ..compare.cost.cost import CostSettings
 from ..compare.cost.timing import machine_info
 from ..compare.models import Contestant, ModelSpec
-from ..compare.records import Comparison
+from ..compare.records.comparison import Comparison
+from ..compare.records.results import SEGMENTATION_FIGURES, RunResult, minutes, results_table
 from ..compare.report.files import REPORT, write_all
-from ..compare.results import SEGMENTATION_FIGURES, RunResult, minutes, results_table
 from ..compare.run import Plan, Settings
 from ..data import read_image, register_coco, register_coco_panoptic
 from ..data.panoptic.file import read_segment_ids

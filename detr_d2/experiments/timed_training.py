@@ -25,7 +25,7 @@ from detectron2.utils.events import EventStorage
 
 import detr_d2
 
-from ..compare.results import RunResult, bbox_metrics, minutes
+from ..compare.records.results import RunResult, bbox_metrics, minutes
 from ..data import check_datasets
 from ..engine import Trainer, setup
 from ..engine.startup.setup import begin, find_config_file

@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from ..compare.results import minutes
+from ..compare.records.results import minutes
 
 LINE_PERIOD = 30.0  # seconds
 

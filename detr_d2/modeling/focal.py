@@ -27,11 +27,15 @@ class FocalClassification(Classification):
     Args:
         alpha: weight of the classes that are present; 1 - alpha of those that are not.
         gamma: exponent that plays down what is already classified well.
+        one_class_per_query: keep the best class of each query only.
     """
 
-    def __init__(self, *, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA) -> None:
+    def __init__(
+        self, *, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA, one_class_per_query: bool = False
+    ) -> None:
         self.alpha = alpha
         self.gamma = gamma
+        self.one_class_per_query = one_class_per_query
 
     def num_logits(self, num_classes: int) -> int:
         return num_classes
@@ -60,9 +64,12 @@ class FocalClassification(Classification):
         return (1 - self.alpha) * logits.sigmoid() ** self.gamma * F.softplus(logits)
 
     def select(self, logits: Tensor, limit: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        probability = logits.float().sigmoid().flatten(1)  # (B, Q K)
-        count = probability.shape[1] if limit is None else min(limit, probability.shape[1])
-        scores, index = probability.topk(count, dim=1)
+        probability = logits.float().sigmoid()
+        if self.one_class_per_query:
+            probability, classes = probability.max(-1)  # (B, Q)
+            scores, query = _best(probability, limit)
+            return scores, classes.gather(1, query), query
+        scores, index = _best(probability.flatten(1), limit)  # of (B, Q K)
         num_classes = logits.shape[-1]
         return scores, index % num_classes, torch.div(index, num_classes, rounding_mode="floor")
 
@@ -73,6 +80,12 @@ class FocalClassification(Classification):
         return (logits > 0).any(-1)  # sigmoid above one half
 
 
+def _best(scores: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+    """The best of each row (B, S), at most `limit`, and their places."""
+    count = scores.shape[1] if limit is None else min(limit, scores.shape[1])
+    return scores.topk(count, dim=1)
+
+
 @CLASSIFICATION_REGISTRY.register()
 def focal(cfg: CfgNode) -> Classification:
     """Of the usual alpha and gamma; class weights would have no effect."""
@@ -81,4 +94,4 @@ def focal(cfg: CfgNode) -> Classification:
             "MODEL.DETR.CLASS_WEIGHTS weighs a softmax, but MODEL.DETR.CRITERION.CLASSIFICATION is 'focal': set "
             "CLASS_WEIGHTS to [] or CLASSIFICATION to 'softmax'."
         )
-    return FocalClassification()
+    return FocalClassification(one_class_per_query=cfg.MODEL.DETR.ONE_CLASS_PER_QUERY)

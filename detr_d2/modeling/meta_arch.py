@@ -53,7 +53,7 @@ class DETR(nn.Module):
         pixel_mean, pixel_std: per channel, in the unit and order of the input images.
         aux_loss: train every decoder layer instead of the last one only.
         score_threshold: detections scored below it are dropped.
-        max_detections: the most detections per image.
+        max_detections, nms_threshold: the most detections per image, and the IoU of class-wise NMS on them; 1 for none.
         freeze: dotted module names, or their last components, that get no gradients.
         input_format: channel order of the input, for pictures.
         vis_period: iterations between pictures of ground truth and predictions in the event storage; 0 for none.
@@ -86,6 +86,7 @@ class DETR(nn.Module):
         aux_loss: bool = True,
         score_threshold: float = 0.0,
         max_detections: int = 100,
+        nms_threshold: float = 1.0,
         freeze: Sequence[str] = (),
         input_format: str = "RGB",
         vis_period: int = 0,
@@ -109,7 +110,7 @@ class DETR(nn.Module):
         if panoptic is not None:
             panoptic.check_num_classes(num_classes)
         self.aux_loss = aux_loss
-        self.score_threshold = score_threshold
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
         self.input_format = input_format
         self.vis_period = vis_period
@@ -149,6 +150,7 @@ class DETR(nn.Module):
             "aux_loss": cfg.MODEL.DETR.AUX_LOSS,
             "score_threshold": cfg.MODEL.DETR.SCORE_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "nms_threshold": cfg.MODEL.DETR.NMS_THRESH_TEST,
             "freeze": cfg.MODEL.DETR.FREEZE,
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
@@ -159,11 +161,7 @@ class DETR(nn.Module):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As `nn.Module.load_state_dict`, but refuses checkpoints of other models and libraries.
-
-        Raises:
-            ValueError: see `checks.check_state_dict`.
-        """
+        """As `nn.Module.load_state_dict`; a ValueError for weights of other models, see `checks.check_state_dict`."""
         checks.check_state_dict(state_dict, self)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
@@ -193,8 +191,7 @@ class DETR(nn.Module):
             `pred_masks` (N, H, W) bool; panoptic models add what `PanopticPostprocessor` makes.
 
         Raises:
-            FloatingPointError: if the predictions for a training image are all NaN or infinite; names iteration and
-                files.
+            FloatingPointError: the predictions for a training image are all NaN or infinite; names iteration and files.
         """
         images = self.preprocess_image(batched_inputs)
         targets = self.pack_targets(batched_inputs, images) if self.training else None
@@ -268,8 +265,7 @@ class DETR(nn.Module):
         try:
             losses = self.criterion(predictions, targets, strict=strict)
         except NonFinitePredictionsError as error:
-            message = checks.describe_non_finite(predictions, inputs, error.image_index)
-            raise FloatingPointError(message) from error
+            raise FloatingPointError(checks.describe_non_finite(predictions, inputs, error.image_index)) from error
         if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
             found = self._decode(predictions, [x["instances"].image_size for x in inputs])
             checks.draw_training_image(inputs[0], found[0].pred_boxes.tensor, self.input_format)
@@ -296,5 +292,6 @@ class DETR(nn.Module):
             max_detections=self.max_detections,
             classification=self.classification,
             num_things=self.num_things,
+            nms_threshold=self.nms_threshold,
             with_queries=predictions.masks is not None,
         )

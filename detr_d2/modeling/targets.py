@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
+from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor
@@ -137,6 +138,7 @@ def predictions_to_instances(
     max_detections: int,
     classification: Classification = SOFTMAX,
     num_things: int | None = None,
+    nms_threshold: float = 1.0,
     with_queries: bool = False,
 ) -> list[Instances]:
     """Decodes predictions of one layer.
@@ -149,6 +151,8 @@ def predictions_to_instances(
         max_detections: the most detections to keep per image, best first; negative for no limit.
         classification: what the logits mean, and with it how many detections a query may yield.
         num_things: only the first T classes are objects to detect; None for all.
+        nms_threshold: class-wise NMS removes the lower scored of two boxes of a larger IoU, from as many detections as
+            there are queries, if the limit is not higher; 1 for no NMS.
         with_queries: also note the `query` (index) that each detection comes from.
 
     Returns:
@@ -157,18 +161,20 @@ def predictions_to_instances(
     limit = max_detections if max_detections >= 0 else None
     if num_things is not None:
         logits = classification.first_classes(logits, num_things)
-    scores, classes, queries = classification.select(logits, limit)  # (B, N) each, best first, NaN before that
+    before_nms = limit if limit is None or nms_threshold >= 1 else max(limit, logits.shape[1])
+    scores, classes, queries = classification.select(logits, before_nms)  # (B, N) each, best first, NaN before that
     first, count = torch.stack([scores.isnan().sum(1), (scores >= score_threshold).sum(1)]).tolist()
     boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.float())
     results = []
     for b, (height, width) in enumerate(image_sizes):
         kept = slice(first[b], first[b] + count[b])
-        result = Instances((height, width))
+        result = Instances((height, width), scores=scores[b, kept], pred_classes=classes[b, kept])
         result.pred_boxes = Boxes(boxes_xyxy[b, queries[b, kept]])
         result.pred_boxes.scale(width, height)
-        result.scores = scores[b, kept]
-        result.pred_classes = classes[b, kept]
         if with_queries:
             result.query = queries[b, kept]
+        if nms_threshold < 1:
+            left = batched_nms(result.pred_boxes.tensor, result.scores, result.pred_classes, nms_threshold)
+            result = result[left[:limit]]
         results.append(result)
     return results

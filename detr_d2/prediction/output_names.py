@@ -111,6 +111,11 @@ def match_images(media: Sequence[Media], known: Mapping[Path, Any]) -> dict[Path
     return ids
 
 
+def file_stem(label: str) -> str:
+    """What a file about something that people call `label` is named: underscores for what a file system may refuse."""
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", label)[:100].strip(". ") or "_"
+
+
 class OutputNames:
     """Hands out relative names of files; also different where capitals and the composition of accents do not count.
 

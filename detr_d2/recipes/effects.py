@@ -37,6 +37,8 @@ _OF_DETR = {
     "AUX_LOSS": "only the last decoder layer is supervised, and training converges more slowly.",
     "CLASS_WEIGHTS": "some classes count more than others.",
     "SCORE_THRESH_TEST": "dropping detections lowers AP; set it for pictures, not for evaluation.",
+    "NMS_THRESH_TEST": "NMS removes boxes that the paper's model returns, right ones among them.",
+    "ONE_CLASS_PER_QUERY": "queries yield fewer detections than the paper's.",
 }
 
 EFFECTS = {

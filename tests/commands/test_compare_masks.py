@@ -25,7 +25,7 @@ from detr_d2.checkpoint.layouts.identify import WITH_MASKS
 from detr_d2.commands import compare
 from detr_d2.compare.cost import memory as compare_memory
 from detr_d2.compare.found import masks as mask_collect
-from detr_d2.compare.records import Comparison, load_comparison
+from detr_d2.compare.records.comparison import Comparison, load_comparison
 from detr_d2.data import read_image, register_coco_panoptic
 from detr_d2.modeling import DETR
 from detr_d2.prediction.predictor import ImagePredictor

@@ -12,7 +12,7 @@ from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
 from detr_d2.commands.convergence import MODELS, parse_model
-from detr_d2.compare.results import RunResult
+from detr_d2.compare.records.results import RunResult
 from detr_d2.experiments import timed_training
 from detr_d2.experiments.training_job import TrainingJob
 

@@ -191,13 +191,15 @@ def test_ids_of_an_annotation_file_come_back_in_the_results(data: Path, tmp_path
     assert [row["category_id"] for row in known[:12]] == [list(CATEGORIES)[index] for index in indices]
 
 
-def test_the_threshold_drops_detections(data: Path, tmp_path: Path) -> None:
+def test_the_threshold_drops_detections(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = data / "images" / "a.png"
     assert predict(data, tmp_path / "all", image, "--score-threshold", "0") == 0
     scores = sorted(row["score"] for row in read(tmp_path / "all" / "predictions.json"))
     middle = (scores[5] + scores[6]) / 2
     assert scores[5] < middle < scores[6]
+    assert "note: the AP" not in capsys.readouterr().out
     assert predict(data, tmp_path / "some", image, "--score-threshold", str(middle)) == 0
+    assert "note: the AP of predictions.json is lower than that of the model" in capsys.readouterr().out
     assert sorted(row["score"] for row in read(tmp_path / "some" / "predictions.json")) == scores[6:]
 
 

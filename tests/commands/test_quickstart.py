@@ -21,12 +21,12 @@ from tiny_baselines import tiny_faster_rcnn_cfg
 from tiny_models import tiny_cfg
 
 from detr_d2.__main__ import main
-from detr_d2.compare import run as compare_run
+from detr_d2.compare import run_costs
 from detr_d2.compare.cost.cost import CostSettings
 from detr_d2.compare.found import boxes as collect
 from detr_d2.compare.models import Contestant
-from detr_d2.compare.records import load_comparison
-from detr_d2.compare.results import RunResult
+from detr_d2.compare.records.comparison import load_comparison
+from detr_d2.compare.records.results import RunResult
 from detr_d2.data import read_image
 from detr_d2.engine.startup.setup import load_config
 from detr_d2.experiments import quickstarts, side_by_side, timed_training
@@ -188,7 +188,7 @@ def test_on_shapes(output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     never = {
         "trained again": (timed_training, "_train_in_a_process"),
         "run again": (collect, "raw_outputs"),
-        "timed again": (compare_run, "measure_costs"),
+        "timed again": (run_costs, "measure_costs"),
     }
     for message, (module, name) in never.items():
         monkeypatch.setattr(module, name, lambda *_, message=message, **__: pytest.fail(message))

@@ -20,7 +20,7 @@ from detr_d2.benchmark.coco import random_detections, write_coco_file
 from detr_d2.compare.data import load_ground_truth
 from detr_d2.compare.gallery_data import gallery_image
 from detr_d2.compare.measure.coco import coco_metrics
-from detr_d2.compare.record_files import to_json
+from detr_d2.compare.records.files import to_json
 from detr_d2.data import register_coco
 from detr_d2.data.checks.records import image_ids, json_id, read_objects
 from detr_d2.evaluation.arrays import Detections

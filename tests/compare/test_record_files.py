@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from comparison_example import example_comparison
 
-from detr_d2.compare.figures import Interval
-from detr_d2.compare.record_files import to_json
-from detr_d2.compare.records import load_comparison, save_comparison
+from detr_d2.compare.records.comparison import load_comparison, save_comparison
+from detr_d2.compare.records.figures import Interval
+from detr_d2.compare.records.files import to_json
 from detr_d2.compare.report.files import (
     latex_table,
     main_rows,
@@ -52,11 +52,11 @@ def test_round_trip(tmp_path: Path) -> None:
         ),
         (lambda x: x["dataset"].update(num_images=True), r"dataset\.num_images is True, expected int"),
         (lambda x: x["models"][0]["confidence"].update(ap=5), r"models\[0\]\.confidence\.ap is 5, expected dict"),
-        (lambda x: x.update(format=99), "its format is not 1; make it again"),
+        (lambda x: x.update(format=99), "its format is not 2; make it again"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, change: Any, message: str) -> None:
-    content = {"format": 1, **to_json(example_comparison())}
+    content = {"format": 2, **to_json(example_comparison())}
     change(content)
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message) as caught:

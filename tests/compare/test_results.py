@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detr_d2.compare.results import RunResult, bbox_metrics, minutes, results_table
+from detr_d2.compare.records.results import RunResult, bbox_metrics, minutes, results_table
 from detr_d2.files import write_json
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detr_d2.compare.results import RunResult
+from detr_d2.compare.records.results import RunResult
 from detr_d2.compare.training_facts import TrainingFacts, training_facts
 
 

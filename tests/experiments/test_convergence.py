@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detr_d2.compare.results import RunResult
+from detr_d2.compare.records.results import RunResult
 from detr_d2.experiments.convergence import (
     LearningCurve,
     convergence_table,

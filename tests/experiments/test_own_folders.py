@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tiny_models import tiny_cfg
 
-from detr_d2.compare.results import RunResult
+from detr_d2.compare.records.results import RunResult
 from detr_d2.experiments import timed_training
 from detr_d2.experiments.own_folders import settle_output
 from detr_d2.experiments.timed_training import run_training

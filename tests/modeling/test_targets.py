@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from detr_d2.layers import box_cxcywh_to_xyxy
+from detr_d2.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from detr_d2.modeling import FocalClassification, Targets, predictions_to_instances
 
 
@@ -94,3 +94,49 @@ def test_focal_decoding_gives_a_query_several_classes():
         logits, boxes, [(20, 40)], score_threshold=0, max_detections=2, classification=FocalClassification()
     )
     assert few.pred_classes.tolist() == [0, 1]
+
+
+def test_focal_decoding_of_one_class_per_query():
+    logits = torch.tensor([[2.0, 1.0, -3.0], [-1.0, 1.5, -2.0], [float("nan"), 0.0, 0.0]])[None]
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]])[None]
+    classification = FocalClassification(one_class_per_query=True)
+    for limit, classes in ((100, [0, 1]), (2, [0])):  # what is NaN takes a place, and is dropped
+        (result,) = predictions_to_instances(
+            logits, boxes, [(20, 40)], score_threshold=0, max_detections=limit, classification=classification
+        )
+        torch.testing.assert_close(result.scores, torch.tensor([2.0, 1.5]).sigmoid()[: len(classes)])
+        assert result.pred_classes.tolist() == classes
+        assert result.pred_boxes.tensor.tolist() == [[10, 5, 30, 15], [0, 0, 20, 20]][: len(classes)]
+
+
+# Queries 0 and 1 overlap by an IoU of 0.6 and are of class 0, as is query 3, far away; query 2 is of class 1.
+_BOXES = torch.tensor([[0, 0, 0.1, 0.1], [0, 0.025, 0.1, 0.125], [0, 0, 0.1, 0.1], [0.5, 0.5, 0.6, 0.6]])
+_LOGITS = torch.tensor([[3.0, 0, 0], [4, 0, 0], [0, 3.5, 0], [2, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("threshold", "limit", "expected"),
+    [
+        (1.0, 100, [1, 2, 0, 3]),
+        (0.61, 100, [1, 2, 0, 3]),
+        (0.59, 100, [1, 2, 3]),
+        (0.59, -1, [1, 2, 3]),
+        (0.59, 3, [1, 2, 3]),  # the last one moves up
+        (0.59, 2, [1, 2]),
+    ],
+)
+def test_nms_after_decoding(threshold: float, limit: int, expected: list[int]):
+    boxes = box_xyxy_to_cxcywh(_BOXES)
+    first, second = predictions_to_instances(
+        torch.stack([_LOGITS, _LOGITS.flip(0)]),
+        torch.stack([boxes, boxes.flip(0)]),
+        [(100, 100), (300, 50)],
+        score_threshold=0,
+        max_detections=limit,
+        nms_threshold=threshold,
+        with_queries=True,
+    )
+    assert first.query.tolist() == expected
+    assert second.query.tolist() == [3 - x for x in expected]
+    torch.testing.assert_close(first.pred_boxes.tensor, 100 * _BOXES[expected])
+    assert first.scores.tolist() == sorted(first.scores.tolist(), reverse=True)

@@ -13,9 +13,9 @@ from ...data import read_image
 from ...modeling import resnet_path
 from ...prediction.detector_keys import count_parameters
 from ...prediction.predictor import ImagePredictor
-from ..figures import Cost
 from ..measure.intervals import latency_differences
-from ..records import Difference
+from ..records.comparison import Difference
+from ..records.cost import Cost
 from .flops import count_flops
 from .latency import WARMUP, measure_latency, measure_throughput
 from .memory import peak_memory_mb

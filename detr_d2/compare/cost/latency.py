@@ -18,7 +18,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
 from ...modeling import DETR
-from ..figures import StageLatency, Throughput
+from ..records.cost import StageLatency, Throughput
 from .timing import interleave, wait_for_gpu
 
 Batch = list[dict[str, Any]]

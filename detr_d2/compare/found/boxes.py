@@ -14,7 +14,7 @@ from torch import nn
 
 from ...modeling import DETR, predictions_to_instances
 from ...prediction.predictor import ImagePredictor
-from ..records import CrashedImage
+from ..records.comparison import CrashedImage
 from .cache import CandidateCache
 from .nms import Candidates
 

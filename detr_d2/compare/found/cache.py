@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from ...data import read_image
 from ...files import write_file, write_json
 from ...prediction.predictor import ImagePredictor
-from ..record_files import from_json, to_json
+from ..records.files import from_json, to_json
 from .nms import Candidates
 
 CACHE_FORMAT = 1
@@ -138,7 +138,7 @@ class CandidateCache(ImageCache[list[Candidates]]):
 
 def _pack(records: Sequence[list[Candidates] | str]) -> dict[str, np.ndarray]:
     flat = [x for record in records if not isinstance(record, str) for x in record]
-    sizes = [(*x.network_size, *x.image_size) for x in flat]
+    sizes = [(*(x.network_size or x.image_size), *x.image_size) for x in flat]
     return {
         "format": np.array(CACHE_FORMAT),
         "layers": np.array([-1 if isinstance(record, str) else len(record) for record in records]),

@@ -13,10 +13,10 @@ import torch
 from ...files import write_file
 from ...prediction.predictor import ImagePredictor
 from ..masks import Segment, Segmentation, encode
-from ..record_files import from_json, to_json
+from ..records.files import from_json, to_json
 from .cache import ImageCache
 
-FORMAT = 1
+FORMAT = 2
 
 
 def segmentation_of(output: dict[str, Any], size: tuple[int, int]) -> Segmentation:
@@ -39,6 +39,7 @@ def segmentation_of(output: dict[str, Any], size: tuple[int, int]) -> Segmentati
         classes=instances.pred_classes.numpy()[order].tolist(),
         counts=[encode(mask) for mask in masks],
         segments=segments,
+        boxes=instances.pred_boxes.tensor.numpy()[order].tolist(),
     )
 
 

@@ -18,7 +18,7 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes
 
 from ...evaluation.arrays import Detections
-from ..records import UNLIMITED, ShippedSettings
+from ..records.comparison import UNLIMITED, ShippedSettings
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ class Candidates:
         boxes_xyxy: (N, 4) float32, pixels of the image that entered the network.
         scores: (N,) float32.
         classes: (N,) class indices of the model.
-        network_size: (height, width) of that image.
+        network_size: (height, width) of that image; None for boxes that are in pixels of the original image already and
+            stay as they are.
         image_size: (height, width) of the original image.
     """
 
     boxes_xyxy: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
-    network_size: tuple[int, int]
+    network_size: tuple[int, int] | None
     image_size: tuple[int, int]
 
 
@@ -55,6 +56,8 @@ def nms_order(candidates: Candidates, threshold: float | None) -> np.ndarray:
 
 def scale_to_image(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N, 4) in pixels of the original image, clipped to it, and (N,) bool whether something is left of them."""
+    if candidates.network_size is None:
+        return candidates.boxes_xyxy, np.ones(len(candidates.scores), dtype=bool)
     boxes = Boxes(torch.from_numpy(candidates.boxes_xyxy.copy()))
     (height, width), (network_height, network_width) = candidates.image_size, candidates.network_size
     boxes.scale(width / network_width, height / network_height)
@@ -109,10 +112,10 @@ def shipped_settings(cfg: CfgNode) -> ShippedSettings:
     family = family_of(cfg)
     if family == "other":  # it says nothing of itself, and all that it returns counts
         return ShippedSettings(None, float("nan"), UNLIMITED, num_queries=None, nms_switched_off=False)
-    keys = {"R-CNN": cfg.MODEL.ROI_HEADS, "dense": cfg.MODEL.RETINANET}.get(family)
+    keys = {"R-CNN": cfg.MODEL.ROI_HEADS, "dense": cfg.MODEL.RETINANET, "DETR": cfg.MODEL.DETR}[family]
     return ShippedSettings(
-        nms_threshold=None if keys is None else float(keys.NMS_THRESH_TEST),
-        score_threshold=float(cfg.MODEL.DETR.SCORE_THRESH_TEST if keys is None else keys.SCORE_THRESH_TEST),
+        nms_threshold=None if family == "DETR" and keys.NMS_THRESH_TEST >= 1 else float(keys.NMS_THRESH_TEST),
+        score_threshold=float(keys.SCORE_THRESH_TEST),
         max_detections=cfg.TEST.DETECTIONS_PER_IMAGE if cfg.TEST.DETECTIONS_PER_IMAGE >= 0 else UNLIMITED,
         num_queries=cfg.MODEL.DETR.NUM_QUERIES if family == "DETR" else None,
         nms_switched_off=True,
@@ -133,6 +136,7 @@ def without_nms(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 1.0
     cfg.MODEL.RETINANET.NMS_THRESH_TEST = 1.0
+    cfg.MODEL.DETR.NMS_THRESH_TEST = 1.0
     if family_of(cfg) in ("R-CNN", "dense"):
         cfg.TEST.DETECTIONS_PER_IMAGE = UNLIMITED
     cfg.MODEL.MASK_ON = cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE == "DETR"

@@ -10,7 +10,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth, coco_dataset, coco_detections
-from ..figures import ClassMetrics, CocoMetrics, PrecisionRecall
+from ..records.figures import ClassMetrics, CocoMetrics, PrecisionRecall
 
 EVALUATOR = f"faster-coco-eval {importlib.metadata.version('faster-coco-eval')}"
 

@@ -17,8 +17,8 @@ from faster_coco_eval.core.mask import rleToBoundary
 from pycocotools import mask as coco_mask
 
 from ...evaluation.arrays import MAX_DETECTIONS, GroundTruth, Rle, coco_dataset
-from ..figures import MaskMetrics
 from ..masks import Segmentation
+from ..records.figures import MaskMetrics
 from .coco import EVALUATOR, evaluate, precision_figures
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from ...evaluation.panoptic_quality import PanopticCounts, Segments
-from ..figures import PanopticMetrics
 from ..masks import Segment, Segmentation, decode
+from ..records.figures import PanopticMetrics
 
 
 def panoptic_metrics(

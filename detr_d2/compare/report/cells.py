@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..records import ModelComparison
+from ..records.comparison import ModelComparison
 
 DASH = "–"
 

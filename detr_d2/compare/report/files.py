@@ -13,8 +13,8 @@ from typing import Any
 from tabulate import tabulate
 
 from ...files import write_text
-from ..records import Comparison, save_comparison
-from ..set_figures import NmsPoint
+from ..records.comparison import Comparison, save_comparison
+from ..records.sets import NmsPoint
 from .measures import Measure, measures_of
 from .page import write_report
 

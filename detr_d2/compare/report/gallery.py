@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..records import Boxes, Comparison, GalleryImage
+from ..records.comparison import Comparison
+from ..records.pictures import Boxes, GalleryImage
 
 MAX_SIDE = 640
 """Longest side of an embedded image, in pixels."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..records import Comparison, ModelComparison
-from ..set_figures import Duplicates, NmsPoint
+from ..records.comparison import Comparison, ModelComparison
+from ..records.sets import Duplicates, NmsPoint
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_text
-from ..figures import FEWEST
-from ..records import Comparison
+from ..records.comparison import Comparison
+from ..records.figures import FEWEST
 from .gallery import MAX_SIDE, make_gallery
 from .verdicts import differences, headline, summary
 
@@ -106,13 +106,13 @@ def _template(name: str) -> str:
 
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
-    from . import plots, set_plots
-    from .plot import live_series, swatches
+    from .plots import accuracy, sets
+    from .plots.plot import live_series, swatches
 
     series = live_series(comparison)
     rooms = {
-        plots: ("precision_recall", "speed", "errors", "stages", "throughput"),
-        set_plots: ("nms_sweep", "layers", "crowding", "counting", "missed"),
+        accuracy: ("precision_recall", "speed", "errors", "stages", "throughput"),
+        sets: ("nms_sweep", "layers", "crowding", "counting", "missed"),
     }
     figures = {name: getattr(room, name)(series) for room, names in rooms.items() for name in names}
     return {"swatches": swatches(series), **figures}

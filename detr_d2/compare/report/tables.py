@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from ..records import Comparison, ModelComparison
+from ..records.comparison import Comparison, ModelComparison
 from .cells import Cell, Table, by_model, dash, decimal, failure, model_cell, number, word
 from .measures import Measure, measures_of
-from .plot import bin_name, nms_name, range_name
-from .set_plots import last_layer
+from .plots.plot import bin_name, nms_name, range_name
+from .plots.sets import last_layer
 
 
 def nms_table(comparison: Comparison) -> Table:

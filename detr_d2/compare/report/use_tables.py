@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from ..figures import Cost
-from ..records import UNLIMITED, Comparison, ModelComparison
-from ..results import minutes
+from ..records.comparison import UNLIMITED, Comparison, ModelComparison
+from ..records.cost import Cost
+from ..records.results import minutes
 from .cells import Cell, Table, by_model, dash, decimal, number, word
-from .plot import STAGES
+from .plots.plot import STAGES
 
 
 def cost_table(comparison: Comparison) -> Table:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..figures import FEWEST, Interval
-from ..records import Comparison, ModelComparison
+from ..records.comparison import Comparison, ModelComparison
+from ..records.figures import FEWEST, Interval
 from .cells import Cell, Table, dash, decimal, model_cell, number, span, word
 from .measures import LATENCY, MEASURES, Measure, measures_of, time_of
 

@@ -14,9 +14,9 @@ from ..coco.json_values import MOST_NAMED, listed
 
 _NEARLY_ALL = 0.99  # of the boxes
 _SOME = 0.05
-_FAR = 0.05  # of the longer side of the image
+FAR = 0.05  # of the longer side of the image
 _MOST_FILES = 3  # named in one message
-_ROUNDING = 1.0  # pixels that a right box may reach beyond its image
+ROUNDING = 1.0  # pixels that a right box may reach beyond its image
 
 logger = logging.getLogger(__name__)
 
@@ -35,36 +35,47 @@ def warn_of_mistakes(name: str, table: AnnotationTable, valid: np.ndarray, *, tr
         _warn_of_empty_classes(name, table, valid)
 
 
-def _warn_of_other_form(name: str, boxes: np.ndarray, sizes: np.ndarray) -> None:
-    boxes, sizes = boxes[(sizes > 1).all(axis=1)], sizes[(sizes > 1).all(axis=1)]
-    if not len(boxes):
-        return
+def other_form(boxes: np.ndarray, sizes: np.ndarray, beyond_by: np.ndarray | float = ROUNDING) -> str:
+    """A sentence about boxes that look like another form than x, y, width, height in pixels; "" if they do not.
+
+    Args:
+        boxes: (N, 4), at least one.
+        sizes: (N, 2), width and height of the images.
+        beyond_by: pixels, (N,) or for all, that a right box may reach beyond its image.
+    """
     tiny = int((boxes <= 1).all(axis=1).sum())
     if tiny >= _NEARLY_ALL * len(boxes):
-        logger.warning(
-            "%s: %d of %d boxes lie within the first pixel of their image; they look like fractions of its width and "
-            "height, but x, y, width and height in pixels are expected.",
-            name, tiny, len(boxes),
-        )  # fmt: skip
-        return
+        return (
+            f"{tiny} of {len(boxes)} boxes lie within the first pixel of their image; they look like fractions of its "
+            "width and height, but x, y, width and height in pixels are expected"
+        )
     first, second = boxes[:, :2], boxes[:, 2:]
-    beyond = int((~_inside(first, first + second, sizes)).sum())
+    beyond = int((~_inside(first, first + second, sizes, beyond_by)).sum())
     if beyond < max(1, _SOME * len(boxes)):
-        return
+        return ""
     forms = {
         "corners x1, y1, x2, y2": _inside(first, second, sizes) & (second > first).all(axis=1),
         "centre x, centre y, width, height": _inside(first - second / 2, first + second / 2, sizes),
     }
     for form, fits in forms.items():
         if fits.sum() >= _NEARLY_ALL * len(boxes):
-            logger.warning(
-                "%s: %d of %d boxes reach beyond their image, while %d lie inside if they are %s; x, y, width and "
-                "height are expected.",
-                name, beyond, len(boxes), int(fits.sum()), form,
-            )  # fmt: skip
-            return
+            return (
+                f"{beyond} of {len(boxes)} boxes reach beyond their image, while {int(fits.sum())} lie inside if they "
+                f"are {form}; x, y, width and height are expected"
+            )
+    return ""
+
+
+def _warn_of_other_form(name: str, boxes: np.ndarray, sizes: np.ndarray) -> None:
+    boxes, sizes = boxes[(sizes > 1).all(axis=1)], sizes[(sizes > 1).all(axis=1)]
+    if not len(boxes):
+        return
+    if text := other_form(boxes, sizes):
+        logger.warning("%s: %s.", name, text)
+        return
+    first, second = boxes[:, :2], boxes[:, 2:]
     farthest = np.maximum(-first, first + second - sizes).max(axis=1)
-    far = int((farthest > _FAR * sizes.max(axis=1)).sum())
+    far = int((farthest > FAR * sizes.max(axis=1)).sum())
     if far >= max(1, _SOME * len(boxes)):
         logger.warning(
             "%s: %d of %d boxes reach far beyond their image, by up to %.0f pixels; training clips them to it. The "
@@ -91,8 +102,11 @@ def warn_of_repeated_images(name: str, table: AnnotationTable) -> None:
         )  # fmt: skip
 
 
-def _inside(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return np.logical_and((low >= -_ROUNDING).all(axis=1), (high <= sizes + _ROUNDING).all(axis=1))
+def _inside(
+    low: np.ndarray, high: np.ndarray, sizes: np.ndarray, beyond_by: np.ndarray | float = ROUNDING
+) -> np.ndarray:
+    slack = np.reshape(beyond_by, (-1, 1))
+    return np.logical_and((low >= -slack).all(axis=1), (high <= sizes + slack).all(axis=1))
 
 
 def _warn_of_empty_classes(name: str, table: AnnotationTable, valid: np.ndarray) -> None:

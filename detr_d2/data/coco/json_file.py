@@ -10,7 +10,7 @@ import gc
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -86,6 +86,30 @@ def read_lists(path: str, *entries: Entries, optional: frozenset[str], what: str
         return _read_slowly(content, path, entries[-1], optional, what)
 
 
+def read_list(path: str, kind: type[msgspec.Struct], what: str) -> list[Any]:
+    """The entries of a JSON file that is one list.
+
+    Args:
+        path: of the file.
+        kind: of an entry; its fields have the type Any, and UNSET as default.
+        what: kind of file, for messages.
+
+    Raises:
+        ValueError: if the file is not JSON of this form; names the place, and what the file is where that shows.
+    """
+    with open(path, "rb") as file:
+        content = _as_utf8(file.read(), path)
+    with without_garbage_collection():
+        with suppress(ValueError, RecursionError):
+            return msgspec.json.decode(content, type=list[kind])  # type: ignore[valid-type]
+        plain = _load(content, path, what, wanted="one list of such objects")
+        if not isinstance(plain, list):
+            holds = f"an object with the keys {shown(list(plain))}" if isinstance(plain, dict) else shown(plain)
+            fields = ", ".join(kind.__struct_fields__)
+            raise ValueError(f"{path} is no list, but {holds}: {what} is a list of objects with the keys {fields}")
+        return [_entry(kind, entry, f"{path}: entry #{index}") for index, entry in enumerate(plain)]
+
+
 @lru_cache(maxsize=8)
 def _decoder(entries: tuple[tuple[str, type[msgspec.Struct]], ...]) -> msgspec.json.Decoder[Any]:
     fields: list[Any] = [(name, list[kind] | msgspec.UnsetType, msgspec.UNSET) for name, kind in entries]  # type: ignore[valid-type]
@@ -123,15 +147,20 @@ def _as_utf8(content: bytes, path: str) -> bytes:
         raise ValueError(f"{path} is not text in {encoding.upper()} ({error}): write it in UTF-8") from error
 
 
-def _read_slowly(content: bytes, path: str, entries: Entries, optional: frozenset[str], what: str) -> Lists:
+def _load(content: bytes, path: str, what: str, *, wanted: str) -> Any:
+    """Any JSON; `wanted` says what is expected in place of JSON lines."""
     try:
-        plain = json.loads(content)
+        return json.loads(content)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error}): write it in UTF-8") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply for {what}: write it again") from error
     except ValueError as error:
-        raise ValueError(_malformed(content, path, error)) from error
+        raise ValueError(_malformed(content, path, error, wanted)) from error
+
+
+def _read_slowly(content: bytes, path: str, entries: Entries, optional: frozenset[str], what: str) -> Lists:
+    plain = _load(content, path, what, wanted="one object, a COCO file")
     lists: Lists = {}
     for name, kind in entries.items():
         found = plain.get(name) if isinstance(plain, dict) else None
@@ -157,12 +186,12 @@ def _entry(kind: type[msgspec.Struct], entry: Any, where: str) -> msgspec.Struct
     return kind(**{key: entry[key] for key in kind.__struct_fields__ if key in entry})
 
 
-def _malformed(content: bytes, path: str, error: ValueError) -> str:
+def _malformed(content: bytes, path: str, error: ValueError, wanted: str) -> str:
     lines = content[:100_000].splitlines()
     if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and len(lines) > 1:
         try:
             if isinstance(json.loads(lines[0]), dict):
-                return f"{path} holds JSON lines, an object in each line: expected one object, a COCO file"
+                return f"{path} holds JSON lines, an object in each line: expected {wanted}"
         except ValueError:
             pass
     if not content.strip():

@@ -17,6 +17,7 @@ import pycocotools.mask
 from .json_values import MAX_COORDINATE, MAX_PIXELS, Refused, number, plain_value, shown, side
 
 MISSING = "has no segmentation"
+EMPTY = "has an RLE that marks no pixel"
 
 _SHORTEST_RING = 6  # numbers; a ring of fewer has no area
 _OUTSIDE = 10  # a vertex is at most so many times the longer side of its image outside of it
@@ -178,7 +179,7 @@ def _rle_fault(rle: dict[str, Any], width: int, height: int) -> str:
     total = int(runs.sum())
     if total != rows * columns:
         return f"has an RLE whose counts sum to {total} instead of {rows} x {columns} pixels"
-    return "" if runs[1::2].any() else "has an RLE that marks no pixel"
+    return "" if runs[1::2].any() else EMPTY
 
 
 def run_lengths(counts: Any) -> np.ndarray | None:

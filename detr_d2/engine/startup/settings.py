@@ -114,6 +114,7 @@ _RULES: dict[str, _Rule] = {
     "MODEL.DETR.PANOPTIC.MIN_AREA": _NOT_NEGATIVE,
     "MODEL.DETR.CLASS_WEIGHTS": _WEIGHTS,
     "MODEL.DETR.SCORE_THRESH_TEST": _Rule(lambda value: value < 1, "less than 1, which no score is above"),
+    "MODEL.DETR.NMS_THRESH_TEST": _Rule(lambda value: 0 < value <= 1, "more than 0, at most 1, which is no NMS"),
     "MODEL.DETR.POSITION_ENCODING.TEMPERATURE": _ABOVE_0,
     "MODEL.DETR.TRANSFORMER.DROPOUT": _between(0, 1),
     **{

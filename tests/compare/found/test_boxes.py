@@ -13,10 +13,10 @@ from segmentation_cases import PANOPTIC
 from tiny_models import tiny_cfg, tiny_detr
 
 from detr_d2.compare.data import fingerprint, load_ground_truth
-from detr_d2.compare.figures import Interval
 from detr_d2.compare.found import cache as collect_cache
 from detr_d2.compare.found.boxes import Collected, collect
 from detr_d2.compare.found.cache import CandidateCache, config_hash, remembered
+from detr_d2.compare.records.figures import Interval
 from detr_d2.data import register_coco
 from detr_d2.files import file_hash
 from detr_d2.prediction.predictor import ImagePredictor

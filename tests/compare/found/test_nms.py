@@ -14,6 +14,7 @@ from tiny_models import tiny_cfg
 
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.compare.found.boxes import candidates_of, raw_outputs
+from detr_d2.compare.found.cache import config_hash
 from detr_d2.compare.found.nms import (
     Candidates,
     OfflineNms,
@@ -23,7 +24,7 @@ from detr_d2.compare.found.nms import (
     shipped_settings,
     without_nms,
 )
-from detr_d2.compare.records import ShippedSettings
+from detr_d2.compare.records.comparison import ShippedSettings
 from detr_d2.evaluation.arrays import Detections
 from detr_d2.prediction.trained_model import load_trained_model
 
@@ -125,6 +126,40 @@ def test_a_detr_needs_no_nms(classification: str) -> None:
     assert ours.classes.tolist() == expected.pred_classes.tolist()
     early, late = (x[0].pred_boxes.tensor for x in (layers[0], layers[-1]))
     assert not torch.allclose(early, late, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["softmax", "focal", "one class"])
+def test_a_detr_with_nms_is_reproduced(variant: str) -> None:
+    options: list[Any] = ["MODEL.DETR.NMS_THRESH_TEST", 0.4, "TEST.DETECTIONS_PER_IMAGE", 4]
+    if variant != "softmax":
+        options += [
+            "MODEL.DETR.CRITERION.CLASSIFICATION",
+            "focal",
+            "MODEL.DETR.ONE_CLASS_PER_QUERY",
+            variant != "focal",
+        ]
+    cfg = tiny_cfg(*options)
+    settings = shipped_settings(cfg)
+    assert (settings.nms_threshold, settings.nms_switched_off) == (0.4, True)
+    shipped, open_model = build_lively(cfg), build_lively(without_nms(cfg))
+    batch = inputs(0)
+    with torch.no_grad():
+        expected = shipped(batch)[0]["instances"]
+    found = candidates(open_model, batch)
+    assert len(found.scores) == 8
+    removed = len(found.scores) - len(nms_order(found, 0.4))
+    assert removed > 0
+    ours = shipped_detections([found], settings, np.arange(3))
+    assert len(expected) == len(ours.scores)
+    np.testing.assert_allclose(ours.boxes_xyxy, expected.pred_boxes.tensor.numpy(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours.scores, expected.scores.numpy(), rtol=0, atol=1e-6)
+    assert ours.classes.tolist() == expected.pred_classes.tolist()
+
+
+def test_what_a_model_says_without_nms_does_not_depend_on_its_nms() -> None:
+    for make, node in ((tiny_cfg, "DETR"), (tiny_faster_rcnn_cfg, "ROI_HEADS"), (tiny_retinanet_cfg, "RETINANET")):
+        one, other = (make(f"MODEL.{node}.NMS_THRESH_TEST", x) for x in (0.4, 0.7))
+        assert config_hash(without_nms(one)) == config_hash(without_nms(other)), node
 
 
 def test_settings_of_every_family() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from detection_cases import Box, detections, ground_truth, perfect
 
-from detr_d2.compare.figures import ErrorKind
 from detr_d2.compare.measure.errors import KINDS, error_kinds
+from detr_d2.compare.records.figures import ErrorKind
 
 A: Box = (0, 0, 40, 40)
 A_33: Box = (0, 20, 40, 60)  # IoU with A: 1/3

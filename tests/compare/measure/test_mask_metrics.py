@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -283,6 +283,7 @@ def test_bitmaps_of_a_dataset_of_dicts_are_masks() -> None:
 def output() -> dict[str, Any]:
     """Of a model: two instances, the better one second, and a map of a thing and of stuff."""
     instances = Instances(SIZE)
+    instances.pred_boxes = Boxes(torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]))
     instances.scores = torch.tensor([0.25, 0.75])
     instances.pred_classes = torch.tensor([0, 1])
     instances.pred_masks = torch.from_numpy(np.stack([block(0, 0, 10, 10), block(20, 20, 10, 10)])).bool()
@@ -300,6 +301,7 @@ def test_what_is_kept_of_a_models_output(tmp_path: Path) -> None:
     kept = segmentation_of(output(), SIZE)
     assert (kept.scores, kept.classes) == ([0.75, 0.25], [1, 0])
     assert kept.counts == [encode(block(20, 20, 10, 10)), encode(block(0, 0, 10, 10))]
+    assert kept.boxes == [[20, 20, 30, 30], [0, 0, 10, 10]]
     assert kept.segments == [
         Segment(1, True, encode(block(20, 20, 10, 10))),
         Segment(3, False, encode(block(40, 0, 20, 80))),

@@ -15,7 +15,7 @@ from comparison_example import CLASSES, example_comparison
 from report_html import Node, cells, gallery_data, parse
 
 import detr_d2.compare.report
-from detr_d2.compare.records import Comparison, DatasetSummary, ModelComparison
+from detr_d2.compare.records.comparison import Comparison, DatasetSummary, ModelComparison
 from detr_d2.compare.report.page import SECTIONS, render, write_report
 
 _NAN = float("nan")

@@ -16,8 +16,9 @@ from comparison_example import example_comparison
 from headless_chromium import headless_chromium
 from PIL import Image
 
-from detr_d2.compare.figures import ClassMetrics
-from detr_d2.compare.records import Boxes, Comparison, ModelComparison
+from detr_d2.compare.records.comparison import Comparison, ModelComparison
+from detr_d2.compare.records.figures import ClassMetrics
+from detr_d2.compare.records.pictures import Boxes
 from detr_d2.compare.report.page import write_report
 
 _LONG = "a_name_without_any_space_that_is_far_wider_than_the_screen_of_a_phone_" * 2

@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report_html import parse
 
-from detr_d2.compare.records import Comparison
-from detr_d2.compare.report import plot as report_plot
-from detr_d2.compare.report import plots as report_figures
-from detr_d2.compare.report import set_plots as report_set_figures
-from detr_d2.compare.report.svg import draw, series_style, swatch
-from detr_d2.compare.set_figures import CrowdingBin
+from detr_d2.compare.records.comparison import Comparison
+from detr_d2.compare.records.sets import CrowdingBin
+from detr_d2.compare.report.plots import accuracy as report_figures
+from detr_d2.compare.report.plots import plot as report_plot
+from detr_d2.compare.report.plots import sets as report_set_figures
+from detr_d2.compare.report.plots.svg import draw, series_style, swatch
 
 _NAN = float("nan")
 

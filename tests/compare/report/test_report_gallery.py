@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from report_html import gallery_data, parse
 
-from detr_d2.compare.records import Comparison, GalleryImage
+from detr_d2.compare.records.comparison import Comparison
+from detr_d2.compare.records.pictures import GalleryImage
 from detr_d2.compare.report.gallery import make_gallery, read_picture
 from detr_d2.compare.report.page import render, write_report
 from detr_d2.data import read_image

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from report_html import Node, cells, parse
 
-from detr_d2.compare.records import Comparison, load_comparison, save_comparison
+from detr_d2.compare.records.comparison import Comparison, load_comparison, save_comparison
 from detr_d2.compare.report.files import latex_table, main_rows, markdown_table, models_csv
 from detr_d2.compare.report.measures import MEASURES, measures_of
 from detr_d2.compare.report.page import SECTIONS, render

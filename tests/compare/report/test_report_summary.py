@@ -10,8 +10,9 @@ import pytest
 from comparison_example import example_comparison
 from report_html import Node, cells, parse
 
-from detr_d2.compare.figures import Interval, StageLatency
-from detr_d2.compare.records import Comparison, Difference, ModelComparison, ShippedSettings
+from detr_d2.compare.records.comparison import Comparison, Difference, ModelComparison, ShippedSettings
+from detr_d2.compare.records.cost import StageLatency
+from detr_d2.compare.records.figures import Interval
 from detr_d2.compare.report.cells import decimal, number, span
 from detr_d2.compare.report.files import markdown_table
 from detr_d2.compare.report.measures import LATENCY, MEASURES

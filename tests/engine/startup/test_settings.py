@@ -63,6 +63,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("MODEL.DETR.CLASS_WEIGHTS", ["a"], "numbers above 0"),
     ("MODEL.DETR.CLASS_WEIGHTS", [0, 0], "numbers above 0"),
     ("MODEL.DETR.SCORE_THRESH_TEST", 1.5, "less than 1"),
+    ("MODEL.DETR.NMS_THRESH_TEST", 0.0, "more than 0, at most 1, which is no NMS"),
+    ("MODEL.DETR.NMS_THRESH_TEST", 70.0, "more than 0, at most 1"),
     ("MODEL.DETR.POSITION_ENCODING.TEMPERATURE", 0.0, "more than 0"),
     ("MODEL.DETR.TRANSFORMER.DROPOUT", 1.5, "0 to 1"),
     ("MODEL.DETR.CRITERION.LOSS_L1", -5.0, "0 or more"),

@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from ..files import write_json
+from ...files import write_json
 
 _NAN = float("nan")
 _Record = TypeVar("_Record")

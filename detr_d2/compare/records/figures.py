@@ -1,8 +1,8 @@
-"""How right a model is and what it costs, as records; units are those of `records`."""
+"""How right a model is, as records; units are those of `comparison`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 FEWEST = 6
 """Images, or rounds, that an interval takes: a model that is better on each of five may be so by chance (1 in 16)."""
@@ -10,17 +10,18 @@ FEWEST = 6
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % confidence interval (percentiles of a bootstrap over images).
+    """A figure with its 95 % confidence interval.
 
     Args:
-        value: on the images as they are.
-        low: 2.5th percentile over the resamples.
-        high: 97.5th percentile.
+        value: on the images as they are; of several checkpoints their mean.
+        low, high: bounds; NaN where there are none: too few images, or two checkpoints.
+        checkpoints: the figure of each checkpoint, where a model has several.
     """
 
     value: float
     low: float
     high: float
+    checkpoints: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -155,61 +156,14 @@ class PanopticMetrics:
 
 
 @dataclass(frozen=True)
-class StageLatency:
-    """Time of one part of the model for one image.
+class ConfusionMatrix:
+    """What objects are taken for, at the operating point.
 
     Args:
-        stage: "total", "backbone", "transformer", "proposals" (RPN), "heads", "post-processing" (decoding, NMS, and
-            all else); stages other than "total" sum up to about the total.
-        p50_ms, p95_ms: median and 95th percentile.
+        names: K names, of those classes that occur among the objects or the detections.
+        counts: (K + 1, K + 1): object of class i with a detection of class j; the last row is detections without an
+            object, the last column objects without a detection.
     """
 
-    stage: str
-    p50_ms: float
-    p95_ms: float
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Images per second when several images go in together.
-
-    Args:
-        batch_size: images at once.
-        images_per_second: median; NaN where it did not fit into memory.
-    """
-
-    batch_size: int
-    images_per_second: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the model costs. Times were taken with all models in turn.
-
-    Args:
-        parameters: all of them.
-        gflops: multiply-adds of one image, in 10^9, mean over `flops_images`, the NMS and element-wise work excluded.
-        flops_images: images that were counted.
-        flops_uncounted: operators that the count left out -> how often they ran.
-        image_size: (height, width) that enters the network, in pixels, median of the timed images.
-        latency: per stage; the first is "total".
-        throughput: per batch size.
-        peak_memory_mb: of a fresh process that runs the model on one image at a time: on a GPU what torch allocated,
-            on a CPU the resident size of the process, libraries included.
-        repeat: timed rounds.
-        device: "cpu" or "cuda".
-        backbone_path: "fast" for detectron2's ResNet as this package runs it, "plain" for any other backbone; "" in
-            older files.
-    """
-
-    parameters: int
-    gflops: float
-    flops_images: int
-    flops_uncounted: dict[str, int]
-    image_size: list[int]
-    latency: list[StageLatency]
-    throughput: list[Throughput]
-    peak_memory_mb: float
-    repeat: int
-    device: str
-    backbone_path: str = ""
+    names: list[str]
+    counts: list[list[int]]

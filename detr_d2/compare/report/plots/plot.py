@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from ..records import Comparison, ModelComparison
+from ...records.comparison import Comparison, ModelComparison
 from .svg import SIZE, colour, draw, series_style, shade, swatch
 
 STAGES = ("backbone", "transformer", "proposals", "heads", "post-processing")

@@ -14,7 +14,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from .record_files import load_record, save_record
+from .files import load_record, save_record
 
 FORMAT = 1
 """Version of the file layout; a file of another version is refused."""

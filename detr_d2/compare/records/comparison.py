@@ -1,6 +1,7 @@
 """What `python -m detr_d2 compare` measures, as records: the schema of its `results.json`.
 
-`Comparison` is the whole file; the figures of a model are in `figures` and `set_figures`. AP, AR, recall and precision
+`Comparison` is the whole file; the figures of a model are in `figures`, `sets` and
+`cost`. AP, AR, recall and precision
 are on the 0-100 scale, times in milliseconds, boxes xyxy in pixels of the original image, IoU and scores 0-1. What was
 not measured, or cannot be (no object of a class), is NaN in Python and null in the file; a part that does not apply to
 a model is None and null.
@@ -8,16 +9,37 @@ a model is None and null.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from .figures import CocoMetrics, Cost, ErrorKind, Interval, MaskMetrics, PanopticMetrics, PrecisionRecall
-from .record_files import load_record, save_record
+from .cost import Cost
+from .figures import (
+    CocoMetrics,
+    ConfusionMatrix,
+    ErrorKind,
+    Interval,
+    MaskMetrics,
+    PanopticMetrics,
+    PrecisionRecall,
+)
+from .files import load_record, save_record
+from .pictures import GalleryImage, Removal
 from .results import RunResult
-from .set_figures import Counting, CrowdingBin, Duplicates, NmsPoint, QueryLimit
+from .sets import (
+    Counting,
+    CrowdBin,
+    CrowdingBin,
+    Cure,
+    Duplicates,
+    ExtraBoxes,
+    NmsPoint,
+    OperatingPoint,
+    QueryLimit,
+)
 
-COMPARISON_FORMAT = 1
+COMPARISON_FORMAT = 2
 """Version of the file layout; a file of another version is refused."""
 
 UNLIMITED = 10**6
@@ -40,6 +62,8 @@ class DatasetSummary:
         objects_per_class: K numbers.
         max_objects: most objects of one image.
         fingerprint: hash of annotations, image list, sizes and times.
+        overlapped_share: objects that another of their class overlaps by an IoU of more than 0.5, which NMS at 0.5 must
+            lose, in percent.
     """
 
     name: str
@@ -53,6 +77,7 @@ class DatasetSummary:
     objects_per_class: list[int]
     max_objects: int
     fingerprint: str
+    overlapped_share: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,40 @@ class CrashedImage:
 
 
 @dataclass(frozen=True)
+class CheckpointSummary:
+    """One of several checkpoints of a model.
+
+    Args:
+        weights: as given.
+        weights_sha256: of the file.
+        ap: its AP.
+    """
+
+    weights: str
+    weights_sha256: str
+    ap: float
+
+
+@dataclass(frozen=True)
+class PredictionsFile:
+    """Detections that another program made (`--predictions`).
+
+    Args:
+        path: as given.
+        sha256: of the file.
+        said: "raw" or "nms" if the user said that they are so, else "".
+        largest_iou: of two boxes of a class in an image.
+        looks: "looks filtered at M", or "cannot be told"; "" where the user said it.
+    """
+
+    path: str
+    sha256: str
+    said: str
+    largest_iou: float
+    looks: str
+
+
+@dataclass(frozen=True)
 class ModelComparison:
     """One model.
 
@@ -103,8 +162,8 @@ class ModelComparison:
         crashed_images: images that failed.
         shipped: settings of normal use.
         coco: COCO's figures.
-        confidence: "ap", "ap50", "ap75", "ar_max" of `coco`, "pairs_50" of `duplicates` and "mean_absolute_error" of
-            `counting`, as shipped -> the figure with its interval.
+        confidence: "ap", "ap50", "ap75", "ar_max" of `coco`, "recall", "extra" and "count_error" of `operating`, as
+            shipped -> the figure with its interval.
         curves: precision over recall at IoU 0.5, 0.75 and the mean.
         num_layers: decoder layers in `nms`; 1 for models without decoder.
         nms: AP and number of detections for every layer and NMS threshold.
@@ -116,6 +175,14 @@ class ModelComparison:
         cost: None with `--skip-cost`.
         masks: None for models or data without masks.
         panoptic: None for models or data without panoptic maps.
+        operating: the score from which its detections count, and all that depends on it.
+        extra_boxes: as shipped, without NMS, with NMS.
+        crowds: bins, ascending.
+        cures: what removes duplicates at test time and is not used.
+        confusion: None where no class occurs.
+        removals: those in which the right detection was scored highest; empty for models without NMS.
+        checkpoints: where there are several, all of them; gallery, removals and cost are those of the first.
+        predictions: None for a model that was run.
     """
 
     label: str
@@ -141,6 +208,14 @@ class ModelComparison:
     cost: Cost | None = None
     masks: MaskMetrics | None = None
     panoptic: PanopticMetrics | None = None
+    operating: OperatingPoint | None = None
+    extra_boxes: list[ExtraBoxes] = field(default_factory=list)
+    crowds: list[CrowdBin] = field(default_factory=list)
+    cures: list[Cure] = field(default_factory=list)
+    confusion: ConfusionMatrix | None = None
+    removals: list[Removal] = field(default_factory=list)
+    checkpoints: list[CheckpointSummary] = field(default_factory=list)
+    predictions: PredictionsFile | None = None
 
 
 @dataclass(frozen=True)
@@ -158,47 +233,6 @@ class Difference:
     second: str
     metric: str
     difference: Interval
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """Objects of an image, or one model's detections without NMS, best first.
-
-    Args:
-        boxes: (M, 4), xyxy, pixels of the original image; detections are clipped to it.
-        classes: M indices into `DatasetSummary.class_names`.
-        scores: M values; empty for ground truth.
-        shipped: M values: whether the model returns it in normal use; empty for ground truth.
-        crowd: M values for ground truth; empty for detections.
-    """
-
-    boxes: list[list[float]]
-    classes: list[int]
-    scores: list[float] = field(default_factory=list)
-    shipped: list[bool] = field(default_factory=list)
-    crowd: list[bool] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class GalleryImage:
-    """An image on which the models disagree.
-
-    Args:
-        file_name: path of the image.
-        image_id: of the annotation file, a number or a text.
-        width, height: in pixels.
-        disagreement: largest difference between two models in AP50-style F1 on this image, 0-1.
-        objects: ground truth.
-        detections: label -> detections without NMS and of score >= 0.05, at most 300 of them.
-    """
-
-    file_name: str
-    image_id: Any
-    width: int
-    height: int
-    disagreement: float
-    objects: Boxes
-    detections: dict[str, Boxes]
 
 
 @dataclass(frozen=True)

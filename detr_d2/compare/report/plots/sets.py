@@ -11,8 +11,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from ..records import ModelComparison
-from ..set_figures import NmsPoint
+from ...records.comparison import ModelComparison
+from ...records.sets import NmsPoint
 from .plot import LAYER_NMS, Plot, Series, ap_axis, bin_name, finite, layer_style, nms_name, plot, range_name
 from .svg import MUTED, colour, series_style
 
