@@ -48,7 +48,7 @@ def scene(
 
 
 def _box(values: np.ndarray) -> Box:
-    return tuple(values.tolist())  # type: ignore[return-value]
+    return tuple(values.tolist())
 
 
 def figures(
@@ -134,6 +134,10 @@ def test_boxes_of_isolated_objects_are_put_on_the_overlapping_ones() -> None:
     assert chance.of_objects(np.array([False, True, True]), np.full(2, 0.5), once).tolist() == [0, 0, 0]
     # A draw without the isolated object tells nothing.
     np.testing.assert_array_equal(chance.of_objects(found, np.full(2, 0.5), np.array([1, 0])), [0, np.nan, 0])
+    # As shipped both boxes stay, and both objects are found: the case is another one.
+    both = Chance(truth, raw, raw)
+    np.testing.assert_array_equal(both.of_objects(found, np.full(2, 0.5), once), [0, np.nan, 0])
+    assert both.of_objects(found, np.full(2, 0.7), once).tolist() == [0, 0, 0]
 
 
 def test_without_isolated_objects_nothing_is_known() -> None:

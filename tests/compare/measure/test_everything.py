@@ -29,7 +29,9 @@ FAR: Box = (100, 50, 140, 90)
 def measured(truth: GroundTruth, found: Detections, shipped: ShippedSettings, **options: Any) -> Measured:
     run = RunResult("M", "m.yaml", "d", math.nan, math.nan, math.nan)
     identity = ModelComparison("M", "other", run, "", "", "", shipped=shipped)
-    return measure(identity, truth, [offline(found)], image_draws(len(truth), 12), **options)
+    return measure(
+        identity, truth, [offline(found, limit=shipped.max_detections)], image_draws(len(truth), 12), **options
+    )
 
 
 def test_a_model_with_nms() -> None:
@@ -80,6 +82,20 @@ def test_a_model_that_finds_nothing_says_so() -> None:
     assert record.confidence["recall"].value == 0
     assert math.isnan(record.confidence["extra"].value)
     assert record.extra_boxes[0].detections == 0
+
+
+def test_figures_at_the_operating_point_have_the_limit_of_ap() -> None:
+    truth = ground_truth([[(A, 0)]] * 2)
+    found = detections([[(FAR, 0, 0.9)] * 100 + [(A, 0, 0.5)], [(FAR, 0, 0.9)] * 99 + [(A, 0, 0.5)]])
+    record = measured(truth, found, replace(DETR, max_detections=200), score_threshold=0.1).record
+    assert record.operating is not None
+    assert record.operating.at.recall == 50  # COCO counts 100 of an image and class
+    more = replace(DETR, max_detections=200, num_queries=200)
+    record = measured(truth, found, more, score_threshold=0.1).record
+    assert record.operating is not None
+    assert record.operating.at.recall == 100
+    assert record.query_limit is not None
+    assert record.query_limit.groups[0].missed == 0
 
 
 @pytest.mark.parametrize("power", [0.5, 3])
