@@ -147,7 +147,12 @@ def test_without_isolated_objects_nothing_is_known() -> None:
     sets = SetFigures.of(truth, with_nms(raw, 0.5), raw)
     values = sets.resampled(np.ones((1, 1), dtype=np.int64))
     assert crowd_key(4, "recall_without_nms") in values
-    assert crowd_key(4, "lost") not in values
+    assert np.isnan(values[crowd_key(4, "lost")][0])
+    intervals = {name: interval(float(x[0]), x.tolist()) for name, x in values.items()}
+    crowd = sets.crowds.records({name: x.value for name, x in intervals.items()}, intervals)[4]
+    assert crowd.lost is None
+    assert np.isnan(crowd.chance)
+    assert crowd.recall_without_nms is not None
 
 
 def test_several_found_neighbours_have_a_chance_each() -> None:
