@@ -98,17 +98,18 @@ def test_figures_at_the_operating_point_have_the_limit_of_ap() -> None:
     assert record.query_limit.groups[0].missed == 0
 
 
-@pytest.mark.parametrize("power", [0.5, 3])
 @pytest.mark.parametrize("shipped", [WITH_NMS, DETR])
-def test_scores_of_another_scale_change_no_figure(power: float, shipped: ShippedSettings) -> None:
-    truth, found = random_case(7, num_images=40)
+def test_scores_of_another_scale_change_no_figure(shipped: ShippedSettings) -> None:
+    truth, found = random_case(7, num_images=25)
     found = replace(found, scores=found.scores.astype(np.float64))
     first = measured(truth, found, shipped)
-    other = measured(truth, replace(found, scores=found.scores**power), shipped)
-    assert to_json(other.samples) == to_json(first.samples)
-    assert other.f1_per_image == first.f1_per_image
-    before, after = (_without_scores(x.record) for x in (first, other))
-    assert before == after
+    assert first.record.operating is not None
+    assert first.record.operating.at.recall > 20
+    for power in (0.5, 3):
+        other = measured(truth, replace(found, scores=found.scores**power), shipped)
+        assert to_json(other.samples) == to_json(first.samples)
+        assert other.f1_per_image == first.f1_per_image
+        assert _without_scores(other.record) == _without_scores(first.record)
 
 
 def _without_scores(record: ModelComparison) -> Any:
