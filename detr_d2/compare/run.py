@@ -24,7 +24,7 @@ from .found.boxes import collect
 from .found.cache import CandidateCache, combined_hash, config_hash, forget_predictions, remembered
 from .found.masks import SegmentationCache, collect_masks
 from .found.nms import Candidates, OfflineNms, predicts_masks
-from .gallery_data import candidates_of_image, disagreement, gallery_image, pick_images, shown_detections
+from .gallery_data import Pick, candidates_of_image, gallery_image, pick_images, shown_detections
 from .measure.everything import Measured, measure, num_steps
 from .measure.intervals import METRICS, difference, image_draws
 from .models import Contestant, map_classes, unnamed
@@ -200,23 +200,22 @@ class ComparisonRun:
         return result
 
     def gallery(self) -> list[GalleryImage]:
-        """The images on which the models disagree most."""
-        if not self._finished:
-            return []
-        f1 = [x.f1_per_image for _, x in self._finished]
-        spread = disagreement(f1)
-        return [self._gallery_image(i, float(spread[i])) for i in pick_images(self.ground_truth, f1)]
+        """The images on which the models disagree most, and the worst of each."""
+        f1 = {x.record.label: x.f1_per_image for _, x in self._finished}
+        return [self._gallery_image(pick) for pick in pick_images(self.ground_truth, f1)] if f1 else []
 
-    def _gallery_image(self, index: int, spread: float) -> GalleryImage:
-        detections = {}
+    def _gallery_image(self, pick: Pick) -> GalleryImage:
+        detections, half = {}, 0
         for contestant, measured in self._finished:
             record, folder = measured.record, self._folder(contestant)
-            candidates = candidates_of_image(CandidateCache(folder), index, len(self.ground_truth))
+            candidates = candidates_of_image(CandidateCache(folder), pick.index, len(self.ground_truth))
             if candidates is not None and record.shipped is not None:
                 classes = remembered(folder / "classes.json", list, list)
                 class_map, _ = map_classes(Categories.numbered(classes), self.ground_truth.class_names, record.label)
                 detections[record.label] = shown_detections(candidates, record.shipped, class_map)
-        return gallery_image(self.ground_truth, index, spread, detections)
+            if record.operating is not None:  # the halves are the same for all
+                half = record.operating.half_of[pick.index]
+        return gallery_image(self.ground_truth, pick, detections, half=half)
 
     def add_costs(self, records: Sequence[ModelComparison]) -> tuple[list[ModelComparison], list[Difference]]:
         """The records with the cost of those models that did not fail, all timed in turn, and differences in time.
