@@ -54,7 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-json", metavar="FILE", help="make tables and report anew from a results.json; no model")
     parser.add_argument("--figures", action="store_true", help="write every plot as PNG and PDF, and summary.png, too")
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="score from which detections count (default: for each model the one with its best F1)",
+    )
     parser.add_argument(
         "--resamples", type=int, default=200, metavar="N", help="of the bootstrap (default: %(default)s)"
     )
@@ -118,7 +123,7 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {value}, expected at least 1")
     if min(args.batch_sizes) < 1:
         raise ValueError(f"--batch-sizes has {min(args.batch_sizes)}, expected at least 1")
-    if not 0 <= args.score_threshold <= 1:
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         raise ValueError(f"--score-threshold is {args.score_threshold:g}, expected 0 to 1")
 
 

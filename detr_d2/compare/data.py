@@ -12,6 +12,7 @@ from ..data.checks.records import registered_records
 from ..data.registration import dataset_table, require_registered
 from ..evaluation.arrays import GroundTruth
 from ..evaluation.ground_truth import ground_truth_of
+from .measure.crowds import overlapped_share
 from .records.comparison import DatasetSummary
 
 
@@ -84,4 +85,5 @@ def summarise(ground_truth: GroundTruth, *, limited: bool, fingerprint: str) -> 
         objects_per_class=per_class.tolist(),
         max_objects=int(ground_truth.objects_per_image().max(initial=0)),
         fingerprint=fingerprint,
+        overlapped_share=overlapped_share(ground_truth),
     )

@@ -8,11 +8,33 @@ import numpy as np
 
 from ..data.checks.records import json_id
 from ..evaluation.arrays import Detections, GroundTruth
+from .measure.everything import Layer
+from .measure.found import find
 from .measure.matching import box_iou_xywh
+from .records.comparison import ModelComparison
 from .records.pictures import Removal
 
 MOST_REMOVALS = 12
 MOST_OF_IMAGE = 2
+
+
+def removals_of(ground_truth: GroundTruth, layer: Layer, record: ModelComparison) -> list[Removal]:
+    """Those of a model that was measured; none of a model without NMS, or one that could not be run without.
+
+    Args:
+        ground_truth: N images.
+        layer: what the model ships.
+        record: with its settings and its operating point.
+    """
+    settings, operating = record.shipped, record.operating
+    if settings is None or settings.nms_threshold is None or not settings.nms_switched_off or operating is None:
+        return []
+    scores = np.array(operating.scores)[operating.half_of]  # (N,) from which detections count
+    kept, without_nms = (
+        found.select(found.scores >= scores[found.image_of])
+        for found in (layer(settings.nms_threshold)[0], layer(None, limited=False)[0])
+    )
+    return find_removals(ground_truth, kept, without_nms, settings.nms_threshold)
 
 
 def find_removals(
@@ -33,8 +55,8 @@ def find_removals(
     Returns:
         Best scored first, at most `MOST_REMOVALS`, and `MOST_OF_IMAGE` of them in an image.
     """
-    target = counted_for(ground_truth, without_nms)
-    lost = np.setdiff1d(target[target >= 0], counted_for(ground_truth, kept))
+    target = find(ground_truth, without_nms).objects
+    lost = np.setdiff1d(target[target >= 0], find(ground_truth, kept).objects)
     left = set(_rows(kept))
     gone = np.array([row not in left for row in _rows(without_nms)], dtype=bool)
     right = np.flatnonzero(gone & np.isin(target, lost))
@@ -52,22 +74,6 @@ def find_removals(
         if len(found) == MOST_REMOVALS:
             break
     return found
-
-
-def counted_for(ground_truth: GroundTruth, detections: Detections) -> np.ndarray:
-    """(D,) the object that each detection counts for, -1 for none."""
-    result = np.full(len(detections.scores), -1, dtype=np.int64)
-    boxes, found = detections.boxes_xywh, np.zeros(len(ground_truth.classes), dtype=bool)
-    for image in range(len(ground_truth)):
-        own, theirs = detections.of_image(image), ground_truth.of_image(image)
-        iou = box_iou_xywh(boxes[own], ground_truth.boxes_xywh[theirs], np.zeros(theirs.stop - theirs.start, bool))
-        allowed = detections.classes[own][:, None] == ground_truth.classes[theirs][None]
-        iou = np.where(allowed & ~ground_truth.crowd[theirs][None], iou, 0.0)
-        for d in np.flatnonzero(iou.max(1, initial=0.0) >= 0.5):
-            best = theirs.start + np.flatnonzero(iou[d] == iou[d].max())
-            best = best[np.argmin(found[best])]
-            result[own.start + d], found[best] = best, True
-    return result
 
 
 def _rows(detections: Detections) -> list[tuple[float, ...]]:

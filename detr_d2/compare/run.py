@@ -31,9 +31,10 @@ from .models import Contestant, map_classes, unnamed
 from .records.comparison import Difference, ModelComparison
 from .records.files import to_json
 from .records.pictures import GalleryImage
+from .removals import removals_of
 from .segmentation import segmentation_figures
 
-MEASURE_VERSION = 7
+MEASURE_VERSION = 9
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -42,12 +43,12 @@ class Settings:
     """What the user may choose.
 
     Args:
-        score_threshold: of duplicates, crowding, counting, and the choice of the gallery.
+        score_threshold: from which detections count; None for the operating point of each model.
         resamples: of the bootstrap.
         cost: None to leave the cost out.
     """
 
-    score_threshold: float = 0.5
+    score_threshold: float | None = None
     resamples: int = 200
     cost: CostSettings | None = None
 
@@ -153,7 +154,7 @@ class ComparisonRun:
         limit = identity.shipped.max_detections
         layers = [OfflineNms(images, limit=limit, class_map=class_map) for images in found.layers]
         with _bar(f"{identity.label}: figures", num_steps(identity.shipped, len(layers)), "step") as bar:
-            return measure(
+            measured = measure(
                 replace(identity, crashed_images=found.crashed),
                 self.ground_truth,
                 layers,
@@ -161,6 +162,8 @@ class ComparisonRun:
                 score_threshold=self.settings.score_threshold,
                 progress=bar.update,
             )
+        removals = removals_of(self.ground_truth, layers[-1], measured.record)
+        return replace(measured, record=replace(measured.record, removals=removals))
 
     def _with_masks(
         self,

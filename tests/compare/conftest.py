@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from comparison_example import example_comparison
 from PIL import Image
 from report_html import Node, parse
 
@@ -23,6 +22,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.fixture(scope="session")
 def example(images: tuple[str, str]) -> Comparison:
     """DETR, Faster R-CNN, and a model that failed."""
+    from comparison_example import example_comparison
+
     return example_comparison(images)
 
 

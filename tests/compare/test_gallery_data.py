@@ -7,26 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_files import CocoFiles
-from detection_cases import detections, ground_truth
+from detection_cases import ground_truth
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from detr_d2.compare.data import load_ground_truth, summarise
 from detr_d2.compare.found.nms import Candidates
 from detr_d2.compare.gallery_data import Pick, gallery_image, pick_images, shown_detections
-from detr_d2.compare.measure.everything import coco_limit, f1_per_image, nms_thresholds
+from detr_d2.compare.measure.everything import coco_limit, nms_thresholds
 from detr_d2.compare.models import map_classes, parse_models
 from detr_d2.compare.records.comparison import ShippedSettings
 from detr_d2.data import register_coco
 from detr_d2.prediction import Categories
 
 A, FAR = (0.0, 0.0, 40.0, 40.0), (100.0, 50.0, 140.0, 90.0)
-
-
-def test_f1_of_an_image() -> None:
-    truth = ground_truth([[(A, 0), (FAR, 0)], [(A, 0)], [], []])
-    found = detections([[(A, 0, 0.9), (A, 1, 0.8)], [], [], [(A, 0, 0.9)]])
-    assert f1_per_image(truth, found).tolist() == [2 * 1 / (2 + 2), 0, 1, 0]
 
 
 def test_images_of_largest_disagreement_first_then_those_with_more_objects() -> None:

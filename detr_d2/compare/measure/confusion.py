@@ -6,9 +6,8 @@ import numpy as np
 
 from ...evaluation.arrays import Detections, GroundTruth
 from ..records.figures import ConfusionMatrix
+from .found import FOUND_IOU
 from .matching import box_iou_xywh
-
-MATCH_IOU = 0.5
 
 
 def confusion_matrix(ground_truth: GroundTruth, detections: Detections) -> ConfusionMatrix | None:
@@ -36,7 +35,7 @@ def confusion_matrix(ground_truth: GroundTruth, detections: Detections) -> Confu
         iou = box_iou_xywh(boxes[own], ground_truth.boxes_xywh[theirs], crowd)
         same = classes[:, None] == labels[None]
         taken = _take(np.where(crowd[None], 0.0, iou), same)
-        on_crowd = (same & crowd[None] & (iou >= MATCH_IOU)).any(1)
+        on_crowd = (same & crowd[None] & (iou >= FOUND_IOU)).any(1)
         counted = (taken >= 0) | ~on_crowd
         np.add.at(counts, (np.append(labels, num_classes)[taken[counted]], classes[counted]), 1)
         left = ~crowd
@@ -61,10 +60,10 @@ def _take(iou: np.ndarray, same: np.ndarray) -> np.ndarray:
     if not iou.size:
         return taken
     free = np.ones(iou.shape[1], dtype=bool)
-    for d in np.flatnonzero(iou.max(1) >= MATCH_IOU):
+    for d in np.flatnonzero(iou.max(1) >= FOUND_IOU):
         value = np.where(free, iou[d], 0.0)
         best = np.flatnonzero(value == value.max())
         best = best[np.argmax(same[d, best])]  # the first where none is of its class
-        if value[best] >= MATCH_IOU:
+        if value[best] >= FOUND_IOU:
             taken[d], free[best] = best, False
     return taken

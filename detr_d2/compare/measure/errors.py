@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...evaluation.arrays import Detections, GroundTruth
+from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
 from ..records.figures import ErrorKind
 from .matching import Matches, PrecisionCurves, box_iou_xywh, match
 
@@ -21,19 +21,22 @@ KINDS = ("classification", "localisation", "both", "duplicate", "background", "m
 _CORRECT, _IGNORED = "correct", "ignored"
 
 
-def error_kinds(ground_truth: GroundTruth, detections: Detections) -> list[ErrorKind]:
+def error_kinds(
+    ground_truth: GroundTruth, detections: Detections, *, max_detections: int = MAX_DETECTIONS
+) -> list[ErrorKind]:
     """Gives every wrong detection one kind, and repairs each kind alone to see how much AP50 it costs.
 
     Args:
         ground_truth: N images.
         detections: of the same images.
+        max_detections: the most that count per image and class, as for the AP that the gains belong to.
 
     Returns:
         The `KINDS`, in their order. A repaired classification or localisation error becomes a hit of the object that
         it missed, if that object had none and no better scored error of these two kinds is about it; otherwise the
         detection is removed, as errors of the other kinds are. Repaired misses are taken from the objects.
     """
-    matches = match(ground_truth, detections, ious=np.array([FOREGROUND_IOU]))
+    matches = match(ground_truth, detections, ious=np.array([FOREGROUND_IOU]), max_detections=max_detections)
     kinds, targets = classify(ground_truth, detections, matches)
     taken = set(matches.matched[0][matches.correct[0]].tolist())
     base = _ap50(matches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -10,12 +11,14 @@ import numpy as np
 
 from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
 from ..records.comparison import ModelComparison, ShippedSettings
-from ..records.sets import NmsPoint
+from ..records.sets import ExtraBoxes, NmsPoint
 from .coco import coco_metrics
+from .confusion import confusion_matrix
 from .errors import error_kinds
-from .intervals import Observed, bootstrap, interval
-from .matching import PrecisionCurves, match
-from .sets import MATCH_IOU, count_duplicates, count_errors, counting, crowding_bins, query_limit, same_class_pairs
+from .found import find
+from .intervals import METRICS, Observed, bootstrap, interval
+from .matching import PrecisionCurves, limit_per_class, match
+from .sets import SetFigures, counting, extra_boxes, query_limit
 
 NMS_SWEEP = tuple(x / 100 for x in range(30, 100, 5))
 """IoU thresholds, 0.30 to 0.95."""
@@ -41,8 +44,8 @@ class Measured:
 
     Args:
         record: everything but `cost`.
-        samples: metric -> its value in every resample of the images.
-        f1_per_image: (N,) F1 at IoU 0.5, 0-1; 1 where there is nothing to find and nothing was found.
+        samples: metric, or `crowd_key` -> its value in every resample of the images.
+        f1_per_image: (N,) F1 at the operating point, 0-1; 1 where there is nothing to find and nothing was found.
     """
 
     record: ModelComparison
@@ -56,7 +59,7 @@ def measure(
     layers: Sequence[Layer],
     draws: np.ndarray,
     *,
-    score_threshold: float,
+    score_threshold: float | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> Measured:
     """Computes all figures of a model.
@@ -66,62 +69,77 @@ def measure(
         ground_truth: N images.
         layers: of the same images, what the model ships at the end.
         draws: see `intervals.image_draws`.
-        score_threshold: of duplicates, crowding, counting and F1.
+        score_threshold: from which detections count; None: the model's own, see `operating`.
         progress: called after each of `num_steps` steps.
     """
     settings = identity.shipped
     assert settings is not None
+    limit, drawn_from = coco_limit(settings), len(ground_truth)
     shipped = layers[-1](settings.nms_threshold)[0]
-    # A limit would be filled with duplicates, and objects that only it has lost would not be seen to be found.
-    without = layers[-1](None, limited=False)[0] if settings.nms_switched_off else shipped
-    limit = coco_limit(settings)
     coco, curves = coco_metrics(ground_truth, shipped, max_detections=limit)
     progress()
-    seen = shipped.select(shipped.scores >= score_threshold)
-    observed = Observed(
-        curves=PrecisionCurves(match(ground_truth, shipped, max_detections=limit)),
-        pairs_50=same_class_pairs(seen)[:, 0],
-        count_error=count_errors(ground_truth, seen),
+    sets = SetFigures.of(
+        ground_truth,
+        limit_per_class(shipped, limit),
+        # A limit would be filled with extra boxes, and objects that only it has lost would not be seen to be found.
+        layers[-1](None, limited=False)[0] if settings.nms_switched_off else None,
+        score_threshold=score_threshold,
     )
-    samples = bootstrap(observed, draws)
+    operating, found = sets.operating, find(ground_truth, shipped)  # all of them, whatever COCO counts
+    seen = shipped.select(shipped.scores >= operating.thresholds()[shipped.image_of])
+    observed = Observed(PrecisionCurves(match(ground_truth, shipped, max_detections=limit)), sets)
+    values, samples = observed.metrics(), bootstrap(observed, draws)
+    intervals = {name: interval(x, samples[name], drawn_from=drawn_from) for name, x in values.items()}
     progress()
-    cases = [("shipped", settings.nms_threshold, shipped)]
-    if settings.nms_switched_off:
-        cases += [("without NMS", None, without), ("with NMS", USUAL_NMS, layers[-1](USUAL_NMS)[0])]
     per_class = {x.name: x.ap for x in coco.per_class}
     record = replace(
         identity,
         run=replace(identity.run, ap=coco.ap, ap50=coco.ap50, ap75=coco.ap75, per_class=per_class),
+        notes=[*identity.notes, *_no_score(operating.scores().tolist())],
         coco=coco,
-        confidence={
-            name: interval(value, samples[name], drawn_from=len(ground_truth))
-            for name, value in observed.metrics().items()
-        },
+        confidence={name: intervals[name] for name in METRICS},
         curves=curves,
         num_layers=len(layers),
         nms=_sweep(ground_truth, layers, settings, progress),
-        duplicates=[
-            count_duplicates(
-                ground_truth,
-                found,
-                setting=setting,
-                nms_threshold=threshold,
-                score_threshold=score_threshold,
-                without_nms=without,
-            )
-            for setting, threshold, found in cases
-        ],
-        crowding=crowding_bins(
-            ground_truth, shipped, without if settings.nms_switched_off else None, score_threshold=score_threshold
-        ),
-        counting=counting(ground_truth, shipped, score_threshold=score_threshold),
-        query_limit=query_limit(ground_truth, shipped, settings.num_queries, settings.max_detections)
+        operating=operating.record(),
+        confusion=confusion_matrix(ground_truth, seen),
+        extra_boxes=_extra_boxes(ground_truth, layers[-1], settings, sets),
+        crowds=sets.crowds.records(values, intervals),
+        counting=counting(ground_truth, operating),
+        query_limit=query_limit(ground_truth, found, settings.num_queries, settings.max_detections)
         if settings.num_queries
         else None,
-        errors=error_kinds(ground_truth, shipped),
+        errors=error_kinds(ground_truth, shipped, max_detections=limit),
     )
     progress()
-    return Measured(record=record, samples=samples, f1_per_image=f1_per_image(ground_truth, seen).tolist())
+    return Measured(record=record, samples=samples, f1_per_image=operating.f1_per_image().tolist())
+
+
+def _no_score(scores: Sequence[float]) -> list[str]:
+    """A note if detections count on half of the images at most."""
+    unknown = sum(math.isnan(x) for x in scores)
+    if not unknown:
+        return []
+    half, other = ("", "") if unknown == 2 else (" on one half of the images", " on the other half")
+    return [f"no score gives an F1 above 0{half}, so none of its detections counts{other}"]
+
+
+def _extra_boxes(
+    ground_truth: GroundTruth, layer: Layer, settings: ShippedSettings, sets: SetFigures
+) -> list[ExtraBoxes]:
+    """As shipped, without NMS, and with the usual NMS, each where it is no copy of another."""
+    shipped, without = sets.operating.shipped, sets.operating.without_nms
+    cases = [("shipped", settings.nms_threshold, shipped)]
+    if without is not None and settings.nms_threshold is not None:
+        cases.append(("without NMS", None, without))
+    if without is not None and settings.nms_threshold != USUAL_NMS:
+        found = find(ground_truth, limit_per_class(layer(USUAL_NMS)[0], coco_limit(settings)))
+        cases.append(("with NMS", USUAL_NMS, found))
+    reference = shipped if without is None else without
+    return [
+        extra_boxes(ground_truth, sets.operating, found, reference, setting=setting, nms_threshold=threshold)
+        for setting, threshold, found in cases
+    ]
 
 
 def num_steps(settings: ShippedSettings, num_layers: int) -> int:
@@ -166,12 +184,3 @@ def _sweep(
             )
             progress()
     return points
-
-
-def f1_per_image(ground_truth: GroundTruth, detections: Detections) -> np.ndarray:
-    """(N,) F1 at IoU 0.5 of each image, 0-1."""
-    matches = match(ground_truth, detections, ious=np.array([MATCH_IOU]))
-    hits = np.bincount(matches.image[matches.correct[0]], minlength=len(ground_truth))
-    counted = np.bincount(matches.image[~matches.ignored[0]], minlength=len(ground_truth))
-    total = counted + matches.objects.sum(1)
-    return np.divide(2 * hits, total, out=np.ones(len(ground_truth)), where=total > 0)

@@ -17,9 +17,10 @@ import numpy as np
 from ..records.comparison import Difference
 from ..records.figures import FEWEST, Interval
 from .matching import PrecisionCurves
+from .sets import SetFigures
 
-METRICS = ("ap", "ap50", "ap75", "ar_max", "pairs_50", "mean_absolute_error")
-"""What has an interval: figures of `CocoMetrics`, and of `Duplicates` and `Counting` as shipped."""
+METRICS = ("ap", "ap50", "ap75", "ar_max", "recall", "extra", "count_error")
+"""What is compared: figures of `CocoMetrics`, and of `ScorePoint` at the operating point."""
 
 _PERCENTILES = (2.5, 97.5)
 
@@ -32,41 +33,46 @@ def image_draws(num_images: int, resamples: int, seed: int = 0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Observed:
-    """What the figures of the `METRICS` are computed from.
+    """What the figures that have an interval are computed from.
 
     Args:
         curves: at COCO's ten IoU thresholds.
-        pairs_50: (N,) same-class pairs of each image.
-        count_error: (N,) detections minus objects of each image.
+        sets: the figures at the operating point.
     """
 
     curves: PrecisionCurves
-    pairs_50: np.ndarray
-    count_error: np.ndarray
+    sets: SetFigures
 
-    def metrics(self, weights: np.ndarray | None = None) -> dict[str, float]:
-        """The `METRICS` when image i counts `weights[i]` times, (N,); default once."""
-        ap = self.curves.average_precision(weights)
-        values = (
-            ap.mean(),
-            ap[0],
-            ap[5],
-            self.curves.average_recall(weights),
-            np.average(self.pairs_50, weights=weights),
-            np.average(np.abs(self.count_error), weights=weights),
-        )
-        return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
+    def metrics(self) -> dict[str, float]:
+        """The `METRICS` of the images as they are, and more, see `SetFigures`."""
+        once = np.ones((1, len(self.sets.operating.half_of)), dtype=np.int64)
+        return {name: float(values[0]) for name, values in self.resampled(once).items()}
+
+    def resampled(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """The same, (R,) of each, when image i counts `draws[r, i]` times.
+
+        Args:
+            draws: (R, N), see `image_draws`.
+        """
+        ap = np.array([self.curves.average_precision(weights) for weights in draws])  # (R, T)
+        recall = np.array([self.curves.average_recall(weights) for weights in draws])
+        return {
+            "ap": ap.mean(1),
+            "ap50": ap[:, 0],
+            "ap75": ap[:, 5],
+            "ar_max": recall,
+            **self.sets.resampled(draws),
+        }
 
 
 def bootstrap(observed: Observed, draws: np.ndarray) -> dict[str, list[float]]:
-    """The `METRICS` of every resample.
+    """What `Observed` tells of every resample.
 
     Args:
         observed: of one model.
         draws: see `image_draws`.
     """
-    rows = [observed.metrics(weights) for weights in draws]
-    return {name: [row[name] for row in rows] for name in METRICS}
+    return {name: values.tolist() for name, values in observed.resampled(draws).items()}
 
 
 def interval(value: float, samples: Sequence[float], *, drawn_from: int = FEWEST) -> Interval:

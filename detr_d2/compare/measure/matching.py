@@ -101,6 +101,16 @@ def match(
     )
 
 
+def limit_per_class(detections: Detections, max_detections: int) -> Detections:
+    """The best scored detections of each image and class.
+
+    Args:
+        detections: of N images.
+        max_detections: the most that are kept of an image and class.
+    """
+    return detections.select(_rank_in_class(detections) < max_detections)
+
+
 def _rank_in_class(detections: Detections) -> np.ndarray:
     """(D,) how many detections of the same image and class come before each."""
     group = detections.image_of * (detections.classes.max(initial=0) + 1) + detections.classes

@@ -108,17 +108,17 @@ class CountGroup:
 
 @dataclass(frozen=True)
 class Counting:
-    """Number of detections, as shipped and scored at least `score_threshold`, against the number of objects.
+    """Number of detections, as shipped and at the operating point, against the number of objects.
+
+    Detections on crowd regions that count for no object are left out.
 
     Args:
-        score_threshold: of the detections that count.
         mean_error: mean over images of detections minus objects.
         mean_absolute_error: mean of its size.
         exact_share: images with the right number, 0-100.
         groups: by the number of objects, ascending.
     """
 
-    score_threshold: float
     mean_error: float
     mean_absolute_error: float
     exact_share: float
@@ -133,7 +133,7 @@ class QueryGroup:
         low, high: objects of an image.
         num_images: such images.
         num_objects: in them.
-        missed: those that no detection of their class overlaps with IoU >= 0.5, at any score, one detection each.
+        missed: those that no detection counts for, at any score; see `ScorePoint`.
     """
 
     low: int
@@ -261,9 +261,11 @@ class CrowdBin:
         num_objects: in it; under `FEWEST_OBJECTS` no verdict is drawn.
         recall: share of them that is found by the detections as shipped.
         recall_without_nms: by those without NMS and without the limit on detections; None if that is not known.
-        chance: recall without NMS of a detector that sees only one object of each overlapping pair: the model's own
-            boxes around isolated objects, put on one of the two, find the other by chance; NaN if not known.
-        lost: what NMS loses beyond what chance would find, never below 0; None if that is not known.
+        chance: recall without NMS of a detector that sees only the objects that are found as shipped: where it sees one
+            of two that overlap, its boxes around isolated objects, put there, find the other by chance; NaN if not
+            known.
+        lost: `recall_without_nms` minus `chance`, what NMS loses beyond what chance would find; never below 0; None if
+            that is not known.
         ap: normalised AP at IoU 0.5: precision is R N / (R N + F), R the recall in the bin, N the objects of the class
             and F its false positives in the whole set; mean over the classes of the bin.
     """

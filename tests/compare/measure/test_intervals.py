@@ -8,12 +8,12 @@ from detection_cases import perfect, random_case
 
 from detr_d2.compare.measure.intervals import METRICS, Observed, bootstrap, difference, image_draws, interval
 from detr_d2.compare.measure.matching import PrecisionCurves, match
+from detr_d2.compare.measure.sets import SetFigures
 from detr_d2.evaluation.arrays import Detections, GroundTruth
 
 
 def observe(truth: GroundTruth, found: Detections) -> Observed:
-    numbers = np.arange(len(truth))
-    return Observed(PrecisionCurves(match(truth, found)), pairs_50=numbers, count_error=1 - numbers)
+    return Observed(PrecisionCurves(match(truth, found)), SetFigures.of(truth, found, None))
 
 
 def test_every_draw_takes_as_many_images_as_there_are() -> None:
@@ -50,14 +50,15 @@ def test_perfect_detections_have_no_spread() -> None:
 def test_figures_of_weighted_images() -> None:
     truth, found = random_case(4, num_images=4)
     observed = observe(truth, found)
-    assert list(observed.metrics()) == list(METRICS)
-    assert observed.metrics()["pairs_50"] == pytest.approx((0 + 1 + 2 + 3) / 4)
-    assert observed.metrics()["mean_absolute_error"] == pytest.approx((1 + 0 + 1 + 2) / 4)
-    weighted = observed.metrics(np.array([0, 3, 0, 1]))
-    assert weighted["pairs_50"] == pytest.approx((3 * 1 + 3) / 4)
-    assert weighted["mean_absolute_error"] == pytest.approx(2 / 4)
-    only = observed.metrics(np.array([0, 0, 1, 0]))
-    assert only["ar_max"] != pytest.approx(observed.metrics()["ar_max"])
+    values = observed.metrics()
+    assert set(METRICS) <= set(values)
+    assert values["recall"] == observed.sets.operating.record().at.recall
+    draws = np.array([[1, 1, 1, 1], [0, 3, 0, 1], [0, 0, 1, 1]])
+    samples = bootstrap(observed, draws)
+    assert set(samples) == set(values)
+    assert samples["ap"][0] == pytest.approx(values["ap"])
+    assert samples["ar_max"][1] == pytest.approx(observed.curves.average_recall(draws[1]))
+    assert samples["ap50"][2] == pytest.approx(observed.curves.average_precision(draws[2])[0])
 
 
 def test_a_difference_is_paired() -> None:
