@@ -119,7 +119,8 @@ def without_images_elsewhere(comparison: Comparison) -> tuple[Comparison, list[s
         path = os.path.abspath(find_image(entry.file_name, comparison.dataset.image_root))
         return bool(root) and os.path.dirname(root) != root and os.path.commonpath([root, path]) == root
 
-    pictures = [*comparison.gallery, *(x for model in comparison.models for x in model.removals)]
+    pictures: list[GalleryImage | Removal] = [*comparison.gallery]
+    pictures += [x for model in comparison.models for x in model.removals]
     outside = list(dict.fromkeys(entry.file_name for entry in pictures if not below(entry)))
     models = [replace(model, removals=[x for x in model.removals if below(x)]) for model in comparison.models]
     gallery = [entry for entry in comparison.gallery if below(entry)]

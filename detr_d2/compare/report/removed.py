@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ..records.comparison import Comparison, ModelComparison
 from ..records.pictures import Removal
@@ -14,8 +15,8 @@ from .gallery import data_uri, find_image, read_picture, unreadable
 MAX_SIDE = 240
 """Longest side of an embedded crop, in pixels."""
 
-_MARGIN = 0.2  # of the longer side of what a crop must show, on each side
-_SMALLEST_MARGIN = 4  # pixels
+_MARGIN = 0.2  # on each side, of the longer side of what a crop must show
+_SMALLEST_SIDE = 16  # pixels
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _says(model: ModelComparison, shown: int) -> str:
     if not number:
         return f"At its operating point NMS takes no right detection away from {model.label}."
     lost = "1 object loses its right detection" if number == 1 else f"{number:,} objects lose their right detections"
-    left_out = f"; the {shown} with the best scored ones are shown" if 0 < shown < number else ""
+    left_out = f"; the {shown} of the highest scores are shown" if 0 < shown < number else ""
     return f"{model.label}: {lost} to NMS{left_out}."
 
 
@@ -126,12 +127,11 @@ def _crop(removal: Removal, comparison: Comparison) -> Crop:
 
 
 def _window(removal: Removal) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) around the three boxes, inside the image, in whole pixels."""
-    boxes: Sequence[Sequence[float]] = (removal.object_box, removal.removed_box, removal.kept_box)
-    low = [min(box[axis] for box in boxes) for axis in (0, 1)]
-    high = [max(box[axis + 2] for box in boxes) for axis in (0, 1)]
-    margin = max(_SMALLEST_MARGIN, _MARGIN * max(high[0] - low[0], high[1] - low[1]))
-    size = (removal.width, removal.height)
-    left, top = (min(max(0, math.floor(x - margin)), s - 1) for x, s in zip(low, size, strict=True))
-    right, bottom = (max(min(s, math.ceil(x + margin)), 1) for x, s in zip(high, size, strict=True))
+    """(left, top, right, bottom) of a square around the three boxes in whole pixels, or as much as the image has."""
+    boxes = np.array([removal.object_box, removal.removed_box, removal.kept_box])
+    size = np.array([removal.width, removal.height])
+    low, high = np.maximum(boxes[:, :2].min(0), 0), np.minimum(boxes[:, 2:].max(0), size)
+    side = np.minimum(max(_SMALLEST_SIDE, math.ceil((1 + 2 * _MARGIN) * (high - low).max())), size)
+    start = np.clip(np.floor((low + high - side) / 2), 0, size - side)
+    left, top, right, bottom = (int(x) for x in (*start, *(start + side)))
     return left, top, right, bottom

@@ -12,7 +12,10 @@ A_60: Box = (0, 10, 40, 50)  # IoU with A: 30 / 50 = 0.6
 FAR: Box = (100, 50, 140, 90)
 
 
-def counted(*images: tuple[list[tuple[Box, int]], list[tuple[Box, int, float]]]) -> list[list[int]]:
+Case = tuple[list[tuple[Box, int]], list[tuple[Box, int, float]]]
+
+
+def counted(*images: Case) -> list[list[int]]:
     truth, found = ground_truth([x for x, _ in images]), detections([x for _, x in images])
     matrix = confusion_matrix(truth, found)
     assert matrix is not None
@@ -23,7 +26,7 @@ def counted(*images: tuple[list[tuple[Box, int]], list[tuple[Box, int, float]]])
 def test_right_mistaken_missed_and_made_up() -> None:
     right = ([(A, 0), (FAR, 1)], [(A, 0, 0.9), (FAR, 1, 0.8)])
     mistaken = ([(A, 0)], [(A, 1, 0.9)])
-    missed = ([(FAR, 1)], [])
+    missed: Case = ([(FAR, 1)], [])
     made_up = ([(A, 1)], [(A, 1, 0.9), (FAR, 0, 0.8), (A, 1, 0.7)])  # elsewhere, and the object once more
     assert counted(right, mistaken, missed, made_up) == [[1, 1, 0], [0, 2, 1], [1, 1, 0]]
 

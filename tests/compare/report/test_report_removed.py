@@ -48,22 +48,30 @@ def with_removals(example: Comparison, *removals: Removal, **changes: Any) -> Co
 def test_a_crop_holds_the_three_boxes(example: Comparison, removal: Removal) -> None:
     (strip,) = removed_strips(with_removals(example, removal))
     (crop,) = strip.crops
-    # Around 180 to 300 and 90 to 150, with a fifth of 120 pixels on each side.
-    assert (crop.width, crop.height) == (120 + 48, 60 + 48)
+    # A square around 180 to 300 and 90 to 150, with a fifth of 120 pixels on each side: from (156, 36).
+    assert (crop.width, crop.height) == (168, 168)
     places = {x.kind: (x.x, x.y, x.width, x.height) for x in crop.rectangles}
-    assert places == {"object": (44, 34, 100, 50), "kept": (24, 24, 110, 60), "removed": (49, 34, 95, 48)}
+    assert places == {"object": (44, 64, 100, 50), "kept": (24, 54, 110, 60), "removed": (49, 64, 95, 48)}
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(crop.picture.partition(",")[2]))), dtype=int)
-    assert picture.shape == (108, 168, 3)
-    assert picture[38:80, 48:140, 0].min() > 200
-    assert picture[38:80, :38, 0].max() < 60
+    assert picture.shape == (168, 168, 3)
+    assert picture[68:110, 48:140, 0].min() > 200
+    assert picture[68:110, :38, 0].max() < 60
     assert crop.caption == "triangle <b>: 0.88 removed for 0.93, IoU 0.75"
 
 
 def test_a_crop_ends_where_the_image_does_and_is_small(example: Comparison, removal: Removal) -> None:
     whole = replace(removal, object_box=[0.0, 0.0, 400.0, 300.0])
-    (strip,) = removed_strips(with_removals(example, whole))
-    assert (strip.crops[0].width, strip.crops[0].height) == (400, 300)
+    corner = replace(removal, object_box=[0.0, 0.0, 20.0, 20.0], removed_box=[0, 0, 2, 2], kept_box=[0, 0, 2, 2])
+    outside = replace(
+        removal,
+        object_box=[380.0, 280.0, 500.0, 400.0],
+        removed_box=[380, 280, 400, 300],
+        kept_box=[380, 280, 400, 300],
+    )
+    (strip,) = removed_strips(with_removals(example, whole, corner, outside))
+    assert [(x.width, x.height) for x in strip.crops] == [(400, 300), (28, 28), (28, 28)]
     assert Image.open(io.BytesIO(base64.b64decode(strip.crops[0].picture.partition(",")[2]))).size == (240, 180)
+    assert [(x.rectangles[0].x, x.rectangles[0].y) for x in strip.crops[1:]] == [(0, 0), (8, 8)]
 
 
 def test_a_lost_image_is_named(example: Comparison, removal: Removal) -> None:
@@ -118,9 +126,9 @@ def test_strip_on_the_page(example: Comparison, removal: Removal, section: Any) 
     assert figure.find("img").attributes["alt"].startswith("Part of a <b>.png: an object (triangle <b>)")
     kinds = [group.attributes["class"] for group in figure.find_all("g")]
     assert kinds == ["crop-object", "crop-kept", "crop-removed"]
-    assert figure.find("svg").attributes["viewbox"] == "0 0 168 108"
+    assert figure.find("svg").attributes["viewbox"] == "0 0 168 168"
     line = list(figure.find_all("rect", class_="line"))[2]
-    assert [line.attributes[key] for key in ("x", "y", "width", "height")] == ["49", "34", "95", "48"]
+    assert [line.attributes[key] for key in ("x", "y", "width", "height")] == ["49", "64", "95", "48"]
     assert figure.find("figcaption").text() == "triangle <b>: 0.88 removed for 0.93, IoU 0.75"
 
 

@@ -19,8 +19,8 @@ _SIZE = (12.0, 6.3)  # inches
 _MOST_MODELS = 5
 _USUAL_NMS = 0.5
 
-_COLUMNS = (0.035, 0.275, 0.385, 0.525)  # left edges: model, AP, AP without and with NMS, time
-_TOP, _LOWEST = 0.63, 0.14  # first and last possible row of the table
+_COLUMNS = (0.035, 0.265, 0.375, 0.555)  # left edges: model, AP, AP without and with NMS, time
+_TOP, _LOWEST, _MOST_STEP = 0.61, 0.14, 0.18  # first and last possible row of the table, and the widest step
 
 
 def summary_figure(comparison: Comparison, sweep: Plot | None) -> Figure:
@@ -39,7 +39,7 @@ def summary_figure(comparison: Comparison, sweep: Plot | None) -> Figure:
         _write(figure, x, 0.715, head.replace(" NMS", "\nNMS").replace(" per", "\nper"), size=12, colour=MUTED)
     series = live_series(comparison)
     shown = series[:_MOST_MODELS]
-    step = min(0.13, (_TOP - _LOWEST) / max(1, len(shown) - 1)) if len(shown) > 1 else 0.13
+    step = min(_MOST_STEP, (_TOP - _LOWEST) / max(1, len(shown) - 1))
     for row, one in enumerate(shown):
         _model(figure, one, _TOP - row * step)
     if len(series) > len(shown):
@@ -78,15 +78,15 @@ def _model(figure: Figure, one: Series, y: float) -> None:
     figure.add_artist(Line2D([_COLUMNS[0], _COLUMNS[0] + 0.03], [y + 0.012] * 2, markevery=[1], **style))
     _write(figure, _COLUMNS[0] + 0.045, y, _short(one.model.label, 20), size=15)
     for x, text, detail in zip(_COLUMNS[1:], (ap, change, time), (interval, at, ""), strict=True):
-        _write(figure, x, y, text, size=17, weight="bold")
-        _write(figure, x, y - 0.038, detail, size=10, colour=MUTED)
+        _write(figure, x, y, text, size=18, weight="bold")
+        _write(figure, x, y - 0.04, detail, size=10.5, colour=MUTED)
 
 
 def _enlarge(axes: Axes) -> None:
     """Text and lines that are read in a small picture of the picture."""
     axes.set_title("AP over the threshold of NMS", fontsize=13)
-    axes.xaxis.label.set_size(12)
-    axes.yaxis.label.set_size(12)
+    axes.xaxis.label.set_fontsize(12)
+    axes.yaxis.label.set_fontsize(12)
     axes.tick_params(labelsize=11)
 
 
