@@ -101,7 +101,8 @@ def _says(model: ModelComparison, shown: int) -> str:
     if not number:
         return f"At its operating point NMS takes no right detection away from {model.label}."
     lost = "1 object loses its right detection" if number == 1 else f"{number:,} objects lose their right detections"
-    left_out = f"; the {shown} of the highest scores are shown" if 0 < shown < number else ""
+    verb = "is" if shown == 1 else "are"
+    left_out = f"; {shown} of the highest scores {verb} shown" if 0 < shown < number else ""
     return f"{model.label}: {lost} to NMS{left_out}."
 
 
