@@ -76,7 +76,7 @@ def _model(figure: Figure, one: Series, y: float) -> None:
     ap, interval, change, at, time = headline_figures(one.model)
     style = {**series_style(one.index), "markersize": 8, "linewidth": 2.5}
     figure.add_artist(Line2D([_COLUMNS[0], _COLUMNS[0] + 0.03], [y + 0.012] * 2, markevery=[1], **style))
-    _write(figure, _COLUMNS[0] + 0.045, y, _short(one.model.label, 20), size=15)
+    _write(figure, _COLUMNS[0] + 0.045, y, _short(one.model.label, 18), size=14.5)
     for x, text, detail in zip(_COLUMNS[1:], (ap, change, time), (interval, at, ""), strict=True):
         _write(figure, x, y, text, size=18, weight="bold")
         _write(figure, x, y - 0.04, detail, size=10.5, colour=MUTED)
