@@ -20,7 +20,7 @@ _MOST_MODELS = 5
 _USUAL_NMS = 0.5
 
 _COLUMNS = (0.035, 0.265, 0.375, 0.555)  # left edges: model, AP, AP without and with NMS, time
-_TOP, _LOWEST, _MOST_STEP = 0.61, 0.14, 0.18  # first and last possible row of the table, and the widest step
+_TOP, _LOWEST, _MOST_STEP = 0.61, 0.14, 0.22  # first and last possible row of the table, and the widest step
 
 
 def summary_figure(comparison: Comparison, sweep: Plot | None) -> Figure:
@@ -46,7 +46,7 @@ def summary_figure(comparison: Comparison, sweep: Plot | None) -> Figure:
         _write(figure, _COLUMNS[0], 0.06, f"and {len(series) - len(shown)} more", size=12, colour=MUTED)
     _write(figure, 0.97, 0.03, "detr_d2 compare", size=11, colour=MUTED, align="right")
     if sweep is not None:
-        axes = figure.add_axes((0.665, 0.17, 0.305, 0.56))
+        axes = figure.add_axes((0.69, 0.17, 0.28, 0.56))
         sweep.draw_on(axes)
         _enlarge(axes)
     return figure
