@@ -86,7 +86,7 @@ def _matrix(name: str, label: str, confusion: ConfusionMatrix) -> HeatTable:
         ]
         rows.append((title, cells))
     return HeatTable(
-        name, f"{label}: objects, and the detections on them", ["object", *confusion.names, _NOT_FOUND], rows
+        name, f"{label}: detections on objects", ["object", *confusion.names, _NOT_FOUND], rows
     )
 
 
