@@ -78,6 +78,7 @@ def test_ground_truth_of_a_coco_file(tiny_coco: CocoFiles) -> None:
     summary = summarise(first, limited=True, fingerprint="f")
     assert (summary.num_objects, summary.num_crowd, summary.max_objects) == (2, 0, 2)
     assert summary.objects_per_class == [1, 1, 0]
+    assert summary.overlapped_share == 0
     assert summary.annotations == str(tiny_coco.annotations)
 
 

@@ -52,11 +52,11 @@ def test_round_trip(tmp_path: Path) -> None:
         ),
         (lambda x: x["dataset"].update(num_images=True), r"dataset\.num_images is True, expected int"),
         (lambda x: x["models"][0]["confidence"].update(ap=5), r"models\[0\]\.confidence\.ap is 5, expected dict"),
-        (lambda x: x.update(format=99), "its format is not 2; make it again"),
+        (lambda x: x.update(format=99), "its format is not 3; make it again"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, change: Any, message: str) -> None:
-    content = {"format": 2, **to_json(example_comparison())}
+    content = {"format": 3, **to_json(example_comparison())}
     change(content)
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message) as caught:

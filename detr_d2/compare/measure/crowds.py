@@ -97,13 +97,20 @@ class Crowds:
         if self._without_nms is not None:
             without = self._without_nms.object_scores >= limit
             figures["recall_without_nms"] = mean_in_bins(without, self._bin_of, weight)
-            if self._chance is not None:
-                by_chance = self._chance.of_objects(found, thresholds, weights)
-                by_chance = np.where(np.isnan(by_chance), without, by_chance)  # where nothing is known, nothing is lost
-                expected = np.where(found, 1.0, by_chance)
-                figures["chance"] = mean_in_bins(expected, self._bin_of, weight)
-                figures["lost"] = mean_in_bins(without - expected, self._bin_of, weight)
+            expected = self._expected(found, without, thresholds, weights)
+            figures["chance"] = mean_in_bins(expected, self._bin_of, weight)
+            figures["lost"] = mean_in_bins(without - expected, self._bin_of, weight)
         return {crowd_key(i, name): float(x) for name, values in figures.items() for i, x in enumerate(values)}
+
+    def _expected(
+        self, found: np.ndarray, without: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
+        """(M,) probability that each object is found without NMS by a detector that sees only what is found with it."""
+        if self._chance is None:
+            return np.full(len(found), np.nan)
+        by_chance = self._chance.of_objects(found, thresholds, weights)
+        by_chance = np.where(np.isnan(by_chance), without, by_chance)  # where nothing is known, nothing is lost
+        return np.where(found, 1.0, by_chance)
 
     def records(self, values: Mapping[str, float], intervals: Mapping[str, Interval]) -> list[CrowdBin]:
         """One for each of the `BINS`.
@@ -118,11 +125,13 @@ class Crowds:
                 low=low,
                 high=high,
                 num_objects=numbers[i],
-                recall=intervals[crowd_key(i, "recall")],
-                recall_without_nms=intervals.get(crowd_key(i, "recall_without_nms")),
+                recall=_percent(intervals[crowd_key(i, "recall")]),
+                recall_without_nms=None
+                if self._without_nms is None
+                else _percent(intervals[crowd_key(i, "recall_without_nms")]),
                 chance=values.get(crowd_key(i, "chance"), float("nan")),
-                lost=_not_negative(intervals.get(crowd_key(i, "lost"))),
-                ap=intervals[crowd_key(i, "ap")],
+                lost=None if self._chance is None else _percent(intervals[crowd_key(i, "lost")]),
+                ap=_percent(intervals[crowd_key(i, "ap")]),
             )
             for i, (low, high) in enumerate(BINS)
         ]
@@ -133,10 +142,9 @@ def crowd_key(index: int, name: str) -> str:
     return f"crowds[{index}].{name}"
 
 
-def _not_negative(x: Interval | None) -> Interval | None:
-    if x is None:
-        return None
-    value, low, high = (float(np.maximum(bound, 0.0)) for bound in (x.value, x.low, x.high))  # NaN stays
+def _percent(x: Interval) -> Interval:
+    """Cut to what a percentage can be; NaN stays."""
+    value, low, high = (float(np.clip(bound, 0, 100)) for bound in (x.value, x.low, x.high))
     return replace(x, value=value, low=low, high=high)
 
 

@@ -8,7 +8,7 @@ it is not chosen on the images that it is judged by. A monotone change of the sc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ FIXED_SCORES = tuple(x / 100 for x in range(5, 100, 5))
 CURVE_POINTS = 100
 
 
-def halves(image_ids: Sequence[Any]) -> np.ndarray:
+def halves(image_ids: Iterable[Any]) -> np.ndarray:
     """(N,) 0 or 1, the half that each image belongs to: a bit of the SHA-256 of its id as text."""
     return np.array([hashlib.sha256(str(x).encode()).digest()[0] % 2 for x in image_ids], dtype=np.int64)
 

@@ -27,19 +27,9 @@ from .figures import (
 from .files import load_record, save_record
 from .pictures import GalleryImage, Removal
 from .results import RunResult
-from .sets import (
-    Counting,
-    CrowdBin,
-    CrowdingBin,
-    Cure,
-    Duplicates,
-    ExtraBoxes,
-    NmsPoint,
-    OperatingPoint,
-    QueryLimit,
-)
+from .sets import Counting, CrowdBin, Cure, ExtraBoxes, NmsPoint, OperatingPoint, QueryLimit
 
-COMPARISON_FORMAT = 2
+COMPARISON_FORMAT = 3
 """Version of the file layout; a file of another version is refused."""
 
 UNLIMITED = 10**6
@@ -167,8 +157,6 @@ class ModelComparison:
         curves: precision over recall at IoU 0.5, 0.75 and the mean.
         num_layers: decoder layers in `nms`; 1 for models without decoder.
         nms: AP and number of detections for every layer and NMS threshold.
-        duplicates: as shipped, without NMS, with NMS.
-        crowding: bins, ascending.
         counting: number of objects.
         query_limit: None for models without queries.
         errors: six kinds; in AP50 of `run`.
@@ -200,8 +188,6 @@ class ModelComparison:
     curves: list[PrecisionRecall] = field(default_factory=list)
     num_layers: int = 1
     nms: list[NmsPoint] = field(default_factory=list)
-    duplicates: list[Duplicates] = field(default_factory=list)
-    crowding: list[CrowdingBin] = field(default_factory=list)
     counting: Counting | None = None
     query_limit: QueryLimit | None = None
     errors: list[ErrorKind] = field(default_factory=list)

@@ -33,60 +33,6 @@ class NmsPoint:
 
 
 @dataclass(frozen=True)
-class Duplicates:
-    """Same-class detections on top of each other, among those scored at least `score_threshold`.
-
-    Args:
-        setting: "shipped", "without NMS", or "with NMS" (IoU `nms_threshold`).
-        nms_threshold: of that NMS, None where there is none.
-        score_threshold: of the detections that count.
-        detections: how many there are.
-        pairs_50, pairs_70: same-class pairs per image with IoU > 0.5 and > 0.7, mean over images.
-        images_with_pairs: images with a pair of IoU > 0.5.
-        covered: objects that a detection of their class overlaps with IoU >= 0.5.
-        covered_twice: objects so overlapped by two or more.
-        true_positives: objects found at IoU 0.5, one detection each (COCO's matching).
-        removed_true_positives: objects found without NMS and lost in this setting; 0 without NMS.
-
-    Without NMS there is no limit on detections either, or it would cut off what is counted here.
-    """
-
-    setting: str
-    nms_threshold: float | None
-    score_threshold: float
-    detections: int
-    pairs_50: float
-    pairs_70: float
-    images_with_pairs: int
-    covered: int
-    covered_twice: int
-    true_positives: int
-    removed_true_positives: int
-
-
-@dataclass(frozen=True)
-class CrowdingBin:
-    """Objects whose largest IoU with another object of their class is in [low, high).
-
-    Args:
-        low, high: of the bin; a first bin of 0 and 0 holds the objects that touch no other.
-        num_objects: in it.
-        recall: share of them found at IoU 0.5 by the detections as shipped with score >= `score_threshold`.
-        recall_without_nms: the same without NMS, and without the limit on detections.
-        ap50: AP at IoU 0.50 of those objects, mean over classes; detections matched to others are ignored.
-        score_threshold: of the two recalls.
-    """
-
-    low: float
-    high: float
-    num_objects: int
-    recall: float
-    recall_without_nms: float
-    ap50: float
-    score_threshold: float
-
-
-@dataclass(frozen=True)
 class CountGroup:
     """Images with `low` to `high` objects, both included.
 

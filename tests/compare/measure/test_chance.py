@@ -19,7 +19,14 @@ CROWDED = 5
 
 
 def scene(
-    seed: int, *, sees: int, noise: float, copies: int = 4, pairs: int = 60, isolated: int = 60
+    seed: int,
+    *,
+    sees: int,
+    noise: float,
+    noise_of_pairs: float | None = None,
+    copies: int = 4,
+    pairs: int = 60,
+    isolated: int = 60,
 ) -> tuple[GroundTruth, Detections]:
     """One object an image, or two that overlap by 0.7 to 0.95, and what a detector knows without NMS.
 
@@ -27,6 +34,7 @@ def scene(
         seed: of it all.
         sees: of two objects that overlap, one of them, drawn by lot, or both.
         noise: standard deviation of each corner's coordinates, in units of width and height.
+        noise_of_pairs: the same of boxes of objects that overlap; default: no other.
         copies: boxes of each object that it sees.
         pairs, isolated: images with two objects, and with one.
     """
@@ -41,14 +49,15 @@ def scene(
             shift[axis] = size[axis] * (1 - iou) / (1 + iou)
             boxes.append(boxes[0] + np.tile(shift, 2))
         seen = boxes if sees == 2 else [boxes[int(random.integers(len(boxes)))]]
-        noisy = [box + noise * np.tile(size, 2) * random.normal(size=4) for box in seen for _ in range(copies)]
+        spread = noise_of_pairs if noise_of_pairs is not None and image < pairs else noise
+        noisy = [box + spread * np.tile(size, 2) * random.normal(size=4) for box in seen for _ in range(copies)]
         objects.append([(_box(box), 0) for box in boxes])
         found.append([(_box(box), 0, float(random.uniform(0.5, 1))) for box in noisy])
     return ground_truth(objects, num_classes=1), detections(found)
 
 
 def _box(values: np.ndarray) -> Box:
-    return tuple(values.tolist())  # type: ignore[return-value]
+    return tuple(values.tolist())
 
 
 def figures(
@@ -105,12 +114,22 @@ def test_lost_is_what_is_found_without_nms_beyond_chance() -> None:
     assert result["lost"].value == pytest.approx(result["without"].value - result["chance"].value)
 
 
+def _claims(**options: float) -> np.ndarray:
+    """What is said to be lost before the cut at 0, in each of 40 data sets of a detector that sees one of two."""
+    scenes = (scene(seed, sees=1, noise=0.045, **options) for seed in range(40))  # type: ignore[arg-type]
+    return np.array([figures(*x, resamples=6)["claim"].value for x in scenes])
+
+
 @pytest.mark.slow
 def test_the_claim_is_unbiased() -> None:
-    """Mean over 60 data sets, for a detector that sees one of two."""
-    claims = [figures(*scene(seed, sees=1, noise=0.045), resamples=6)["claim"].value for seed in range(60)]
-    assert abs(np.mean(claims)) < 3 * np.std(claims) / np.sqrt(60) + 0.3
-    assert abs(np.mean(claims)) < 1
+    claims = _claims()
+    assert abs(claims.mean()) < min(1, 3 * claims.std() / np.sqrt(40))
+
+
+@pytest.mark.slow
+def test_the_claim_is_too_high_where_boxes_scatter_further_in_crowds() -> None:
+    """The limit of the method, which docs/comparison.md tells."""
+    assert 5 < _claims(noise_of_pairs=0.07).mean() < 13
 
 
 A: Box = (0, 0, 40, 40)
@@ -134,6 +153,10 @@ def test_boxes_of_isolated_objects_are_put_on_the_overlapping_ones() -> None:
     assert chance.of_objects(np.array([False, True, True]), np.full(2, 0.5), once).tolist() == [0, 0, 0]
     # A draw without the isolated object tells nothing.
     np.testing.assert_array_equal(chance.of_objects(found, np.full(2, 0.5), np.array([1, 0])), [0, np.nan, 0])
+    # As shipped both boxes stay, and both objects are found: the case is another one.
+    both = Chance(truth, raw, raw)
+    np.testing.assert_array_equal(both.of_objects(found, np.full(2, 0.5), once), [0, np.nan, 0])
+    assert both.of_objects(found, np.full(2, 0.7), once).tolist() == [0, 0, 0]
 
 
 def test_without_isolated_objects_nothing_is_known() -> None:
@@ -143,7 +166,12 @@ def test_without_isolated_objects_nothing_is_known() -> None:
     sets = SetFigures.of(truth, with_nms(raw, 0.5), raw)
     values = sets.resampled(np.ones((1, 1), dtype=np.int64))
     assert crowd_key(4, "recall_without_nms") in values
-    assert crowd_key(4, "lost") not in values
+    assert np.isnan(values[crowd_key(4, "lost")][0])
+    intervals = {name: interval(float(x[0]), x.tolist()) for name, x in values.items()}
+    crowd = sets.crowds.records({name: x.value for name, x in intervals.items()}, intervals)[4]
+    assert crowd.lost is None
+    assert np.isnan(crowd.chance)
+    assert crowd.recall_without_nms is not None
 
 
 def test_several_found_neighbours_have_a_chance_each() -> None:

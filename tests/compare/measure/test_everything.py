@@ -29,7 +29,9 @@ FAR: Box = (100, 50, 140, 90)
 def measured(truth: GroundTruth, found: Detections, shipped: ShippedSettings, **options: Any) -> Measured:
     run = RunResult("M", "m.yaml", "d", math.nan, math.nan, math.nan)
     identity = ModelComparison("M", "other", run, "", "", "", shipped=shipped)
-    return measure(identity, truth, [offline(found)], image_draws(len(truth), 12), **options)
+    return measure(
+        identity, truth, [offline(found, limit=shipped.max_detections)], image_draws(len(truth), 12), **options
+    )
 
 
 def test_a_model_with_nms() -> None:
@@ -82,17 +84,32 @@ def test_a_model_that_finds_nothing_says_so() -> None:
     assert record.extra_boxes[0].detections == 0
 
 
-@pytest.mark.parametrize("power", [0.5, 3])
+def test_figures_at_the_operating_point_have_the_limit_of_ap() -> None:
+    truth = ground_truth([[(A, 0)]] * 2)
+    found = detections([[(FAR, 0, 0.9)] * 100 + [(A, 0, 0.5)], [(FAR, 0, 0.9)] * 99 + [(A, 0, 0.5)]])
+    record = measured(truth, found, replace(DETR, max_detections=200), score_threshold=0.1).record
+    assert record.operating is not None
+    assert record.operating.at.recall == 50  # COCO counts 100 of an image and class
+    more = replace(DETR, max_detections=200, num_queries=200)
+    record = measured(truth, found, more, score_threshold=0.1).record
+    assert record.operating is not None
+    assert record.operating.at.recall == 100
+    assert record.query_limit is not None
+    assert record.query_limit.groups[0].missed == 0
+
+
 @pytest.mark.parametrize("shipped", [WITH_NMS, DETR])
-def test_scores_of_another_scale_change_no_figure(power: float, shipped: ShippedSettings) -> None:
-    truth, found = random_case(7, num_images=40)
+def test_scores_of_another_scale_change_no_figure(shipped: ShippedSettings) -> None:
+    truth, found = random_case(7, num_images=25)
     found = replace(found, scores=found.scores.astype(np.float64))
     first = measured(truth, found, shipped)
-    other = measured(truth, replace(found, scores=found.scores**power), shipped)
-    assert to_json(other.samples) == to_json(first.samples)
-    assert other.f1_per_image == first.f1_per_image
-    before, after = (_without_scores(x.record) for x in (first, other))
-    assert before == after
+    assert first.record.operating is not None
+    assert first.record.operating.at.recall > 20
+    for power in (0.5, 3):
+        other = measured(truth, replace(found, scores=found.scores**power), shipped)
+        assert to_json(other.samples) == to_json(first.samples)
+        assert other.f1_per_image == first.f1_per_image
+        assert _without_scores(other.record) == _without_scores(first.record)
 
 
 def _without_scores(record: ModelComparison) -> Any:
