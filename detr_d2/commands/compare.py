@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..cli import quiet_libraries
 from ..compare.records.comparison import Comparison, ModelComparison, load_comparison
-from ..compare.report.files import REPORT, RESULTS, text_table, write_all
+from ..compare.report.files import FIGURES, REPORT, RESULTS, text_table, write_all
 from ..compare.report.gallery import without_images_elsewhere
 from ..files.output_folder import own_folder
 from ._options import add_import
@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="write the detections without NMS, too, at most N of an image (300), from score 0.001 on",
     )
+    parser.add_argument("--figures", action="store_true", help="write every plot as PNG and PDF, and summary.png, too")
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
     parser.add_argument(
         "--score-threshold",
@@ -124,10 +125,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(f"error: {x.label}: {x.failed}" for x in comparison.models), file=sys.stderr)
         print("error: none of the models could be measured, so there is no page", file=sys.stderr)
         return 1
-    write_all(comparison, output)
+    write_all(comparison, output, figures=args.figures)
     print(f"\n{text_table(comparison)}\n")
     print(f"results: {output / RESULTS}; tables: models.csv, per_class.csv, nms.csv, table.md, table.tex beside it")
     print(f"report:  {output / REPORT}")
+    if args.figures:
+        print(f"figures: {output / FIGURES}")
     return 1 if any(x.failed for x in comparison.models) else 0
 
 

@@ -1,8 +1,9 @@
-"""The images on which models disagree most, with everything that a page needs to draw them."""
+"""The images on which models disagree most, or fail, with everything that a page needs to draw them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,42 +14,68 @@ from .found.nms import Candidates, nms_order, scale_to_image
 from .records.comparison import ShippedSettings
 from .records.pictures import Boxes, GalleryImage
 
-GALLERY_SIZE = 12
+MOST_DIFFERING = 8
+WORST_OF_MODEL = 3
 SHOWN_SCORE = 0.05
 SHOWN_DETECTIONS = 300
 
 
+@dataclass(frozen=True)
+class Pick:
+    """An image of the gallery.
+
+    Args:
+        index: of the image.
+        disagreement: largest difference of F1 between two models, 0-1.
+        worst_of: labels of the models that have it among their worst.
+    """
+
+    index: int
+    disagreement: float
+    worst_of: list[str]
+
+
 def pick_images(
-    ground_truth: GroundTruth, f1_per_image: Sequence[Sequence[float]], count: int = GALLERY_SIZE
-) -> list[int]:
-    """Indices of the images with the largest difference in F1 between two models; of equals, those with more objects.
+    ground_truth: GroundTruth,
+    f1_per_image: Mapping[str, Sequence[float]],
+    *,
+    differing: int = MOST_DIFFERING,
+    worst: int = WORST_OF_MODEL,
+) -> list[Pick]:
+    """The images with the largest difference in F1 between two models, then the worst of each model.
+
+    Of images that are equal in this, those with more objects come first. An image of F1 1 is nobody's worst.
 
     Args:
         ground_truth: N images.
-        f1_per_image: (N,) of each model.
-        count: the most to pick.
+        f1_per_image: label -> (N,), at the operating point; at least one model.
+        differing: the most images to pick for their difference.
+        worst: the most to pick for each model.
     """
-    spread = disagreement(f1_per_image)
-    return np.lexsort((np.arange(len(spread)), -ground_truth.objects_per_image(), -spread))[:count].tolist()
+    values = np.array(list(f1_per_image.values()), dtype=np.float64)  # (models, N)
+    spread = values.max(0) - values.min(0)
+    objects = ground_truth.objects_per_image()
+    worst_of = {}
+    for label, f1 in zip(f1_per_image, values, strict=True):
+        order = np.lexsort((-objects, f1))
+        worst_of[label] = order[f1[order] < 1][:worst].tolist()
+    chosen = [*np.lexsort((-objects, -spread))[:differing].tolist(), *(i for x in worst_of.values() for i in x)]
+    return [
+        Pick(index, float(spread[index]), [label for label, images in worst_of.items() if index in images])
+        for index in dict.fromkeys(chosen)
+    ]
 
 
-def disagreement(f1_per_image: Sequence[Sequence[float]]) -> np.ndarray:
-    """(N,) largest difference between two models, 0-1."""
-    values = np.array(f1_per_image, dtype=np.float64)
-    return values.max(0) - values.min(0)
-
-
-def gallery_image(
-    ground_truth: GroundTruth, index: int, disagreement: float, detections: Mapping[str, Boxes]
-) -> GalleryImage:
+def gallery_image(ground_truth: GroundTruth, pick: Pick, detections: Mapping[str, Boxes], *, half: int) -> GalleryImage:
     """One image of the gallery.
 
     Args:
         ground_truth: N images.
-        index: of the image.
-        disagreement: of the models, 0-1.
+        pick: one of them.
         detections: label -> see `shown_detections`.
+        half: that the image belongs to, see `OperatingPoint`.
     """
+    index = pick.index
     height, width = ground_truth.sizes[index].tolist()
     own = ground_truth.of_image(index)
     corners = ground_truth.boxes_xywh[own].copy()
@@ -61,9 +88,11 @@ def gallery_image(
         image_id=json_id(ground_truth.image_ids[index]),
         width=width,
         height=height,
-        disagreement=disagreement,
+        disagreement=pick.disagreement,
         objects=objects,
         detections=dict(detections),
+        worst_of=pick.worst_of,
+        half=half,
     )
 
 

@@ -30,6 +30,7 @@ from .models import Contestant, map_classes
 from .records.comparison import CrashedImage, Difference, ModelComparison
 from .records.files import to_json
 from .records.pictures import GalleryImage
+from .removals import removals_of
 from .run_costs import add_costs
 from .run_gallery import gallery
 from .segmentation import Segmented
@@ -206,7 +207,8 @@ class ComparisonRun:
                     record, truth, found, draws, score_threshold=settings.score_threshold, progress=bar.update
                 )
             cured = cures(record, truth, found[-1], score_threshold=settings.score_threshold)
-            return replace(measured, record=replace(measured.record, cures=cured))
+            removed = removals_of(truth, found[-1], measured.record)
+            return replace(measured, record=replace(measured.record, cures=cured, removals=removed))
 
         what = {
             "version": MEASURE_VERSION,
@@ -228,7 +230,7 @@ class ComparisonRun:
         return result
 
     def gallery(self) -> list[GalleryImage]:
-        """The images on which the models disagree most."""
+        """The images on which the models disagree most, and the worst of each."""
         return gallery(self._finished, self.ground_truth)
 
     def add_costs(self, records: Sequence[ModelComparison]) -> tuple[list[ModelComparison], list[Difference]]:

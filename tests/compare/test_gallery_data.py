@@ -13,7 +13,7 @@ from detectron2.structures import BoxMode
 
 from detr_d2.compare.data import load_ground_truth, summarise
 from detr_d2.compare.found.nms import Candidates
-from detr_d2.compare.gallery_data import gallery_image, pick_images, shown_detections
+from detr_d2.compare.gallery_data import Pick, gallery_image, pick_images, shown_detections
 from detr_d2.compare.measure.everything import coco_limit, nms_thresholds
 from detr_d2.compare.models import map_classes, parse_models
 from detr_d2.compare.records.comparison import ShippedSettings
@@ -25,9 +25,19 @@ A, FAR = (0.0, 0.0, 40.0, 40.0), (100.0, 50.0, 140.0, 90.0)
 
 def test_images_of_largest_disagreement_first_then_those_with_more_objects() -> None:
     truth = ground_truth([[], [(A, 0)], [(A, 0), (FAR, 0)], []])
-    f1 = [[0.5, 0.5, 0.5, 1.0], [0.5, 0.5, 0.5, 0.1], [0.5, 0.5, 0.5, 0.9]]
-    assert pick_images(truth, f1) == [3, 2, 1, 0]
-    assert pick_images(truth, f1, count=2) == [3, 2]
+    f1 = {"x": [0.5, 0.5, 0.5, 1.0], "y": [0.5, 0.5, 0.5, 0.1], "z": [0.5, 0.5, 0.5, 0.9]}
+    assert [x.index for x in pick_images(truth, f1, worst=0)] == [3, 2, 1, 0]
+    assert pick_images(truth, f1, differing=2, worst=0) == [Pick(3, 0.9, []), Pick(2, 0, [])]
+
+
+def test_then_the_worst_of_each_model_of_equals_with_most_objects_first() -> None:
+    truth = ground_truth([[(A, 0)], [(A, 0), (FAR, 0)], [], [(A, 0)], [(A, 0)], [(A, 0)]])
+    f1 = {"x": [0.2, 0.2, 1.0, 0.9, 1.0, 0.3], "y": [1.0, 1.0, 1.0, 0.8, 1.0, 1.0]}
+    picks = pick_images(truth, f1, differing=1, worst=2)
+    assert [(x.index, x.worst_of) for x in picks] == [(1, ["x"]), (0, ["x"]), (3, ["y"])]
+    assert [x.disagreement for x in picks] == pytest.approx([0.8, 0.8, 0.1])
+    (most, *others) = pick_images(truth, {"x": f1["y"]}, differing=1)  # a single model differs from none
+    assert (most.index, [x.index for x in others]) == (1, [3])
 
 
 def test_shown_detections_know_which_of_them_are_shipped() -> None:
@@ -43,7 +53,8 @@ def test_shown_detections_know_which_of_them_are_shipped() -> None:
 
 def test_gallery_image() -> None:
     truth = ground_truth([[], [(A, 0), (FAR, 1)]], crowd=[(1, 1)])
-    image = gallery_image(truth, 1, 0.25, {})
+    image = gallery_image(truth, Pick(1, 0.25, ["x"]), {}, half=1)
+    assert (image.disagreement, image.worst_of, image.half) == (0.25, ["x"], 1)
     assert (image.image_id, image.file_name, image.width, image.height) == (11, "1.png", 200, 100)
     assert image.objects.boxes == [list(A), list(FAR)]
     assert image.objects.classes == [0, 1]

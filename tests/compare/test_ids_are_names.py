@@ -18,7 +18,7 @@ from detectron2.structures import Instances
 
 from detr_d2.benchmark.coco import random_detections, write_coco_file
 from detr_d2.compare.data import load_ground_truth
-from detr_d2.compare.gallery_data import gallery_image
+from detr_d2.compare.gallery_data import Pick, gallery_image
 from detr_d2.compare.measure.coco import coco_metrics
 from detr_d2.compare.records.files import to_json
 from detr_d2.data import register_coco
@@ -111,7 +111,7 @@ def compared(name: str, found: list[Instances]) -> dict[str, Any]:
         (x.pred_boxes.tensor.numpy().astype(np.float32), x.scores.numpy(), x.pred_classes.numpy()) for x in found
     ]
     ranked = [tuple(c[np.argsort(-scores, kind="stable")] for c in (b, scores, k)) for b, scores, k in columns]
-    assert to_json(gallery_image(truth, 0, 0.5, {}))["image_id"] in truth.image_ids
+    assert to_json(gallery_image(truth, Pick(0, 0.5, []), {}, half=0))["image_id"] in truth.image_ids
     return asdict(coco_metrics(truth, Detections.join(ranked))[0])
 
 

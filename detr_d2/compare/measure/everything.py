@@ -13,6 +13,7 @@ from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
 from ..records.comparison import ModelComparison, ShippedSettings
 from ..records.sets import ExtraBoxes, NmsPoint
 from .coco import coco_metrics
+from .confusion import confusion_matrix
 from .errors import error_kinds
 from .found import find
 from .intervals import METRICS, Observed, bootstrap, interval
@@ -85,6 +86,7 @@ def measure(
         score_threshold=score_threshold,
     )
     operating, found = sets.operating, find(ground_truth, shipped)  # all of them, whatever COCO counts
+    seen = shipped.select(shipped.scores >= operating.thresholds()[shipped.image_of])
     observed = Observed(PrecisionCurves(match(ground_truth, shipped, max_detections=limit)), sets)
     values, samples = observed.metrics(), bootstrap(observed, draws)
     intervals = {name: interval(x, samples[name], drawn_from=drawn_from) for name, x in values.items()}
@@ -100,6 +102,7 @@ def measure(
         num_layers=len(layers),
         nms=_sweep(ground_truth, layers, settings, progress),
         operating=operating.record(),
+        confusion=confusion_matrix(ground_truth, seen),
         extra_boxes=_extra_boxes(ground_truth, layers[-1], settings, sets),
         crowds=sets.crowds.records(values, intervals),
         counting=counting(ground_truth, operating),

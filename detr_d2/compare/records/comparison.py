@@ -229,7 +229,7 @@ class Comparison:
         dataset: the data.
         models: in the order the user named them, failed ones too.
         differences: every pair of models that did not fail.
-        gallery: the images of largest disagreement, largest first.
+        gallery: the images of largest disagreement, largest first, then the worst of each model.
         machine: what ran it: "processor", "threads", "torch", "device", ...
         versions: package -> version.
         command: the command line that made it.

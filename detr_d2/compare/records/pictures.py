@@ -27,7 +27,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image on which the models disagree.
+    """An image on which the models disagree, or one of them fails.
 
     Args:
         file_name: path of the image.

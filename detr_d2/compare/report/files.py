@@ -16,13 +16,13 @@ from ...files import write_text
 from ..records.comparison import Comparison, save_comparison
 from ..records.sets import NmsPoint
 from .measures import Measure, measures_of
-from .page import write_report
+from .page import page_figures, write_report
 
-RESULTS, REPORT = "results.json", "report.html"
+RESULTS, REPORT, FIGURES = "results.json", "report.html", "figures"
 
 
-def write_all(comparison: Comparison, output: Path) -> None:
-    """Writes results.json, the tables and the page into a folder.
+def write_all(comparison: Comparison, output: Path, *, figures: bool = False) -> None:
+    """Writes results.json, the tables and the page into a folder, and with `figures` its plots below it.
 
     Raises:
         ImportError: the page needs a package that is not there; the rest is written.
@@ -38,6 +38,10 @@ def write_all(comparison: Comparison, output: Path) -> None:
     for name, text in tables.items():
         write_text(output / name, text)
     write_report(comparison, output / REPORT)
+    if figures:
+        from .plots.figure_files import write_figures
+
+        write_figures(comparison, page_figures(comparison), output / FIGURES)
 
 
 def _columns(comparison: Comparison) -> list[Measure]:

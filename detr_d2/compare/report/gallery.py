@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..records.comparison import Comparison
-from ..records.pictures import Boxes, GalleryImage
+from ..records.comparison import Comparison, ModelComparison
+from ..records.pictures import Boxes, GalleryImage, Removal
 
 MAX_SIDE = 640
 """Longest side of an embedded image, in pixels."""
 
 _JPEG_QUALITY = 80
+_DIGITS = 4  # of scores
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Gallery:
     """What the script needs.
 
     Args:
-        data: JSON: classes, and per image its name, size, picture as a data URI, objects, and detections per model.
+        data: JSON: classes, labels of the models, per model the operating scores of the two halves (null: nothing
+            counts), and per image its name, size, picture as a data URI, objects, detections per model, half, and for
+            which of the models, by their places, it is among the worst.
         skipped: sentences on images that could not be read.
         left_out: images of the record beyond the number that was asked for.
     """
@@ -52,14 +56,23 @@ def make_gallery(comparison: Comparison, limit: int) -> Gallery:
             break
         seen += 1
         try:
-            picture = _data_uri(find_image(entry.file_name, comparison.dataset.image_root))
+            picture = data_uri(read_picture(find_image(entry.file_name, comparison.dataset.image_root)), MAX_SIDE)
         except Exception as error:  # decoders meet damaged files with whatever went wrong in them
-            reason = getattr(error, "strerror", None) or error
-            skipped.append(f"{entry.file_name} is not shown, as it cannot be read: {reason}")
+            skipped.append(unreadable(entry.file_name, error))
         else:
             images.append(_record(entry, picture, labels))
-    data = {"classes": comparison.dataset.class_names, "images": images}
+    data = {
+        "classes": comparison.dataset.class_names,
+        "labels": labels,
+        "scores": [_operating_scores(model) for model in comparison.models if not model.failed],
+        "images": images,
+    }
     return Gallery(data, skipped, left_out=len(comparison.gallery) - seen)
+
+
+def unreadable(file_name: str, error: Exception) -> str:
+    """One sentence on a picture that the page goes without."""
+    return f"{file_name} is not shown, as it cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def find_image(file_name: str, image_root: str) -> Path:
@@ -85,9 +98,10 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _data_uri(path: Path) -> str:
-    image = read_picture(path)
-    image.thumbnail((MAX_SIDE, MAX_SIDE))
+def data_uri(image: Image.Image, max_side: int) -> str:
+    """A picture to stand inside a page, made smaller if a side of it is longer than `max_side` pixels."""
+    image = image.copy()
+    image.thumbnail((max_side, max_side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -97,17 +111,20 @@ def without_images_elsewhere(comparison: Comparison) -> tuple[Comparison, list[s
     """A record that somebody has sent, without the pictures that it would take from other folders than it says.
 
     Returns:
-        The record, and the names of the images that were taken out of its gallery.
+        The record, and the names of the images that were taken out of its gallery and of what NMS removed.
     """
     root = comparison.dataset.image_root and os.path.abspath(comparison.dataset.image_root)
 
-    def below(entry: GalleryImage) -> bool:
+    def below(entry: GalleryImage | Removal) -> bool:
         path = os.path.abspath(find_image(entry.file_name, comparison.dataset.image_root))
         return bool(root) and os.path.dirname(root) != root and os.path.commonpath([root, path]) == root
 
-    inside = [entry for entry in comparison.gallery if below(entry)]
-    outside = [entry.file_name for entry in comparison.gallery if not below(entry)]
-    return replace(comparison, gallery=inside), outside
+    pictures: list[GalleryImage | Removal] = [*comparison.gallery]
+    pictures += [x for model in comparison.models for x in model.removals]
+    outside = list(dict.fromkeys(entry.file_name for entry in pictures if not below(entry)))
+    models = [replace(model, removals=[x for x in model.removals if below(x)]) for model in comparison.models]
+    gallery = [entry for entry in comparison.gallery if below(entry)]
+    return replace(comparison, models=models, gallery=gallery), outside
 
 
 def _record(entry: GalleryImage, picture: str, labels: list[str]) -> dict[str, Any]:
@@ -119,14 +136,22 @@ def _record(entry: GalleryImage, picture: str, labels: list[str]) -> dict[str, A
         "picture": picture,
         "objects": _boxes(entry.objects),
         "detections": [_boxes(entry.detections.get(label, Boxes([], []))) for label in labels],
+        "half": entry.half,
+        "worstOf": [labels.index(label) for label in entry.worst_of if label in labels],
     }
+
+
+def _operating_scores(model: ModelComparison) -> list[float | None]:
+    """Rounded as the scores of the detections are, so that the one that has it counts."""
+    scores = [] if model.operating is None else model.operating.scores
+    return [round(x, _DIGITS) if math.isfinite(x) else None for x in scores]
 
 
 def _boxes(boxes: Boxes) -> dict[str, list[Any]]:
     return {
         "boxes": [[round(x, 1) for x in box] for box in boxes.boxes],
         "classes": boxes.classes,
-        "scores": [round(x, 4) for x in boxes.scores],
+        "scores": [round(x, _DIGITS) for x in boxes.scores],
         "shipped": boxes.shipped,
         "crowd": boxes.crowd,
     }

@@ -11,11 +11,13 @@ from typing import Any
 from ...files import write_text
 from ..records.comparison import Comparison
 from ..records.figures import FEWEST
+from .confusion import confusions
 from .gallery import MAX_SIDE, make_gallery
+from .removed import removed_strips
 from .verdicts import differences, headline, summary
 
-GALLERY_IMAGES = 12
-"""Images that are embedded unless another number is asked for: at 640 pixels, about a megabyte together."""
+GALLERY_IMAGES = 24
+"""Images that are embedded unless another number is asked for: at 640 pixels, two megabytes or less together."""
 
 SECTIONS = {
     "summary": "Summary",
@@ -25,10 +27,12 @@ SECTIONS = {
     "nms": "The effect of NMS",
     "layers": "AP of each decoder layer",
     "crowding": "Crowded objects",
+    "removed": "What NMS removed",
     "duplicates": "Duplicates",
     "gallery": "Where the models disagree",
     "counting": "Counting",
     "errors": "Kinds of error",
+    "confusion": "What is taken for what",
     "queries": "The limit of queries",
     "cost": "Cost",
     "classes": "Classes",
@@ -62,7 +66,7 @@ def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
     try:
         import jinja2
 
-        figures, tables = _figures(comparison), _tables(comparison)
+        figures, tables = page_figures(comparison), _tables(comparison)
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in ("jinja2", "matplotlib"):
             raise
@@ -86,6 +90,8 @@ def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
         differences=differences(comparison),
         headline=headline(comparison),
         gallery=make_gallery(comparison, gallery),
+        removed=removed_strips(comparison),
+        confusions=confusions(comparison),
         max_side=MAX_SIDE,
         fewest=FEWEST,
     )
@@ -105,7 +111,8 @@ def _template(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _figures(comparison: Comparison) -> dict[str, Any]:
+def page_figures(comparison: Comparison) -> dict[str, Any]:
+    """Name -> what a section draws: a `Plot`, several, or None; and the swatches of legends."""
     from .plots import accuracy, sets
     from .plots.plot import live_series, swatches
 

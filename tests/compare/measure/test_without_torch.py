@@ -11,7 +11,7 @@ import importlib, pkgutil, sys, types
 package = types.ModuleType("detr_d2")  # without what it registers
 package.__path__ = [sys.argv[1]]
 sys.modules["detr_d2"] = package
-for name in ("compare.measure", "compare.report"):
+for name in ("compare.measure", "compare.report", "compare.report.plots"):
     room = importlib.import_module(f"detr_d2.{name}")
     for module in pkgutil.iter_modules(room.__path__):
         importlib.import_module(f"{room.__name__}.{module.name}")

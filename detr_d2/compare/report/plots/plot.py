@@ -31,6 +31,8 @@ class Plot:
         svg: the element.
         alt: what it shows, for those who do not see it.
         legend: (id of a swatch, text) of each series.
+        draw_on: draws it again, on empty axes.
+        size: width and height in inches.
     """
 
     id: str
@@ -38,6 +40,8 @@ class Plot:
     svg: str
     alt: str
     legend: list[tuple[str, str]]
+    draw_on: Callable[[Axes], None]
+    size: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,16 @@ def plot(
     if legend is None:
         legend = [(f"swatch-m{x.index}", x.model.label) for x in shown]
     names = " and ".join(text for _, text in legend)
-    return Plot(f"fig-{name}", title, draw(on, name, size=size), f"{title}: {names}.", legend)
+    return Plot(f"fig-{name}", title, draw(on, name, size=size), f"{title}: {names}.", legend, on, size)
 
 
 def swatches(series: Sequence[Series]) -> dict[str, str]:
     """Id -> SVG of what stands beside the names in legends."""
+    return {key: swatch(key, **style) for key, style in swatch_styles(series).items()}
+
+
+def swatch_styles(series: Sequence[Series]) -> dict[str, dict[str, Any]]:
+    """Id -> how it is drawn: a line, or with `facecolor` a filled box."""
     lines = {f"swatch-m{x.index}": series_style(x.index) for x in series}
     lines |= {
         f"swatch-l{x.index}-{way}": layer_style(x, way)
@@ -90,7 +99,7 @@ def swatches(series: Sequence[Series]) -> dict[str, str]:
     }
     boxes = {f"swatch-s{i}": {"facecolor": shade(i), "linewidth": 0} for i in range(len(STAGES))}
     boxes |= {f"swatch-b{x.index}": {"facecolor": colour(x.index), "linewidth": 0} for x in series}
-    return {key: swatch(key, **style) for key, style in {**lines, **boxes}.items()}
+    return {**lines, **boxes}
 
 
 def layer_style(series: Series, way: int) -> dict[str, Any]:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import get_named_colors_mapping
 from matplotlib.figure import Figure
 
-# matplotlib writes these colours, `_variables` puts the variables of the style sheet in their place.
-INK = "#010000"
-MUTED = "#010001"
-PAPER = "#010002"
-_NAMED = {INK: "--ink", MUTED: "--muted", PAPER: "--paper"}
+# Names of colours, so that the same figure can be drawn for a page and for a file. For a page each is a code, in whose
+# place `_variables` puts the variable of the style sheet.
+INK = "detr_d2:ink"
+MUTED = "detr_d2:muted"
+PAPER = "detr_d2:paper"
 _COLOURS = 8
+_SHADES = 6
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 SIZE = (4.7, 3.3)  # inches; about as wide as a phone, so that text is never shrunk much
 _FONTSIZE = 9.5
+_STYLE_SHEET = Path(__file__).parents[1] / "templates" / "report.css"
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _STYLE: dict[Any, Any] = {
@@ -51,17 +55,49 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
+    "pdf.fonttype": 42,  # text that other programs can change
 }
 
 
 def colour(index: int) -> str:
     """Of the series `index`; after eight they begin again, with other dashes."""
-    return f"#0200{index % _COLOURS:02x}"
+    return f"detr_d2:c{index % _COLOURS}"
 
 
 def shade(index: int) -> str:
     """Of the part `index` of a bar, 0 to 5."""
-    return f"#0300{index:02x}"
+    return f"detr_d2:s{index}"
+
+
+_CODES = {
+    INK: "#010000",
+    MUTED: "#010001",
+    PAPER: "#010002",
+    **{colour(i): f"#0200{i:02x}" for i in range(_COLOURS)},
+    **{shade(i): f"#0300{i:02x}" for i in range(_SHADES)},
+}
+
+
+def _set_colours(values: Mapping[str, str]) -> None:
+    names = get_named_colors_mapping()
+    for name, value in values.items():
+        names[name] = value
+
+
+_set_colours(_CODES)
+
+
+@contextmanager
+def drawing_files() -> Iterator[None]:
+    """Inside, matplotlib draws in the style of the page, with the light colours of its style sheet."""
+    css = _STYLE_SHEET.read_text(encoding="utf-8")
+    light = re.findall(r"--(\w+): (#[0-9a-f]{6})", css.partition("}")[0])
+    _set_colours({f"detr_d2:{name}": value for name, value in light if f"detr_d2:{name}" in _CODES})
+    try:
+        with _style():
+            yield
+    finally:
+        _set_colours(_CODES)
 
 
 def series_style(index: int) -> dict[str, Any]:
@@ -152,7 +188,6 @@ def _clean(element: ElementTree.Element, references: set[str], prefix: str) -> N
 
 
 def _variables(style: str) -> str:
-    for code, name in _NAMED.items():
-        style = style.replace(code, f"var({name})")
-    style = re.sub("#0200(0[0-7])", lambda match: f"var(--c{int(match[1])})", style)
-    return re.sub("#0300(0[0-5])", lambda match: f"var(--s{int(match[1])})", style)
+    for name, code in _CODES.items():
+        style = style.replace(code, f"var(--{name.partition(':')[2]})")
+    return style
