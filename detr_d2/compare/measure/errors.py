@@ -1,7 +1,13 @@
 """Kinds of errors and what each costs, in the manner of TIDE.
 
-Paper: Bolya et al. 2020, TIDE: A General Toolbox for Identifying Object Detection Errors, Sec. 2.2 and 2.3. Its own
-package is not used: it has not been kept since 2020 and needs pandas and seaborn.
+Paper: Bolya et al. 2020, TIDE: A General Toolbox for Identifying Object Detection Errors, Sec. 2.2 and 2.3. Where TIDE
+and COCO's AP part, this keeps to COCO's AP, so that the gains belong to the AP50 that stands beside them:
+
+* detections that crowd regions excuse are no errors; TIDE gives them a kind;
+* the limit on detections is of an image and class, as for AP; TIDE's is of an image;
+* a class without objects is not in the mean, whatever is detected of it; TIDE counts it with an AP of 0;
+* so a class all of whose objects are missed leaves the mean when the misses are repaired; in TIDE it stays, with an AP
+  of 0, if anything is detected of it.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...evaluation.arrays import Detections, GroundTruth
+from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
 from ..records.figures import ErrorKind
 from .matching import Matches, PrecisionCurves, box_iou_xywh, match
 
@@ -21,19 +27,22 @@ KINDS = ("classification", "localisation", "both", "duplicate", "background", "m
 _CORRECT, _IGNORED = "correct", "ignored"
 
 
-def error_kinds(ground_truth: GroundTruth, detections: Detections) -> list[ErrorKind]:
+def error_kinds(
+    ground_truth: GroundTruth, detections: Detections, *, max_detections: int = MAX_DETECTIONS
+) -> list[ErrorKind]:
     """Gives every wrong detection one kind, and repairs each kind alone to see how much AP50 it costs.
 
     Args:
         ground_truth: N images.
         detections: of the same images.
+        max_detections: the most that count per image and class, as for the AP that the gains belong to.
 
     Returns:
         The `KINDS`, in their order. A repaired classification or localisation error becomes a hit of the object that
         it missed, if that object had none and no better scored error of these two kinds is about it; otherwise the
         detection is removed, as errors of the other kinds are. Repaired misses are taken from the objects.
     """
-    matches = match(ground_truth, detections, ious=np.array([FOREGROUND_IOU]))
+    matches = match(ground_truth, detections, ious=np.array([FOREGROUND_IOU]), max_detections=max_detections)
     kinds, targets = classify(ground_truth, detections, matches)
     taken = set(matches.matched[0][matches.correct[0]].tolist())
     base = _ap50(matches)

@@ -118,7 +118,7 @@ def measure(
         query_limit=query_limit(ground_truth, shipped, settings.num_queries, settings.max_detections)
         if settings.num_queries
         else None,
-        errors=error_kinds(ground_truth, shipped),
+        errors=error_kinds(ground_truth, shipped, max_detections=limit),
     )
     progress()
     return Measured(record=record, samples=samples, f1_per_image=f1_per_image(ground_truth, seen).tolist())
