@@ -47,6 +47,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff>=0.6",
         "selenium>=4.11",
+        "tidecv-light>=1.0",
         "timm>=1.0",
         "torchmetrics>=1.2",
         "transformers>=4.50",

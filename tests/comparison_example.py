@@ -90,7 +90,7 @@ def _detr() -> ModelComparison:
         nms=nms,
         num_layers=3,
         query_limit=QueryLimit(20, 6, 0, 0, groups),
-        stages={"total": 21.0, "backbone": 12.0, "transformer": 7.5, "post-processing": 1.5},
+        stages={"total": 21.0, "backbone": 12.0, "transformer": 7.5, "rest": 1.5},
     )
     masks = MaskMetrics(61.5, 83.5, 66.5, 41.5, 62.5, _NAN, 44.5, 71.5, 58.5, 88, 0, "pycocotools 2.0.11")
     return replace(model, masks=masks, panoptic=PanopticMetrics(52.5, 81.5, 63.5, 48.5, 80.5, 59.5, 56.5, 82.5, 67.5))
@@ -117,7 +117,7 @@ def _faster_rcnn() -> ModelComparison:
         nms=nms,
         notes=["it does not know the class 'triangle <b>'"],
         crashed=[CrashedImage("images/007.png", "RuntimeError: out of memory")],
-        stages={"total": 25.0, "backbone": 14.0, "proposals": 4.0, "heads": 5.0, "post-processing": 2.0},
+        stages={"total": 25.0, "backbone": 14.0, "proposals": 4.0, "heads": 5.0, "NMS": 0.5, "rest": 1.5},
     )
 
 
@@ -219,7 +219,8 @@ def _model(
             image_size=[128, 171],
             latency=[StageLatency(stage, x, 1.3 * x) for stage, x in stages.items()],
             throughput=[Throughput(1, 45.0), Throughput(4, 60.0), Throughput(16, _NAN)],
-            peak_memory_mb=812.5,
+            image_memory_mb=312.5,
+            weights_memory_mb=49.4,
             repeat=10,
             device="cpu",
             backbone_path="fast",

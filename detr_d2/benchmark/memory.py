@@ -18,9 +18,8 @@ from typing import Any
 import torch
 
 from ..compare.cost.fresh_process import measured_mb
-from ..compare.cost.memory import resident_peak
+from ..compare.cost.memory import measure_added
 from ..compare.cost.timing import Timing
-from ..engine.memory import trim_memory
 from .contestants import build_contestant, our_weights
 from .inputs import autocast, chosen_inputs, model_config, other_configs
 from .report import report
@@ -28,7 +27,6 @@ from .training import training_step
 
 _MARK = "memory of the work:"
 _SMALL = (64, 64)
-_STEPS = 2
 
 
 def report_with_memory(
@@ -109,27 +107,6 @@ def prepared_work(name: str, args: argparse.Namespace, *, train: bool) -> Callab
     step()
     current[:] = chosen_inputs(args)
     return step
-
-
-def measure_added(device: str, work: Callable[[], object]) -> int:
-    """Bytes that some runs of the work add at their peak to what is held before them.
-
-    Raises:
-        OSError: a CPU without Linux's /proc, which alone can forget an earlier peak.
-    """
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        for _ in range(_STEPS):
-            work()
-        return torch.cuda.max_memory_allocated(device) - before
-    trim_memory()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak becomes the present size
-    before = resident_peak()
-    for _ in range(_STEPS):
-        work()
-    return resident_peak() - before
 
 
 if __name__ == "__main__":

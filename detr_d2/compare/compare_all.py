@@ -24,6 +24,7 @@ from .models import Contestant
 from .records.comparison import Comparison, ModelComparison, save_comparison
 from .report.files import RESULTS
 from .run import ComparisonRun, Plan
+from .segmentation import with_shared_boundaries
 
 _PACKAGES = ("detr_d2", "detectron2", "torch", "torchvision", "pycocotools", "faster-coco-eval", "numpy")
 
@@ -73,7 +74,8 @@ def compare_all(
         comparison = replace(comparison, models=list(records))
         save_comparison(comparison, plan.output / RESULTS)  # what is finished is there, whatever comes next
         on_model(records[-1])
-    comparison = replace(comparison, differences=run.differences(), gallery=run.gallery())
+    records = with_shared_boundaries(records)
+    comparison = replace(comparison, models=records, differences=run.differences(), gallery=run.gallery())
     save_comparison(comparison, plan.output / RESULTS)
     records, slower = run.add_costs(records)
     return replace(comparison, models=records, differences=[*comparison.differences, *slower])

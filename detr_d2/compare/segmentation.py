@@ -19,7 +19,7 @@ from .found.cache import config_hash
 from .found.masks import SegmentationCache, collect_masks
 from .masks import Segmentation
 from .measure.everything import coco_limit
-from .measure.masks import mask_metrics
+from .measure.masks import mask_metrics, over_shared_objects
 from .measure.panoptic import panoptic_metrics
 from .models import Contestant, unnamed
 from .records.comparison import ModelComparison
@@ -156,3 +156,9 @@ def require_panoptic_classes(classes: PanopticClasses, class_names: Sequence[str
         own = classes.names[: classes.num_things] if len(class_names) == classes.num_things else classes.names
         cure = "compare it on data with its classes in its order"
         require_same_classes(class_names, own, model_is="it has", data_are="the data have", cure=cure)
+
+
+def with_shared_boundaries(records: Sequence[ModelComparison]) -> list[ModelComparison]:
+    """The records of all models, the Boundary IoU of each over the objects that all with masks have found."""
+    shared = iter(over_shared_objects([x.masks for x in records if x.masks is not None]))
+    return [x if x.masks is None else replace(x, masks=next(shared)) for x in records]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from detectron2.modeling import build_model
-from killed_training import fork, wait
 from parity_models import small_cfg
 from tiny_baselines import tiny_faster_rcnn_cfg
 from tiny_deformable import tiny_deformable_cfg
@@ -22,7 +21,6 @@ from detr_d2.benchmark import memory as benchmark_memory
 from detr_d2.benchmark import models as benchmark_models
 from detr_d2.benchmark import report as benchmark_report
 from detr_d2.benchmark.contestants import build_contestant, our_weights, why_not_compiled
-from detr_d2.benchmark.memory import measure_added
 
 SMALL = ["--batch", "2", "--classes", "5", "--repeat", "2", "--device", "cpu", "--size", "48x64", "--mixed"]
 
@@ -201,25 +199,6 @@ def test_times_are_kept_where_memory_cannot_be_measured(
     report = json.loads(output.read_text())
     assert report["added_memory_mb"] == {"ours": None}
     assert len(report["timings"][0]["seconds"]) == 2
-
-
-def test_memory_is_what_the_work_adds(tmp_path: Path) -> None:
-    """In a child, where nothing that earlier tests have left comes and goes meanwhile."""
-
-    def child() -> None:
-        held = torch.ones(30_000_000)  # 120 MB that are there before
-
-        def work() -> None:
-            torch.ones(50_000_000).sum()
-
-        work()
-        added = measure_added("cpu", work)
-        (tmp_path / "added.json").write_text(json.dumps([added, float(held.sum())]))
-
-    assert wait(fork(child)) == 0
-    added, held = json.loads((tmp_path / "added.json").read_text())
-    assert 190e6 < added < 230e6
-    assert held == 30_000_000
 
 
 def test_memory_of_contestants(config: str, tmp_path: Path) -> None:

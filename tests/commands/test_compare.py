@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from tiny_models import tiny_cfg
 from detr_d2 import cli
 from detr_d2.checkpoint import Checkpointer
 from detr_d2.commands import compare
-from detr_d2.compare.cost import memory as compare_memory
 from detr_d2.compare.found import boxes as collect
 from detr_d2.compare.measure.intervals import METRICS
 from detr_d2.compare.records.comparison import Comparison, load_comparison, save_comparison
@@ -67,7 +65,7 @@ def test_three_families(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("detr_d2.compare.cost.cost.peak_memory_mb", lambda *_: 123.0)
+    monkeypatch.setattr("detr_d2.compare.cost.cost.image_memory_mb", lambda *_: 123.0)
     extra = ["--repeat", 2, "--batch-sizes", 1, 2, "--score-threshold", 0.3]
     assert run(models, tiny_coco, tmp_path, ["detr", "rcnn", "retina"], *extra) == 0
     found = results(tmp_path)
@@ -107,7 +105,8 @@ def test_three_families(
         assert all(x.p95_ms >= x.p50_ms >= 0 for x in model.cost.latency)
         assert [x.batch_size for x in model.cost.throughput] == [1, 2]
         assert model.cost.gflops > 0
-        assert model.cost.peak_memory_mb == 123
+        assert model.cost.image_memory_mb == 123
+        assert 0 < model.cost.weights_memory_mb < 200
         assert model.cost.backbone_path == "fast"
         assert model.run.parameters == model.cost.parameters > 1000
         assert set(found.gallery[0].detections) == {"detr", "rcnn", "retina"}
@@ -115,8 +114,9 @@ def test_three_families(
     assert detr.query_limit is not None
     assert detr.query_limit.num_queries == 8
     assert rcnn.query_limit is None
-    assert [x.stage for x in detr.cost.latency] == ["total", "backbone", "transformer", "post-processing"]  # type: ignore[union-attr]
-    assert "proposals" in [x.stage for x in rcnn.cost.latency]  # type: ignore[union-attr]
+    assert [x.stage for x in detr.cost.latency] == ["total", "backbone", "transformer", "rest"]  # type: ignore[union-attr]
+    parts = ["backbone", "proposals", "heads", "NMS", "rest"]
+    assert [x.stage for x in rcnn.cost.latency] == ["total", *parts]  # type: ignore[union-attr]
     assert any("does not know 1 of the classes: green" in note for note in retina.notes)
     assert any("1 classes that the data do not have" in note for note in retina.notes)
     assert f"note: {retina.label}: it does not know 1 of the classes: green" in capsys.readouterr().out
@@ -397,22 +397,6 @@ def test_classes_in_common_are_needed(
     assert "detr knows none of the classes of the data" in results(tmp_path).models[0].failed
     assert capsys.readouterr().err.strip().endswith("none of the models could be measured, so there is no page")
     assert not (tmp_path / "report.html").exists()
-
-
-def test_peak_memory_of_a_process_of_its_own(
-    tiny_coco: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = str(tiny_coco.image_root / "001.png")
-    ballast = torch.ones(75_000_000)  # 300 MB of this process, which are not the model's
-    own = tmp_path / "memory_parts.py"
-    own.write_text(_OWN.replace("ComparedTransformer", "MemoryTransformer"))
-    cfg = tiny_cfg("MODEL.DETR.TRANSFORMER.NAME", "MemoryTransformer")
-    peak = compare_memory.peak_memory_mb(cfg, [image], [str(own)])
-    assert 50 < peak < compare_memory.resident_peak() / 1e6 - 100
-    del ballast
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(RuntimeError, match="exit code 1"):
-        compare_memory.peak_memory_mb(tiny_cfg(), [image])
 
 
 @pytest.mark.usefixtures("no_figures")

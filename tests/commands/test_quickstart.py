@@ -82,7 +82,7 @@ def configs(config_files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(quickstarts, "MASKS", models)
     monkeypatch.setattr(quickstarts, "PANOPTIC", files["panoptic"])
     monkeypatch.setattr(side_by_side, "COST", CostSettings(repeat=2, batch_sizes=(1,), images=2, flops_images=1))
-    monkeypatch.setattr("detr_d2.compare.cost.cost.peak_memory_mb", lambda *_: 123.0)
+    monkeypatch.setattr("detr_d2.compare.cost.cost.image_memory_mb", lambda *_: 123.0)
 
 
 def train_in_this_process(job: TrainingJob, report: Any) -> None:

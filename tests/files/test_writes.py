@@ -34,6 +34,7 @@ ALLOWED = {
     "benchmark/coco.py: write_text",
     "benchmark/mapper.py: save",
     "compare/cost/fresh_process.py: write_text",
+    "compare/cost/memory.py: torch.save",
     "installation/bootstrap.py: rmtree",
     # Files that this package has made, by their names: on --fresh, on --overwrite, or when a training is finished.
     "compare/found/cache.py: unlink",
@@ -45,7 +46,7 @@ ALLOWED = {
     # From a folder beside, where it was downloaded.
     "downloads.py: os.replace",
     # What is not a file of the user's: a switch of the kernel, /dev/null, the console of a training.
-    "benchmark/memory.py: write_text",
+    "compare/cost/memory.py: write_text",
     "cli.py: os.open",
     "experiments/timed_training.py: open",
 }

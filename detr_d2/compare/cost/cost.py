@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -18,7 +19,7 @@ from ..records.comparison import Difference
 from ..records.cost import Cost
 from .flops import count_flops
 from .latency import WARMUP, measure_latency, measure_throughput
-from .memory import peak_memory_mb
+from .memory import image_memory_mb, weights_memory_mb
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class CostSettings:
 
     def num_steps(self, num_models: int) -> int:
         """How often `measure_costs` calls `progress`."""
-        timed = 2 * (WARMUP + self.repeat) + len(self.batch_sizes) * (1 + self.throughput_repeat)
+        timed = WARMUP + self.repeat + len(self.batch_sizes) * (1 + self.throughput_repeat)
         return timed + 2 * num_models
 
 
@@ -103,11 +104,11 @@ def measure_costs(
         except Exception as error:  # tracing runs the user's model in ways it may not have been written for
             notes.append(f"{label}: its work could not be counted ({_sentence(error)})")
         progress()
-        memory = float("nan")
+        memory, sizes = float("nan"), [_pixels(batch[0]) for batch in batches[label]]
         try:
-            memory = peak_memory_mb(configs[label], file_names[: settings.flops_images], imports)
-        except RuntimeError as error:
-            notes.append(f"{label}: its peak memory could not be measured ({_sentence(error)})")
+            memory = image_memory_mb(model, configs[label], file_names[sizes.index(max(sizes))], imports)
+        except (OSError, RuntimeError) as error:
+            notes.append(f"{label}: its memory could not be measured ({_sentence(error)})")
         progress()
         shapes = [batch[0]["image"].shape for batch in batches[label]]
         costs[label] = Cost(
@@ -118,7 +119,8 @@ def measure_costs(
             image_size=[int(statistics.median_low(shape[axis] for shape in shapes)) for axis in (1, 2)],
             latency=latency[label].stages,
             throughput=throughput[label],
-            peak_memory_mb=memory,
+            image_memory_mb=memory,
+            weights_memory_mb=weights_memory_mb(model),
             repeat=settings.repeat,
             device=torch.device(configs[label].MODEL.DEVICE).type,
             backbone_path=resnet_path(model),
@@ -128,3 +130,8 @@ def measure_costs(
 
 def _sentence(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _pixels(inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Of an image as it enters the network, then as it was: masks are made at that size."""
+    return inputs["image"][0].numel(), inputs["height"] * inputs["width"]

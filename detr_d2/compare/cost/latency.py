@@ -1,94 +1,38 @@
-"""Where a detector spends its time: its parts are timed by hooks, all models in turn."""
+"""The time of one image in each model, whole and by its parts, and images per second; all models in turn."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
-from ...modeling import DETR
 from ..records.cost import StageLatency, Throughput
-from .timing import interleave, wait_for_gpu
+from .stages import StageClock, stages_of
+from .timing import interleave
 
 Batch = list[dict[str, Any]]
 
 WARMUP = 2
-REST = "post-processing"
-"""Decoding, NMS, and whatever else no part is timed for."""
 
 
-def stages_of(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """Name of a stage -> the modules whose calls, one after the other, make it up; none of an unknown architecture."""
-    if isinstance(model, DETR):
-        return {
-            "backbone": [model.backbone],
-            "transformer": [model.neck, model.position_encoding, model.transformer, model.head],
-        }
-    if isinstance(model, GeneralizedRCNN):
-        heads = [part for child in model.roi_heads.children() for part in _callable_parts(child)]
-        proposals = [] if model.proposal_generator is None else [model.proposal_generator]
-        return {"backbone": [model.backbone], "proposals": proposals, "heads": heads}
-    if isinstance(model, DenseDetector):
-        return {"backbone": [model.backbone], "heads": [model.head]}
-    return {}
-
-
-def _callable_parts(module: nn.Module) -> list[nn.Module]:
-    """The module, or those of a list of modules."""
-    if isinstance(module, nn.ModuleList):
-        return [part for child in module for part in _callable_parts(child)]
-    return [module]
-
-
-class StageClock:
-    """Adds up the time of calls of modules, by stage.
+@dataclass(frozen=True)
+class Latency:
+    """Time of one image in one model.
 
     Args:
-        stages: see `stages_of`.
+        stages: "total" and, where there are several, what it consists of.
+        seconds: of the total, one per round.
     """
 
-    def __init__(self, stages: Mapping[str, Sequence[nn.Module]]) -> None:
-        self.stages = stages
-        self.seconds = dict.fromkeys(stages, 0.0)
-        self._depth = 0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Counts while it lasts; a module inside another that is counted is not counted again."""
-        handles = []
-        for stage, modules in self.stages.items():
-            for module in modules:
-                handles.append(module.register_forward_pre_hook(self._enter))
-                handles.append(module.register_forward_hook(partial(self._leave, stage), always_call=True))
-        try:
-            yield
-        finally:
-            self._depth = 0
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, _module: nn.Module, _inputs: object) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            wait_for_gpu()
-            self._start = time.perf_counter()
-
-    def _leave(self, stage: str, _module: nn.Module, _inputs: object, _output: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            wait_for_gpu()
-            self.seconds[stage] += time.perf_counter() - self._start
+    stages: list[StageLatency]
+    seconds: tuple[float, ...]
 
 
 def measure_latency(
@@ -98,72 +42,66 @@ def measure_latency(
     repeat: int,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, Latency]:
-    """Time of one image in each model, whole and by stages.
-
-    The total is taken without hooks. Stages are taken in rounds of their own, since a GPU is waited for between them.
+    """Time of one image in each model, whole and by stages, both of the same rounds.
 
     Args:
         models: label -> model in eval mode.
         batches: label -> inputs of one image each, used in turn.
         repeat: timed rounds, each of all models.
-        progress: called after each round, 2 x (`WARMUP` + repeat) times.
+        progress: called after each round, `WARMUP` + repeat times.
 
     Returns:
         Label -> its times.
     """
-    turns = {label: itertools.cycle(items) for label, items in batches.items()}
+    passes = {label: _TimedPasses(model, batches[label]) for label, model in models.items()}
     with torch.no_grad():
-        whole = interleave(
-            {label: lambda label=label: models[label](next(turns[label])) for label in models},  # type: ignore[misc]
-            repeat=repeat,
-            warmup=WARMUP,
-            progress=progress,
-        )
-        rounds = {label: _Staged(model, batches[label]) for label, model in models.items()}
-        staged = interleave(rounds, repeat=repeat, warmup=WARMUP, progress=progress)
-    result = {}
-    for total, timing in zip(whole, staged, strict=True):
-        rows = rounds[total.name].rows[-repeat:]
-        for row, seconds in zip(rows, timing.seconds, strict=True):
-            row[REST] = max(0.0, seconds - sum(row.values()))
-        stages = {name: [row[name] for row in rows] for name in rows[0]} if len(rows[0]) > 1 else {}
-        rows_of = [_latency(*x) for x in [("total", total.seconds), *stages.items()]]
-        result[total.name] = Latency(stages=rows_of, seconds=total.seconds)
-    return result
+        interleave(passes, repeat=repeat, warmup=WARMUP, progress=progress)
+    return {label: latency_of([x.seconds() for x in timed.clocks[-repeat:]]) for label, timed in passes.items()}
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Time of one image in one model.
-
-    Args:
-        stages: "total", the stages, and what is left as "post-processing".
-        seconds: of the total, one per round.
-    """
-
-    stages: list[StageLatency]
-    seconds: tuple[float, ...]
-
-
-class _Staged:
-    """A forward pass with its stages timed; keeps one row of seconds per call."""
+class _TimedPasses:
+    """Forward passes on one image after the other; keeps the clock of each."""
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch]) -> None:
         self.model = model
-        self.stages = {name: modules for name, modules in stages_of(model).items() if modules}
-        self.rows: list[dict[str, float]] = []
+        self.clocks: list[StageClock] = []
+        self._stages = {name: modules for name, modules in stages_of(model).items() if modules}
+        self._on_gpu = any(x.is_cuda for x in model.parameters())
         self._turns = itertools.cycle(batches)
 
     def __call__(self) -> None:
-        clock = StageClock(self.stages)
-        with clock.running():
-            self.model(next(self._turns))
-        self.rows.append(clock.seconds)
+        batch = next(self._turns)
+        self.clocks.append(StageClock(self._stages, on_gpu=self._on_gpu))
+        with self.clocks[-1].running():
+            self.model(batch)
 
 
-def _latency(stage: str, seconds: Sequence[float]) -> StageLatency:
+def latency_of(rounds: Sequence[Mapping[str, float]]) -> Latency:
+    """What to say of the rounds of one model.
+
+    The median of a sum is not the sum of medians. A part is given its share of the median total, taken from the middle
+    half of the rounds by their totals, where neither the slow moments of a machine nor its luckiest ones are.
+
+    Args:
+        rounds: stage -> seconds, which add up to the total; a stage that a round does not have took no time in it.
+    """
+    totals = np.array([sum(x.values()) for x in rounds])
+    total = _percentiles(totals)
+    stages = [StageLatency("total", *total)]
+    longest = max(rounds, key=len)
+    cut = len(rounds) // 4
+    middle = np.argsort(totals, kind="stable")[cut : len(rounds) - cut]
+    for stage in longest if len(longest) > 1 else ():
+        seconds = np.array([x.get(stage, 0.0) for x in rounds])
+        share = float(seconds[middle].sum() / totals[middle].sum())
+        stages.append(StageLatency(stage, share * total[0], _percentiles(seconds)[1]))
+    return Latency(stages=stages, seconds=tuple(totals.tolist()))
+
+
+def _percentiles(seconds: np.ndarray) -> tuple[float, float]:
+    """Median and 95th percentile, in milliseconds."""
     p50, p95 = 1000 * np.quantile(seconds, (0.5, 0.95))
-    return StageLatency(stage=stage, p50_ms=float(p50), p95_ms=float(p95))
+    return float(p50), float(p95)
 
 
 def measure_throughput(

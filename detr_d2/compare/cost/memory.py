@@ -1,45 +1,56 @@
-"""Peak memory of a model, in a process of its own: `python -m detr_d2.compare.cost.memory TASK.json`.
+"""What one image adds to the memory of a model, in a process of its own: `python -m detr_d2.compare.cost.memory TASK`.
 
-What a process has once held is not given back, and libraries keep what they allocate, so only a fresh one can tell.
+What a process has once held is not given back, so only a fresh one can tell. Model and libraries are there before: the
+work is done once on a small image, and only what comes on top of that is counted.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
-import resource
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from torch import nn
 
 from ...data import read_image
 from ...data.registration import is_panoptic
+from ...engine.memory import trim_memory
 from ...modeling import build_model
 from ...panoptic_classes import PanopticClasses
 from ...prediction.predictor import ImagePredictor
 from .fresh_process import measured_mb
 
-_MARK = "peak memory in bytes:"
+_MARK = "memory that the image adds, in bytes:"
+_SMALL = 64
+_STEPS = 2
 
 
-def peak_memory_mb(cfg: CfgNode, file_names: Sequence[str], imports: Sequence[str] = ()) -> float:
-    """Runs the model of a config, with random weights, on images one at a time, in a fresh process.
+def weights_memory_mb(model: nn.Module) -> float:
+    """Size of parameters and buffers, in MB of 10^6 bytes."""
+    return sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers())) / 1e6
 
-    Memory depends on sizes and not on values, but for the number of detections, which the config limits.
+
+def image_memory_mb(model: nn.Module, cfg: CfgNode, file_name: str, imports: Sequence[str] = ()) -> float:
+    """Runs a copy of the model on one image in a fresh process.
 
     Args:
+        model: that the config builds, whose weights are used.
         cfg: with its number of classes; of a panoptic model, its data are registered.
-        file_names: of the images.
+        file_name: of the image.
         imports: modules, and .py files, that register parts of the model.
 
     Returns:
-        On a GPU what torch allocated at most, on a CPU the largest resident size of the process, in MB of 10^6 bytes.
+        What `measure_added` measures, in MB of 10^6 bytes.
 
     Raises:
+        OSError: there is no room for a copy of the weights.
         RuntimeError: the process failed; the message is its last line.
     """
     cfg = cfg.clone()
@@ -49,19 +60,33 @@ def peak_memory_mb(cfg: CfgNode, file_names: Sequence[str], imports: Sequence[st
         classes = PanopticClasses.from_config(cfg)
         keys = cfg.MODEL.DETR.PANOPTIC
         cfg.MODEL.DETR.NUM_CLASSES, keys.NUM_THINGS, keys.LAYOUT = len(classes), classes.num_things, classes.layout
-    return measured_mb(__name__, {"config": cfg.dump(), "files": list(file_names), "imports": list(imports)}, _MARK)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, "weights.pth")
+        torch.save(model.state_dict(), weights)
+        task = {
+            "config": cfg.dump(),
+            "weights": str(weights),
+            "image": file_name,
+            "imports": list(imports),
+            "threads": torch.get_num_threads(),
+        }
+        return measured_mb(__name__, task, _MARK)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the task and prints the peak in bytes."""
+    """Runs the task and prints the bytes."""
     task: dict[str, Any] = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    torch.set_num_threads(task["threads"])
     for name in task["imports"]:
         _import(name)
     cfg = CfgNode.load_cfg(task["config"])
-    predictor = ImagePredictor(cfg, model=build_model(cfg).eval())
-    for file_name in task["files"]:
-        predictor(read_image(file_name, "BGR"))
-    print(_MARK, _peak(cfg.MODEL.DEVICE))
+    model = build_model(cfg)
+    model.load_state_dict(torch.load(task["weights"], map_location="cpu", weights_only=True))
+    predictor = ImagePredictor(cfg, model=model)
+    image = predictor.inputs(read_image(task["image"], "BGR"))
+    corner = image["image"][:, :_SMALL, :_SMALL]
+    predictor.run([{"image": corner, "height": corner.shape[1], "width": corner.shape[2]}])
+    print(_MARK, measure_added(cfg.MODEL.DEVICE, lambda: predictor.run([image])))
     return 0
 
 
@@ -73,20 +98,40 @@ def _import(name: str) -> None:
     importlib.import_module(name)
 
 
-def _peak(device: str) -> int:
+def measure_added(device: str, work: Callable[[], object]) -> int:
+    """Bytes that some runs of the work add at their peak to what is held before them.
+
+    On a GPU it is what torch allocated, on a CPU the resident size of the process.
+
+    Args:
+        device: "cpu" or "cuda".
+        work: that has been done before, at another size or as it is, so that what it loads is there.
+
+    Raises:
+        OSError: a CPU without Linux's /proc, which alone can forget an earlier peak.
+    """
+    gc.collect()
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    return resident_peak()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        for _ in range(_STEPS):
+            work()
+        return torch.cuda.max_memory_allocated(device) - before
+    trim_memory()
+    forget_peak = Path("/proc/self/clear_refs")
+    if not forget_peak.exists():
+        raise OSError("the memory that work adds on a CPU can be measured on Linux only")
+    forget_peak.write_text("5", encoding="ascii")  # the peak becomes the present size
+    before = _resident_peak()
+    for _ in range(_STEPS):
+        work()
+    return _resident_peak() - before
 
 
-def resident_peak() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where getrusage() would tell of the process that started this one, if it was larger
-        line = next(x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _resident_peak() -> int:
+    """Largest resident size of this process since its peak was forgotten, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,13 @@
 """Kinds of errors and what each costs, in the manner of TIDE.
 
-Paper: Bolya et al. 2020, TIDE: A General Toolbox for Identifying Object Detection Errors, Sec. 2.2 and 2.3. Its own
-package is not used: it has not been kept since 2020 and needs pandas and seaborn.
+Paper: Bolya et al. 2020, TIDE: A General Toolbox for Identifying Object Detection Errors, Sec. 2.2 and 2.3. Where TIDE
+and COCO's AP part, this keeps to COCO's AP, so that the gains belong to the AP50 that stands beside them:
+
+* detections that crowd regions excuse are no errors; TIDE gives them a kind;
+* the limit on detections is of an image and class, as for AP; TIDE's is of an image;
+* a class without objects is not in the mean, whatever is detected of it; TIDE counts it with an AP of 0;
+* so a class all of whose objects are missed leaves the mean when the misses are repaired; in TIDE it stays, with an AP
+  of 0, if anything is detected of it.
 """
 
 from __future__ import annotations

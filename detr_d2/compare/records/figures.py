@@ -111,11 +111,12 @@ class MaskMetrics:
     Args:
         ap, ap50, ap75, ap_small, ap_medium, ap_large: COCO's average precision of masks.
         boundary_ap, boundary_ap50: the same, where two masks overlap by the smaller of mask IoU and Boundary IoU.
-        boundary_iou: median Boundary IoU of the objects found at mask IoU 0.5 with their detections, 0-100: how well
-            the model draws what it finds.
+        boundary_iou: median Boundary IoU with its detections of the objects that all models find at mask IoU 0.5,
+            0-100: how well the model draws what it finds.
         matched: those objects.
         failed_images: images whose masks the model could not predict; their objects count as missed.
         evaluator: package with its version.
+        boundary_ious: of every object, NaN for one that is not found, while there are models to come; then empty.
     """
 
     ap: float
@@ -130,6 +131,7 @@ class MaskMetrics:
     matched: int
     failed_images: int
     evaluator: str
+    boundary_ious: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ MEASURES = (
     _mask("ap_large", "Mask AP, large objects"),
     _mask("boundary_ap", "Boundary AP", "boundary AP", summary=True),
     _mask("boundary_ap50", "Boundary AP50"),
-    _mask("boundary_iou", "Boundary IoU of what is found (median)", "boundary IoU"),
+    _mask("boundary_iou", "Boundary IoU of what all find (median)", "boundary IoU"),
     _panoptic("pq", "Panoptic quality (PQ)", "PQ", summary=True),
     _panoptic("sq", "Segmentation quality (SQ)", "SQ"),
     _panoptic("rq", "Recognition quality (RQ)", "RQ"),
@@ -154,7 +154,14 @@ MEASURES = (
     ),
     Measure("gflops", "Multiply-adds of one image (10⁹)", _of("cost", "gflops"), "GFLOPs", higher=False, exact=True),
     LATENCY,
-    Measure("peak_memory_mb", "Peak memory (MB)", _of("cost", "peak_memory_mb"), "memory (MB)", higher=False, digits=0),
+    Measure(
+        "image_memory_mb",
+        "Memory that one image adds (MB)",
+        _of("cost", "image_memory_mb"),
+        "memory/image (MB)",
+        higher=False,
+        digits=0,
+    ),
 )
 
 

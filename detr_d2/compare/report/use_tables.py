@@ -31,7 +31,8 @@ def cost_table(comparison: Comparison) -> Table:
         ("Time of one image", partial(_stage, "total")),
         *((f"of it {stage}", partial(_stage, stage)) for stage in STAGES if stage in used),
         *((f"Images per second, {size} at once", partial(_throughput, size)) for size in sizes),
-        ("Peak memory", lambda cost: number(cost.peak_memory_mb, 0, "MB")),
+        ("Memory that one image adds", lambda cost: number(cost.image_memory_mb, 0, "MB", detail="the largest timed")),
+        ("Memory that the weights take", lambda cost: number(cost.weights_memory_mb, 0, "MB")),
         ("Measured on", lambda cost: word(f"{cost.device}, {cost.repeat} rounds")),
     ]
     cells = [(name, partial(cell, value)) for name, value in rows]

@@ -1,8 +1,7 @@
-"""Work, stages of the latency, throughput."""
+"""Work, throughput, and all of the cost."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,24 @@ from tiny_models import tiny_cfg, tiny_detr
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from detr_d2 import model_zoo
+from detr_d2 import model_zoo, modeling
 from detr_d2.compare.cost import cost as compare_cost
-from detr_d2.compare.cost import latency as compare_latency
 from detr_d2.compare.cost.cost import CostSettings, measure_costs
-from detr_d2.compare.cost.flops import HANDLES, count_flops
-from detr_d2.compare.cost.latency import StageClock, measure_latency, measure_throughput, stages_of
+from detr_d2.compare.cost.flops import HANDLES, FlopCount, count_flops
+from detr_d2.compare.cost.latency import measure_throughput
 from detr_d2.compare.measure.intervals import latency_differences
 from detr_d2.prediction.predictor import ImagePredictor
 
 
 def image(height: int = 64, width: int = 96) -> list[dict[str, Any]]:
     return [{"image": torch.zeros(3, height, width), "height": height, "width": width}]
+
+
+@pytest.fixture
+def only_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither work nor memory, which take longer."""
+    monkeypatch.setattr(compare_cost, "count_flops", lambda *_: FlopCount(1.0, 1, {}))
+    monkeypatch.setattr(compare_cost, "image_memory_mb", lambda *_: 1.0)
 
 
 class Attention(nn.Module):
@@ -81,93 +86,19 @@ def test_work_of_other_detectors(build: Any) -> None:
 
 
 @pytest.mark.slow
-def test_detr_r50_comes_to_the_published_work() -> None:
-    cfg = model_zoo.get_config("detr_r50.yaml")
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.DETR.NUM_CLASSES", 80])
-    # Landscape pictures of COCO, 640 x 480 and 640 x 427, with a short side of 800. Paper, Table 1: 86 G.
-    count = count_flops(build_model(cfg).eval(), [image(800, 1066), image(800, 1199)])
-    assert count.gflops == pytest.approx(86, abs=2)
-
-
-class Sleeper(nn.Module):
-    def __init__(self, seconds: float, inner: nn.Module | None = None) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.inner = inner
-
-    def forward(self, x: int) -> int:
-        time.sleep(self.seconds)
-        return x if self.inner is None else self.inner(x)
-
-
-class Clock:
-    """Time that passes in `sleep` only."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
-def test_stages_add_up_and_count_nested_parts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(time, "sleep", clock.sleep)
-    monkeypatch.setattr(time, "perf_counter", clock.perf_counter)
-    inner = Sleeper(2)
-    outer, other = Sleeper(3, inner), Sleeper(10)
-    stages = StageClock({"first": [outer, inner], "second": [other]})
-    with stages.running():
-        for part in (outer, other, inner, inner):
-            part(1)
-    assert stages.seconds == {"first": 3 + 2 + 2 + 2, "second": 10}
-    outer(1)  # not counted any more
-    assert stages.seconds["first"] == 9
-
-
-def test_a_part_that_fails_does_not_upset_the_clock() -> None:
-    class Failing(nn.Module):
-        def forward(self) -> None:
-            raise RuntimeError("broken")
-
-    part = Failing()
-    clock = StageClock({"only": [part]})
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="broken"), clock.running():
-            part()
-    assert not part._forward_hooks
-
-
 @pytest.mark.parametrize(
-    ("model", "names"),
+    ("name", "published", "tolerance"),
     [
-        (tiny_detr, ["backbone", "transformer"]),
-        (lambda: build_model(tiny_faster_rcnn_cfg()), ["backbone", "proposals", "heads"]),
-        (lambda: build_model(tiny_retinanet_cfg()), ["backbone", "heads"]),
+        ("detr_r50.yaml", 86, 2),  # Carion et al. 2020, Table 1
+        ("deformable_detr_r50.yaml", 173, 4),  # Zhu et al. 2021, Table 1
     ],
 )
-def test_every_stage_takes_part_in_a_forward_pass(model: Any, names: list[str]) -> None:
-    built = model().eval()
-    batches = {"a": [image(), image(96, 64)]}
-    done: list[int] = []
-    latency = measure_latency({"a": built}, batches, repeat=3, progress=lambda: done.append(1))["a"].stages
-    assert [x.stage for x in latency] == ["total", *names, "post-processing"]
-    assert all(x.p50_ms > 0 for x in latency)
-    assert len(done) == 2 * (compare_latency.WARMUP + 3)
-    assert list(stages_of(built)) == names
-
-
-def test_unknown_models_have_a_total_only() -> None:
-    class Other(nn.Module):
-        def forward(self, _batch: Any) -> list[Any]:
-            return []
-
-    latency = measure_latency({"a": Other()}, {"a": [image()]}, repeat=2)["a"]
-    assert [x.stage for x in latency.stages] == ["total"]
-    assert len(latency.seconds) == 2
+def test_work_comes_to_what_was_published(name: str, published: float, tolerance: float) -> None:
+    cfg = model_zoo.get_config(name)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.DETR.NUM_CLASSES", 80])
+    # Landscape pictures of COCO, 640 x 480 and 640 x 427, with a short side of 800.
+    count = count_flops(build_model(cfg).eval(), [image(800, 1066), image(800, 1199)])
+    assert count.gflops == pytest.approx(published, abs=tolerance)
 
 
 def test_difference_in_time_is_paired_by_rounds() -> None:
@@ -183,31 +114,52 @@ def test_difference_in_time_is_paired_by_rounds() -> None:
 
 
 def test_what_cannot_be_measured_is_unknown_and_said(tiny_coco: CocoFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def fails(*arguments: object) -> None:
+        seen.append(arguments)
         raise RuntimeError("cannot\nbe traced")
 
     monkeypatch.setattr(compare_cost, "count_flops", fails)
-    monkeypatch.setattr(compare_cost, "peak_memory_mb", fails)
+    monkeypatch.setattr(compare_cost, "image_memory_mb", fails)
     cfg = tiny_cfg("INPUT.MIN_SIZE_TEST", 48)
     predictors = {"D": ImagePredictor(cfg, model=tiny_detr())}
-    files = sorted(str(x) for x in tiny_coco.image_root.iterdir())
+    files = sorted((str(x) for x in tiny_coco.image_root.iterdir()), reverse=True)
     settings = CostSettings(repeat=1, batch_sizes=(2,), images=3)
     done: list[int] = []
     found = measure_costs(predictors, {"D": cfg}, files, settings, progress=lambda: done.append(1))
     cost, notes = found.costs["D"], found.notes
     assert found.differences == []
     assert np.isnan(cost.gflops)
-    assert np.isnan(cost.peak_memory_mb)
+    assert np.isnan(cost.image_memory_mb)
+    assert cost.weights_memory_mb == pytest.approx(4 * cost.parameters / 1e6, rel=0.01)  # and some statistics
     assert notes == [
         "D: its work could not be counted (RuntimeError: cannot be traced)",
-        "D: its peak memory could not be measured (RuntimeError: cannot be traced)",
+        "D: its memory could not be measured (RuntimeError: cannot be traced)",
     ]
     assert cost.backbone_path == "fast"
     plain = {"P": ImagePredictor(cfg, model=tiny_detr("MODEL.DETR.OPTIMIZE_INFERENCE", False))}
     assert measure_costs(plain, {"P": cfg}, files, settings).costs["P"].backbone_path == "plain"
-    assert cost.image_size == [48, 48]  # of 48 x 64, 64 x 48 and 48 x 48
+    assert cost.image_size == [48, 48]  # of 48 x 48, 64 x 48 and 48 x 64
+    assert seen[1] == (predictors["D"].model, cfg, files[1], ())  # the largest
     assert (cost.device, cost.repeat, len(cost.latency), len(cost.throughput)) == ("cpu", 1, 4, 1)
     assert len(done) == settings.num_steps(1)
+
+
+@pytest.mark.usefixtures("only_times")
+def test_resnets_of_detectron2_take_the_path_that_detrs_take(tiny_coco: CocoFiles) -> None:
+    size = ["INPUT.MIN_SIZE_TEST", 48]
+    configs = {
+        "DETR": tiny_cfg(*size),
+        "Faster R-CNN": tiny_faster_rcnn_cfg(*size),
+        "Mask R-CNN": tiny_faster_rcnn_cfg(*size, "MODEL.MASK_ON", True),
+        "RetinaNet": tiny_retinanet_cfg(*size),
+        "as detectron2 runs it": tiny_retinanet_cfg(*size, "MODEL.RESNETS.FAST", False),
+    }
+    predictors = {label: ImagePredictor(cfg, model=modeling.build_model(cfg)) for label, cfg in configs.items()}
+    files = sorted(str(x) for x in tiny_coco.image_root.iterdir())
+    costs = measure_costs(predictors, configs, files, CostSettings(repeat=1, batch_sizes=(1,), images=1)).costs
+    assert [x.backbone_path for x in costs.values()] == ["fast", "fast", "fast", "fast", "plain"]
 
 
 def test_throughput_of_batches_and_what_does_not_fit() -> None:

@@ -19,7 +19,7 @@ from segmentation_cases import run_lengths
 from detr_d2.compare.data import load_ground_truth
 from detr_d2.compare.found.masks import SegmentationCache, collect_masks, segmentation_of
 from detr_d2.compare.masks import Segment, Segmentation, encode
-from detr_d2.compare.measure.masks import boundary_iou, mask_metrics
+from detr_d2.compare.measure.masks import boundary_iou, mask_metrics, over_shared_objects
 from detr_d2.compare.segmentation import panoptic_figures
 from detr_d2.data import register_coco
 from detr_d2.evaluation.arrays import GroundTruth, Rle, coco_dataset
@@ -109,6 +109,31 @@ def test_a_thin_mask_is_limited_by_its_mask_iou() -> None:
     assert metrics.ap == metrics.boundary_ap == pytest.approx(10)
 
 
+def test_boundary_iou_is_compared_on_what_all_models_find() -> None:
+    """One model finds the easy object only, and draws it as the other does; alone it would be ahead."""
+    easy, hard = block(5, 5, 20, 20), block(30, 40, 20, 20)
+    ground_truth, truth = truth_of([(0, easy), (0, hard)])
+    both = [found((0, 0.9, easy), (0, 0.8, block(30, 42, 20, 20)))]
+    metrics = [mask_metrics(ground_truth, truth, images, np.arange(2)) for images in (both, [found((0, 0.9, easy))])]
+    assert metrics[0].boundary_ious == pytest.approx([100, 100 / 3])
+    assert metrics[1].boundary_ious == pytest.approx([100, np.nan], nan_ok=True)
+    assert [(x.boundary_iou, x.matched) for x in metrics] == [(pytest.approx(200 / 3), 2), (100, 1)]
+    shared = over_shared_objects(metrics)
+    assert [(x.boundary_iou, x.matched, x.boundary_ious) for x in shared] == [(100, 1, [])] * 2
+    assert [(x.ap, x.boundary_ap) for x in shared] == [(x.ap, x.boundary_ap) for x in metrics]
+    nothing = mask_metrics(ground_truth, truth, [found()], np.arange(2))
+    assert [x.matched for x in over_shared_objects([*metrics, nothing])] == [0, 0, 0]
+    assert all(np.isnan(x.boundary_iou) for x in over_shared_objects([*metrics, nothing]))
+    assert over_shared_objects([]) == []
+
+
+def test_an_object_without_a_mask_is_found_by_nobody() -> None:
+    square = block(5, 5, 20, 20)
+    ground_truth, truth = truth_of([(0, square), (0, block(30, 40, 20, 20))])
+    metrics = mask_metrics(ground_truth, [None, truth[1]], [found((0, 0.9, block(30, 40, 20, 20)))], np.arange(2))
+    assert metrics.boundary_ious == pytest.approx([np.nan, 100], nan_ok=True)
+
+
 def test_classes_of_the_model_are_those_of_the_data_by_the_map() -> None:
     square = block(10, 10, 20, 20)
     ground_truth, truth = truth_of([(1, square)])
@@ -181,6 +206,7 @@ def test_figures_are_those_of_pycocotools(seed: int) -> None:
     for _ in range(5):
         masks = [(int(rng.integers(2)), block(*rng.integers(0, 40, 2), *rng.integers(5, 30, 2))) for _ in range(5)]
         near = [(k, np.roll(mask, rng.integers(-2, 3, 2), (0, 1))) for k, mask in masks for _ in range(2)]
+        near += [(k, mask - frame(mask)) for k, mask in masks if (mask > frame(mask)).any()]  # inside, crowds or not
         objects.append(masks)
         scores = np.sort(rng.random(len(near)))[::-1].tolist()
         images.append(found(*((k, score, mask) for score, (k, mask) in zip(scores, near, strict=True))))

@@ -113,8 +113,8 @@ def test_bins_of_another_model_are_joined_by_their_bounds(
 def test_times_are_stacked_in_the_order_of_the_stages(drawn: Callable[..., dict[str, Axes]]) -> None:
     axes = drawn()["stages"]
     bars = [[(bar.get_x(), bar.get_width()) for bar in group] for group in axes.containers]
-    assert [group[0] for group in bars] == [(0, 12.0), (12.0, 7.5), (19.5, 0), (19.5, 0), (19.5, 1.5)]
-    assert [group[1] for group in bars] == [(0, 14.0), (14.0, 0), (14.0, 4.0), (18.0, 5.0), (23.0, 2.0)]
+    assert [group[0] for group in bars] == [(0, 12.0), (12.0, 7.5), (19.5, 0), (19.5, 0), (19.5, 0), (19.5, 1.5)]
+    assert [group[1] for group in bars] == [(0, 14.0), (14.0, 0), (14.0, 4.0), (18.0, 5.0), (23.0, 0.5), (23.5, 1.5)]
 
 
 def test_counting_errors_missed_and_throughput(drawn: Callable[..., dict[str, Axes]]) -> None:

@@ -31,7 +31,7 @@ def test_a_page_without_masks_does_not_speak_of_them(boxes_alone: Comparison) ->
     text = root.text()
     assert "Mask AP" not in text
     assert "anoptic" not in text
-    assert main_rows(boxes_alone)[0][-1] == "memory (MB)"
+    assert main_rows(boxes_alone)[0][-1] == "memory/image (MB)"
     assert "mask_ap" not in models_csv(boxes_alone)
     assert measures_of(boxes_alone) == [x for x in MEASURES if not x.part]
 
@@ -40,7 +40,7 @@ def test_the_page_has_every_figure_of_masks_and_maps(root: Node) -> None:
     masks = cells(root, "masks-table")
     for name, value in (("Mask AP", "61.5"), ("Mask AP50", "83.5"), ("Boundary AP", "44.5"), ("Boundary AP50", "71.5")):
         assert masks[name, "DETR"].text() == value
-    assert masks["Boundary IoU of what is found (median)", "DETR"].text() == "58.5 of 88 objects"
+    assert masks["Boundary IoU of what all find (median)", "DETR"].text() == "58.5 of 88 objects"
     assert masks["Mask AP, large objects", "DETR"].text().startswith("–")
     assert "Faster R-CNN has no masks" in masks["Mask AP", "Faster R-CNN"].text()
     maps = cells(root, "panoptic-table")

@@ -160,7 +160,7 @@ def test_every_measure_of_the_summary_reads_another_figure(example: Comparison) 
         "latency_ms": 21.0,
         "parameters": pytest.approx(12.345678),
         "gflops": 3.21,
-        "peak_memory_mb": 812.5,
+        "image_memory_mb": 312.5,
     }
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from ...records.comparison import Comparison, ModelComparison
 from .svg import SIZE, colour, draw, series_style, shade, swatch
 
-STAGES = ("backbone", "transformer", "proposals", "heads", "post-processing")
+STAGES = ("backbone", "transformer", "proposals", "heads", "NMS", "rest")
 
 AP_SPAN = 4.0
 """The least that an axis of AP spans, in points of AP."""
