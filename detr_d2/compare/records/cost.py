@@ -11,9 +11,11 @@ class StageLatency:
     """Time of one part of the model for one image.
 
     Args:
-        stage: "total", "backbone", "transformer", "proposals" (RPN), "heads", "NMS", "rest" (decoding and all else);
-            stages other than "total" sum up to it, as they are of the same rounds.
-        p50_ms, p95_ms: median and 95th percentile.
+        stage: "total", "backbone", "transformer", "proposals" (RPN), "heads", "NMS" (all of it, that of the RPN too),
+            "rest" (preprocessing, decoding, masks and all else).
+        p50_ms: of the total its median over the rounds; of a part its share of that, taken from the middle half of the
+            same rounds, so that the parts sum up to the total.
+        p95_ms: 95th percentile over the rounds.
     """
 
     stage: str
@@ -46,14 +48,13 @@ class Cost:
         image_size: (height, width) that enters the network, in pixels, median of the timed images.
         latency: per stage; the first is "total".
         throughput: per batch size.
-        image_memory_mb: what one image adds to a process that holds the model, its largest at once.
-        weights_memory_mb: of parameters and buffers.
-        peak_memory_mb: of a fresh process that runs the model on one image at a time: on a GPU what torch allocated,
-            on a CPU the resident size of the process, libraries included.
         repeat: timed rounds.
         device: "cpu" or "cuda".
         backbone_path: "fast" for detectron2's ResNet as this package runs it, "plain" for any other backbone; "" if the
             model was not run.
+        image_memory_mb: what the largest of the timed images adds at its peak to a fresh process that holds the model
+            and has run it on a small image: on a GPU what torch allocated, on a CPU the resident size of the process.
+        weights_memory_mb: of parameters and buffers.
         given: whether the user gave these figures (`--cost`), instead of a measurement.
     """
 
@@ -64,7 +65,6 @@ class Cost:
     image_size: list[int]
     latency: list[StageLatency]
     throughput: list[Throughput]
-    peak_memory_mb: float
     repeat: int
     device: str
     backbone_path: str = ""

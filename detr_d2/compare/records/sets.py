@@ -108,17 +108,17 @@ class CountGroup:
 
 @dataclass(frozen=True)
 class Counting:
-    """Number of detections, as shipped and scored at least `score_threshold`, against the number of objects.
+    """Number of detections, as shipped and at the operating point, against the number of objects.
+
+    Detections on crowd regions that count for no object are left out.
 
     Args:
-        score_threshold: of the detections that count.
         mean_error: mean over images of detections minus objects.
         mean_absolute_error: mean of its size.
         exact_share: images with the right number, 0-100.
         groups: by the number of objects, ascending.
     """
 
-    score_threshold: float
     mean_error: float
     mean_absolute_error: float
     exact_share: float

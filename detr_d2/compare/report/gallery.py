@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..records.comparison import Comparison
+from ..records.comparison import Comparison, ModelComparison
 from ..records.pictures import Boxes, GalleryImage
 
 MAX_SIDE = 640
 """Longest side of an embedded image, in pixels."""
 
 _JPEG_QUALITY = 80
+_DIGITS = 4  # of scores
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Gallery:
     """What the script needs.
 
     Args:
-        data: JSON: classes, and per image its name, size, picture as a data URI, objects, and detections per model.
+        data: JSON: classes, labels of the models, per model the operating scores of the two halves (null: nothing
+            counts), and per image its name, size, picture as a data URI, objects, detections per model, half, and for
+            which of the models, by their places, it is among the worst.
         skipped: sentences on images that could not be read.
         left_out: images of the record beyond the number that was asked for.
     """
@@ -58,7 +62,12 @@ def make_gallery(comparison: Comparison, limit: int) -> Gallery:
             skipped.append(f"{entry.file_name} is not shown, as it cannot be read: {reason}")
         else:
             images.append(_record(entry, picture, labels))
-    data = {"classes": comparison.dataset.class_names, "images": images}
+    data = {
+        "classes": comparison.dataset.class_names,
+        "labels": labels,
+        "scores": [_operating_scores(model) for model in comparison.models if not model.failed],
+        "images": images,
+    }
     return Gallery(data, skipped, left_out=len(comparison.gallery) - seen)
 
 
@@ -119,14 +128,22 @@ def _record(entry: GalleryImage, picture: str, labels: list[str]) -> dict[str, A
         "picture": picture,
         "objects": _boxes(entry.objects),
         "detections": [_boxes(entry.detections.get(label, Boxes([], []))) for label in labels],
+        "half": entry.half,
+        "worstOf": [labels.index(label) for label in entry.worst_of if label in labels],
     }
+
+
+def _operating_scores(model: ModelComparison) -> list[float | None]:
+    """Rounded as the scores of the detections are, so that the one that has it counts."""
+    scores = [] if model.operating is None else model.operating.scores
+    return [round(x, _DIGITS) if math.isfinite(x) else None for x in scores]
 
 
 def _boxes(boxes: Boxes) -> dict[str, list[Any]]:
     return {
         "boxes": [[round(x, 1) for x in box] for box in boxes.boxes],
         "classes": boxes.classes,
-        "scores": [round(x, 4) for x in boxes.scores],
+        "scores": [round(x, _DIGITS) for x in boxes.scores],
         "shipped": boxes.shipped,
         "crowd": boxes.crowd,
     }
