@@ -53,7 +53,7 @@ def score_point(score: float, *, nms: bool, lift: float = 0.0, own: bool = False
         other_label=10 * (1 - score),
         count_error=abs(4 * score - 2) + 0.5,
         crowds=[max(0.0, recall - x) if x == x else NAN for x in fall],
-        crowds_without_nms=[recall - x / 2 if x == x else NAN for x in fall],
+        crowds_without_nms=[max(0.0, recall - x / (2 if nms else 1)) if x == x else NAN for x in fall],
     )
 
 

@@ -83,7 +83,8 @@ def _nms(_: Comparison, series: Sequence[Series]) -> Card:
     changes = [(x, *change) for x in series if (change := nms_change(x.model)) is not None]
     if not changes:
         return Card("nms", "NMS", "No model could be run both with and without NMS.")
-    sentence = "; ".join(_nms_phrase(x.model.label, without, kept) for x, without, kept in changes)
+    most_first = sorted(changes, key=lambda change: change[1] - change[2])
+    sentence = "; ".join(_nms_phrase(x.model.label, without, kept) for x, without, kept in most_first)
     rows = [(x.index, x.model.label, f"{decimal(without)} → {decimal(kept)}") for x, without, kept in changes]
     curves = [(x.index, [(place_of_nms(p), p.ap) for p in last_layer(x.model)]) for x, *_ in changes]
     spark = sparks.lines(curves, least_span=4.0)

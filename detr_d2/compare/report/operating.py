@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from ..records.comparison import Comparison, ModelComparison
@@ -16,8 +18,8 @@ _ROWS = {
     "precision": ("Precision", 1, "%"),
     "recall": ("Recall", 1, "%"),
     "f1": ("F1", 1, "%"),
-    "extra": ("Extra boxes, of 100 found objects", 1, ""),
-    "other_label": ("Extra boxes of another class, of 100 found objects", 1, ""),
+    "extra": ("Extra boxes (% of found objects)", 1, ""),
+    "other_label": ("Of another class (% of found objects)", 1, ""),
     "count_error": ("Counting error per image", 2, ""),
 }
 
@@ -68,8 +70,8 @@ def operating_table(comparison: Comparison) -> Table:
         live = Live(places[model.label], "score", 2, 1.0)
         return live.on(score_cell(model), math.nan)
 
-    rows = [("Score from which a detection counts", score)]
-    rows += [(name, lambda model, key=key: cell(key, model)) for key, (name, *_) in _ROWS.items()]
+    rows: list[tuple[str, Callable[[ModelComparison], Cell]]] = [("Lowest score that counts", score)]
+    rows += [(name, partial(cell, key)) for key, (name, *_) in _ROWS.items()]
     return by_model("operating-table", "At the operating point", comparison.models, rows, first="Measure")
 
 

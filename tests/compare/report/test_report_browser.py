@@ -268,10 +268,10 @@ def test_the_slider_moves_figures_crowds_and_counting_together(page: Any) -> Non
     assert heights == pytest.approx([66, 64, 60, 46, 36], abs=0.1)
     _press(page, "#operating-score", *["ARROW_RIGHT"] * 4)  # 0.2
     table = {row[0]: row[1:3] for row in _table(page, "operating-table")}
-    assert table["Score from which a detection counts"] == ["0.20", "0.20"]
+    assert table["Lowest score that counts"] == ["0.20", "0.20"]
     assert table["Precision"] == ["68.0 %", "68.0 %"]
     assert table["Recall"] == ["82.0 %", "88.0 %"]  # 90 − 8, and 6 more
-    assert table["Extra boxes, of 100 found objects"] == ["16.0", "1.6"]
+    assert table["Extra boxes (% of found objects)"] == ["16.0", "1.6"]
     assert table["Counting error per image"] == ["1.70", "1.70"]
     crowds = {row[0]: row for row in _table(page, "crowds-table")}
     assert crowds["0.5 to 0.7, Faster R-CNN"][2:4] == ["68.0", "78.0"]

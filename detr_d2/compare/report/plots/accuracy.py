@@ -81,7 +81,7 @@ def errors(series: Sequence[Series]) -> Plot | None:
         axes.set_xlabel("AP50 gained if these errors were repaired")
 
     legend = [(f"swatch-b{x.index}", x.model.label) for x in shown]
-    return plot("errors", "What each kind of error costs", on, shown, legend)
+    return plot("errors", "What each kind of error costs", on, shown, legend, size=(4.7, 3.3))
 
 
 def stages(series: Sequence[Series]) -> Plot | None:
@@ -102,7 +102,7 @@ def stages(series: Sequence[Series]) -> Plot | None:
         axes.set_yticks(range(len(shown)), [_short(x.model.label) for x in shown])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("median time of one image (ms)")
+        axes.set_xlabel("median time (ms)")
 
     size = (SMALL[0], 1.0 + 0.45 * len(shown))
     legend = [(f"swatch-s{STAGES.index(s)}", s) for s in used]
@@ -130,5 +130,5 @@ def throughput(series: Sequence[Series]) -> Plot | None:
     return plot("throughput", "Images per second", on, [x for x, _ in shown], size=SMALL)
 
 
-def _short(text: str, length: int = 16) -> str:
+def _short(text: str, length: int = 12) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -23,7 +23,7 @@ _COLOURS = 8
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-SIZE = (4.7, 3.3)  # inches; about as wide as a phone, so that text is never shrunk much
+SIZE = (4.7, 2.9)  # inches; about as wide as a phone, so that text is never shrunk much
 _FONTSIZE = 9.5
 _SVG = "{http://www.w3.org/2000/svg}"
 LIVE = "live-"
