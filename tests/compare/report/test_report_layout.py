@@ -109,7 +109,8 @@ def test_nothing_hangs_over_or_lies_on_something_else(
 
 
 def test_faults_are_seen(browser: Any, tmp_path: Path) -> None:
-    page = """<meta name=viewport content="width=device-width, minimum-scale=1"><body><main><p style="margin: 0">below</p>
+    page = """<meta name=viewport content="width=device-width, minimum-scale=1"><body>
+        <main><p style="margin: 0">below</p>
         <h2 style="margin: -1em 0 0">above</h2><p style="width: 2000px">wide</p>
         <table><tbody><tr style="height: 400px"><td>row</td></tr></tbody></table></main>"""
     (tmp_path / "bad.html").write_text(page)
