@@ -19,6 +19,9 @@ _USUAL_NMS = 0.5
 _LIVES_ON = 5.0
 """Points of AP, at least, that a model loses without the NMS on which it lives, and a fifth of its AP."""
 
+_BETTER = 2.0
+"""Points of AP by which another NMS is worth a word."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -84,7 +87,7 @@ def _nms(_: Comparison, series: Sequence[Series]) -> Card:
     if not changes:
         return Card("nms", "NMS", "No model could be run both with and without NMS.")
     most_first = sorted(changes, key=lambda change: change[1] - change[2])
-    sentence = "; ".join(_nms_phrase(x.model.label, without, kept) for x, without, kept in most_first)
+    sentence = "; ".join(_nms_phrase(x.model.label, *change) + _better_nms(x.model) for x, *change in most_first)
     rows = [(x.index, x.model.label, f"{decimal(without)} → {decimal(kept)}") for x, without, kept in changes]
     curves = [(x.index, [(place_of_nms(p), p.ap) for p in last_layer(x.model)]) for x, *_ in changes]
     spark = sparks.lines(curves, least_span=4.0)
@@ -112,6 +115,15 @@ def _nms_phrase(label: str, without: float, kept: float) -> str:
     if gain >= 1.5:
         return f"{label} gains {decimal(gain, 0)} from NMS: {both}"
     return f"{label} changes by {decimal(gain, 0)}" if gain > -1.5 else f"{label} is harmed by NMS: {both}"
+
+
+def _better_nms(model: ModelComparison) -> str:
+    """Of a model that ships NMS: the one of the sweep that serves it better by some points."""
+    shipped = next((p.ap for p in last_layer(model) if p.shipped and p.nms_threshold is not None), math.nan)
+    best = max((p for p in last_layer(model) if p.nms_threshold is not None), key=lambda p: p.ap, default=None)
+    if best is None or not best.ap - shipped >= _BETTER:
+        return ""
+    return f" ({decimal(best.ap, 0)} with NMS at {best.nms_threshold:g})"
 
 
 def crowded_bin(models: Sequence[ModelComparison]) -> CrowdBin | None:

@@ -32,8 +32,9 @@ def _recall(shown: Sequence[Series], counts: dict[_Bin, int]) -> Plot:
     legend: list[tuple[str, str]] = []
     for x in shown:
         legend.append((f"swatch-c{x.index}", x.model.label))
-        if _differs_without_nms(x):
-            legend += [(f"swatch-w{x.index}", f"{x.model.label} without NMS")]
+        if not _differs_without_nms(x):
+            continue
+        legend.append((f"swatch-w{x.index}", f"{x.model.label} without NMS"))
         if any(finite(b.chance) for b in x.model.crowds):
             legend += [(f"swatch-k{x.index}", f"{x.model.label} without NMS, by chance")]
         if any(b.lost is not None and b.lost.value > 0 for b in x.model.crowds):
@@ -45,15 +46,16 @@ def _recall(shown: Sequence[Series], counts: dict[_Bin, int]) -> Plot:
             bins, places = _bins(x, counts, place, len(shown))
             tint = colour(x.index)
             found = [b.recall.value for b in bins]
-            if any(b.lost is not None for b in bins):
+            differs = _differs_without_nms(x)
+            if differs and any(b.lost is not None for b in bins):
                 lost = [b.lost.value if b.lost is not None else math.nan for b in bins]
                 above = [b.chance + y for b, y in zip(bins, lost, strict=True)]
                 axes.fill_between(
                     places, [b.chance for b in bins], above, color=tint, alpha=LOST_ALPHA, linewidth=0, gid=_OWN
                 )
-            if any(finite(b.chance) for b in bins):
+            if differs and any(finite(b.chance) for b in bins):
                 axes.plot(places, [b.chance for b in bins], **chance_style(x.index), gid=_OWN)
-            if _differs_without_nms(x):
+            if differs:
                 without = [b.recall_without_nms.value if b.recall_without_nms else math.nan for b in bins]
                 axes.plot(places, without, **without_style(x.index), gid=f"{LIVE}{x.index}.crowds_without_nms")
             _whiskers(axes, places, [b.recall for b in bins], tint)
