@@ -88,7 +88,7 @@ def _layers(one: Series, key: str, label: str) -> Plot:
         ap_axis(axes, label)
         axes.set_xticks(range(1, one.model.num_layers + 1))
 
-    name = f"{label} per decoder layer of {one.model.label}"
+    name = f"{label} per layer, {one.model.label}"
     legend = [(f"swatch-l{one.index}-{LAYER_NMS.index(t)}", nms_name(t)) for t in ways]
     return plot(f"layers-{key}-{one.index}", name, on, [], legend, size=SMALL)
 
