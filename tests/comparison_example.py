@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from set_example import crowd_bins, cures, extra_boxes, operating_point
+
 from detr_d2.compare.records.comparison import (
     Comparison,
     CrashedImage,
@@ -16,18 +18,20 @@ from detr_d2.compare.records.cost import Cost, StageLatency, Throughput
 from detr_d2.compare.records.figures import (
     ClassMetrics,
     CocoMetrics,
+    ConfusionMatrix,
     ErrorKind,
     Interval,
     MaskMetrics,
     PanopticMetrics,
     PrecisionRecall,
 )
-from detr_d2.compare.records.pictures import Boxes, GalleryImage
+from detr_d2.compare.records.pictures import Boxes, GalleryImage, Removal
 from detr_d2.compare.records.results import RunResult
-from detr_d2.compare.records.sets import CountGroup, Counting, CrowdingBin, Duplicates, NmsPoint, QueryGroup, QueryLimit
+from detr_d2.compare.records.sets import CountGroup, Counting, NmsPoint, QueryGroup, QueryLimit
 
 CLASSES = ["circle", "square", "triangle <b>"]
 _NAN = float("nan")
+_DIFFERENCES = {"ap": -5.0, "ap50": 0.5, "ap75": -7.0, "recall": -2.0, "extra": 6.5, "count_error": -0.4}
 _SWEEP = [None, *(x / 100 for x in range(30, 100, 5))]
 
 
@@ -49,14 +53,15 @@ def example_comparison(image_files: tuple[str, str] = ("images/000.png", "images
         objects_per_class=[60, 40, 0],
         max_objects=6,
         fingerprint="3f" * 16,
+        overlapped_share=12.0,
     )
-    settings = {"limit": 40, "repeat": 10, "resamples": 200, "score_threshold": 0.5}
+    settings = {"limit": 40, "repeat": 10, "resamples": 1000, "score_threshold": None}
     return Comparison(
         dataset=dataset,
         models=[_detr(), _faster_rcnn(), _failed()],
         differences=[
             Difference("DETR", "Faster R-CNN", metric, Interval(value, value - 3, value + 3))
-            for metric, value in (("ap", -5.0), ("ap50", 0.5), ("ap75", -7.0))
+            for metric, value in _DIFFERENCES.items()
         ],
         gallery=[_gallery_image(file, image_id) for image_id, file in enumerate(image_files, start=1)],
         machine={
@@ -93,7 +98,8 @@ def _detr() -> ModelComparison:
         stages={"total": 21.0, "backbone": 12.0, "transformer": 7.5, "rest": 1.5},
     )
     masks = MaskMetrics(61.5, 83.5, 66.5, 41.5, 62.5, _NAN, 44.5, 71.5, 58.5, 88, 0, "pycocotools 2.0.11")
-    return replace(model, masks=masks, panoptic=PanopticMetrics(52.5, 81.5, 63.5, 48.5, 80.5, 59.5, 56.5, 82.5, 67.5))
+    panoptic = PanopticMetrics(52.5, 81.5, 63.5, 48.5, 80.5, 59.5, 56.5, 82.5, 67.5)
+    return replace(model, masks=masks, panoptic=panoptic, cures=cures())
 
 
 def _faster_rcnn() -> ModelComparison:
@@ -153,6 +159,9 @@ def _model(
         PrecisionRecall(iou, recall, [max(0.0, 100 - slope * x**2 / 100) for x in recall])
         for iou, slope in ((0.5, 0.4), (0.75, 0.7), (None, 0.8))
     ]
+    nms_model = shipped.nms_threshold is not None
+    scores, lift = ((0.7, 0.8), 6.0) if nms_model else ((0.6, 0.7), 0.0)
+    operating = operating_point(scores, nms=nms_model, lift=lift)
     run = RunResult(
         model=label,
         config_file=f"{label}.yaml",
@@ -181,23 +190,23 @@ def _model(
             "ap": Interval(ap, ap - 3.1, ap + 2.9),
             "ap50": Interval(ap + 20, ap + 16, ap + 23),
             "ap75": Interval(ap + 8, ap + 4, ap + 12),
+            "recall": Interval(operating.at.recall, operating.at.recall - 4, operating.at.recall + 4),
+            "extra": Interval(operating.at.extra, 0.0, operating.at.extra + 3),
+            "count_error": Interval(operating.at.count_error, 0.5, 2.5),
         },
         curves=curves,
         num_layers=num_layers,
         nms=nms,
-        duplicates=[
-            Duplicates("shipped", shipped.nms_threshold, 0.5, 110, 0.05, 0.0, 2, 95, 2, 93, 0),
-            Duplicates("without NMS", None, 0.5, 400, 6.5, 3.25, 38, 97, 90, 97, 0),
-            Duplicates("with NMS", 0.5, 0.5, 108, 0.0, 0.0, 0, 94, 0, 92, 5),
-        ],
-        crowding=[
-            CrowdingBin(0.0, 0.0, 55, 98.0, 98.0, 96.0, 0.5),
-            CrowdingBin(0.0, 0.3, 30, 92.0, 95.0, 88.0, 0.5),
-            CrowdingBin(0.3, 0.5, 15, 70.0, 90.0, 61.0, 0.5),
-            CrowdingBin(0.5, 1.0, 0, _NAN, _NAN, _NAN, 0.5),
-        ],
+        operating=operating,
+        extra_boxes=extra_boxes(operating.at, nms=nms_model),
+        crowds=crowd_bins(operating.at, nms=nms_model),
+        confusion=ConfusionMatrix(CLASSES[:2], [[52, 3, 5], [2, 30, 8], [6, 4, 0]]),
+        removals=[_removal()] if nms_model else [],
         counting=Counting(
-            0.5, 0.25, 0.5, 60.0, [CountGroup(1, 2, 22, 1.5, 1.6, 0.25), CountGroup(3, 6, 18, 3.75, 4.0, 0.75)]
+            0.25,
+            operating.at.count_error,
+            60.0,
+            [CountGroup(1, 2, 22, 1.5, 1.6, 0.25), CountGroup(3, 6, 18, 3.75, 4.0, 0.75)],
         ),
         query_limit=query_limit,
         errors=[
@@ -219,11 +228,11 @@ def _model(
             image_size=[128, 171],
             latency=[StageLatency(stage, x, 1.3 * x) for stage, x in stages.items()],
             throughput=[Throughput(1, 45.0), Throughput(4, 60.0), Throughput(16, _NAN)],
-            image_memory_mb=312.5,
-            weights_memory_mb=49.4,
             repeat=10,
             device="cpu",
             backbone_path="fast",
+            image_memory_mb=42.5,
+            weights_memory_mb=49.25,
         ),
     )
 
@@ -252,4 +261,22 @@ def _gallery_image(file: str, image_id: int) -> GalleryImage:
         [0.99, 0.95, 0.85, 0.8, 0.3],
         [True, False, True, True, False],
     )
-    return GalleryImage(file, image_id, 128, 96, 0.5 / image_id, objects, {"DETR": detr, "Faster R-CNN": faster_rcnn})
+    found = {"DETR": detr, "Faster R-CNN": faster_rcnn}
+    worst_of = ["DETR"] if image_id == 2 else []
+    return GalleryImage(file, image_id, 128, 96, 0.5 / image_id, objects, found, worst_of, half=(image_id - 1) % 2)
+
+
+def _removal() -> Removal:
+    return Removal(
+        "images/001.png",
+        2,
+        128,
+        96,
+        0,
+        object_box=[30.0, 20.0, 70.0, 60.0],
+        removed_box=[31.0, 20.0, 70.0, 61.0],
+        removed_score=0.85,
+        kept_box=[20.0, 15.0, 62.0, 56.0],
+        kept_score=0.95,
+        iou=0.55,
+    )

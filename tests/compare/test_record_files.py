@@ -34,7 +34,7 @@ def test_round_trip(tmp_path: Path) -> None:
     save_comparison(example, tmp_path / "a.json")
     loaded = load_comparison(tmp_path / "a.json")
     assert repr(loaded) == repr(example)  # NaN is not equal to itself
-    assert math.isnan(loaded.models[0].crowding[-1].recall)
+    assert math.isnan(loaded.models[0].crowds[1].recall.value)
     assert loaded.models[0].shipped is not None
     assert loaded.models[0].shipped.nms_threshold is None
     assert loaded.models[1].query_limit is None
@@ -74,10 +74,10 @@ def test_main_table() -> None:
     head, detr, rcnn, failed = main_rows(example_comparison())
     assert head[:3] == ["model", "AP", "AP50"]
     cells = dict(zip(head, detr, strict=True))
-    assert (cells["AP"], cells["AP50"], cells["GFLOPs"], cells["memory/image (MB)"]) == ("65.0", "85.0", "3.2", "312")
+    assert (cells["AP"], cells["AP50"], cells["GFLOPs"], cells["MB/image"]) == ("65.0", "85.0", "3.2", "42")
     assert cells["AP without NMS"] == "65.0"
     assert dict(zip(head, rcnn, strict=True))["AP without NMS"] == "30.0"
-    assert failed == ["RetinaNet *", *["-"] * 19]  # 12 of boxes, 4 of masks, 3 of panoptic maps
+    assert failed == ["RetinaNet *", *["-"] * 20]  # 13 of boxes, 4 of masks, 3 of panoptic maps
 
 
 def test_the_point_of_an_nms_is_that_of_the_last_layer() -> None:
@@ -113,7 +113,8 @@ def test_csv_keeps_full_precision_and_leaves_unknown_cells_empty() -> None:
         *("model", "config_file", "weights", "failed", "ap_low", "ap_high"),
         *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
         *("mask_ap", "mask_ap50", "boundary_ap", "boundary_iou", "pq", "sq", "rq"),
-        *("ar_max", "ap_without_nms", "parameters_m", "gflops", "latency_p50_ms", "image_memory_mb"),
+        *("ar_max", "ap_without_nms", "recall", "extra", "count_error"),
+        *("parameters_m", "gflops", "latency_p50_ms", "image_memory_mb", "weights_memory_mb"),
     ]
     assert [x["model"] for x in rows] == ["DETR", "Faster R-CNN", "RetinaNet"]
     assert float(rows[0]["ap_low"]) == 61.9

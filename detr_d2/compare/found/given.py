@@ -93,7 +93,6 @@ def _costs(specs: Sequence[str]) -> Mapping[str, Cost]:
             image_size=[],
             latency=[StageLatency("total", latency, _NAN)],
             throughput=[],
-            peak_memory_mb=_NAN,
             repeat=0,
             device="",
             given=True,

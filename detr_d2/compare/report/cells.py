@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..records.comparison import ModelComparison
 
@@ -21,6 +21,8 @@ class Cell:
         reason: why there is a dash instead of a value.
         sort: what the column is sorted by; None stands last both ways.
         best: whether it wins its row.
+        live: what the slider changes in it, if anything.
+        bar: length of the bar behind it, 0 to 1; NaN for none.
     """
 
     text: str
@@ -28,6 +30,31 @@ class Cell:
     reason: str = ""
     sort: float | str | None = None
     best: bool = False
+    live: Live | None = None
+    bar: float = math.nan
+
+
+@dataclass(frozen=True)
+class Live:
+    """Where the script of the page finds the figure of a cell for a position of the slider.
+
+    Args:
+        model: its place in the record.
+        key: of `ScorePoint`, with the place in a list after a point, as in "crowds.2"; "score": the score itself.
+        digits: to print.
+        most: where the bar is full.
+        unit: after the number.
+    """
+
+    model: int
+    key: str
+    digits: int
+    most: float
+    unit: str = ""
+
+    def on(self, cell: Cell, value: float) -> Cell:
+        """The cell with a bar for its value."""
+        return replace(cell, live=self, bar=value / self.most)
 
 
 @dataclass(frozen=True)

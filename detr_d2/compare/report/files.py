@@ -98,7 +98,7 @@ def markdown_table(comparison: Comparison) -> str:
 
 def models_csv(comparison: Comparison) -> str:
     """One row per model with full precision; an unknown figure is an empty cell."""
-    columns = _columns(comparison)
+    columns = [measure for measure in measures_of(comparison) if measure.head or measure.csv]
     rows: list[list[Any]] = []
     for x in comparison.models:
         interval = x.confidence.get("ap")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..records.comparison import Comparison, ModelComparison
-from ..records.sets import Duplicates, NmsPoint
+from ..records.sets import NmsPoint
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Measure:
         higher: whether more is better.
         exact: whether the value has no noise.
         digits: to print.
+        cost: whether it is of the cost, which random weights do not change.
+        found: whether a model that finds fewer objects has it easier.
         part: "masks" or "panoptic" of a model's record, for a figure that others do not have.
         summary: whether the summary of the page has it.
         missing: reason for a dash.
@@ -36,6 +38,8 @@ class Measure:
     higher: bool = True
     exact: bool = False
     digits: int = 1
+    cost: bool = False
+    found: bool = False
     part: str = ""
     summary: bool = True
     missing: str = "not measured"
@@ -84,14 +88,16 @@ def _without_nms(model: ModelComparison) -> float:
     return point.ap if point is not None and known else math.nan
 
 
-def shipped_duplicates(model: ModelComparison) -> Duplicates | None:
-    """The entry of normal use."""
-    return next((x for x in model.duplicates if x.setting == "shipped"), None)
+def _operating(key: str) -> Callable[[ModelComparison], float]:
+    """Of the operating point."""
+    return lambda model: math.nan if model.operating is None else getattr(model.operating.at, key)
 
 
-def _pairs(model: ModelComparison) -> float:
-    entry = shipped_duplicates(model)
-    return math.nan if entry is None else entry.pairs_50
+def _cost(
+    key: str, name: str, head: str, csv: str = "", *, scale: float = 1.0, exact: bool = False, digits: int = 1
+) -> Measure:
+    value = _of("cost", key, scale)
+    return Measure(key, name, value, head, csv, higher=False, exact=exact, digits=digits, cost=True)
 
 
 def time_of(model: ModelComparison) -> tuple[float, float]:
@@ -107,6 +113,7 @@ LATENCY = Measure(
     "ms/image",
     csv="latency_p50_ms",
     higher=False,
+    cost=True,
 )
 MEASURES = (
     _ap("ap", "AP", "AP"),
@@ -135,33 +142,30 @@ MEASURES = (
     _panoptic("rq_stuff", "RQ, stuff"),
     _ap("ar_max", "Average recall", "AR"),
     Measure("ap_without_nms", "AP without NMS", _without_nms, "AP without NMS", summary=False),
-    Measure("pairs_50", "Duplicate pairs per image", _pairs, higher=False, digits=2),
+    Measure("recall", "Recall at the operating point", _operating("recall"), csv="recall"),
     Measure(
-        "mean_absolute_error",
+        "extra",
+        "Extra boxes per found object (%)",
+        _operating("extra"),
+        csv="extra",
+        higher=False,
+        found=True,
+        missing="no object is found",
+    ),
+    Measure(
+        "count_error",
         "Counting error per image",
-        _of("counting", "mean_absolute_error"),
+        _operating("count_error"),
+        csv="count_error",
         higher=False,
         digits=2,
+        found=True,
     ),
-    Measure(
-        "parameters",
-        "Parameters (millions)",
-        _of("cost", "parameters", 1e-6),
-        "params (M)",
-        csv="parameters_m",
-        higher=False,
-        exact=True,
-    ),
-    Measure("gflops", "Multiply-adds of one image (10⁹)", _of("cost", "gflops"), "GFLOPs", higher=False, exact=True),
+    _cost("parameters", "Parameters (millions)", "params (M)", "parameters_m", scale=1e-6, exact=True),
+    _cost("gflops", "Multiply-adds of one image (10⁹)", "GFLOPs", exact=True),
     LATENCY,
-    Measure(
-        "image_memory_mb",
-        "Memory that one image adds (MB)",
-        _of("cost", "image_memory_mb"),
-        "memory/image (MB)",
-        higher=False,
-        digits=0,
-    ),
+    _cost("image_memory_mb", "Memory: one image adds (MB)", "MB/image", digits=0),
+    _cost("weights_memory_mb", "Memory: weights (MB)", "weights (MB)", exact=True, digits=0),
 )
 
 

@@ -10,37 +10,34 @@ from typing import Any
 
 from ...files import write_text
 from ..records.comparison import Comparison
-from ..records.figures import FEWEST
+from ..records.sets import FEWEST_OBJECTS
 from .confusion import confusions
 from .gallery import MAX_SIDE, make_gallery
+from .operating import slider_data
 from .removed import removed_strips
-from .verdicts import differences, headline, summary
+from .summary import differences, interval_notes, summary
 
 GALLERY_IMAGES = 24
 """Images that are embedded unless another number is asked for: at 640 pixels, two megabytes or less together."""
 
 SECTIONS = {
-    "summary": "Summary",
-    "precision-recall": "Precision and recall",
-    "masks": "Masks",
-    "speed": "AP against time",
-    "nms": "The effect of NMS",
-    "layers": "AP of each decoder layer",
-    "crowding": "Crowded objects",
-    "removed": "What NMS removed",
-    "duplicates": "Duplicates",
-    "gallery": "Where the models disagree",
-    "counting": "Counting",
-    "errors": "Kinds of error",
-    "confusion": "What is taken for what",
-    "queries": "The limit of queries",
-    "cost": "Cost",
-    "classes": "Classes",
-    "made": "How this was made",
+    "summary": ("At a glance", "Glance"),
+    "nms": ("What NMS does", "NMS"),
+    "crowds": ("Crowds", "Crowds"),
+    "set": ("Set behaviour", "Set"),
+    "gallery": ("Where the models disagree", "Gallery"),
+    "figures": ("All figures", "Figures"),
+    "accuracy": ("Precision, recall and errors", "Precision"),
+    "masks": ("Masks", "Masks"),
+    "cost": ("Speed and cost", "Cost"),
+    "classes": ("Classes", "Classes"),
+    "made": ("How this was made", "Made"),
 }
+"""Id -> heading, and its name among the contents."""
 
 _WITHOUT_MODELS = ("summary", "made")
 
+_SCRIPTS = ("report.js", "slider.js", "gallery.js")
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -67,6 +64,7 @@ def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
         import jinja2
 
         figures, tables = page_figures(comparison), _tables(comparison)
+        from .cards import cards
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in ("jinja2", "matplotlib"):
             raise
@@ -75,36 +73,37 @@ def render(comparison: Comparison, *, gallery: int = GALLERY_IMAGES) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    script = _template("report.js")
+    script = "\n".join(map(_template, _SCRIPTS))
     return environment.get_template("report.html").render(
         comparison=comparison,
         dataset=comparison.dataset,
         models=comparison.models,
+        working=sum(not model.failed for model in comparison.models),
         sections=_sections(comparison),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=_template("report.css"),
+        cards=cards(comparison),
         figures=figures,
         tables=tables,
-        summary=summary(comparison),
-        differences=differences(comparison),
-        headline=headline(comparison),
+        notes=interval_notes(comparison),
+        slider=slider_data(comparison),
         gallery=make_gallery(comparison, gallery),
         removed=removed_strips(comparison),
         confusions=confusions(comparison),
         max_side=MAX_SIDE,
-        fewest=FEWEST,
+        fewest_objects=FEWEST_OBJECTS,
     )
 
 
-def _sections(comparison: Comparison) -> dict[str, str]:
-    """Id -> heading of those that can say something."""
+def _sections(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Those of `SECTIONS` that can say something."""
     working = sum(not model.failed for model in comparison.models)
     if not working:
         return {name: SECTIONS[name] for name in _WITHOUT_MODELS}
-    sections = SECTIONS if working > 1 else {**SECTIONS, "gallery": "Pictures"}
+    sections = SECTIONS if working > 1 else {**SECTIONS, "gallery": ("Pictures", "Pictures")}
     masks = any(model.masks is not None or model.panoptic is not None for model in comparison.models)
-    return {name: title for name, title in sections.items() if name != "masks" or masks}
+    return {name: titles for name, titles in sections.items() if name != "masks" or masks}
 
 
 def _template(name: str) -> str:
@@ -113,24 +112,28 @@ def _template(name: str) -> str:
 
 def page_figures(comparison: Comparison) -> dict[str, Any]:
     """Name -> what a section draws: a `Plot`, several, or None; and the swatches of legends."""
-    from .plots import accuracy, sets
+    from .plots import accuracy, crowds, sets
     from .plots.plot import live_series, swatches
 
     series = live_series(comparison)
     rooms = {
         accuracy: ("precision_recall", "speed", "errors", "stages", "throughput"),
-        sets: ("nms_sweep", "layers", "crowding", "counting", "missed"),
+        crowds: ("crowds",),
+        sets: ("nms_sweep", "layers", "scores", "counting", "missed"),
     }
     figures = {name: getattr(room, name)(series) for room, names in rooms.items() for name in names}
     return {"swatches": swatches(series), **figures}
 
 
 def _tables(comparison: Comparison) -> dict[str, Any]:
-    from . import tables, use_tables
+    from . import operating, set_tables, tables, use_tables
 
     rooms = {
-        tables: ("nms", "crowding", "duplicates", "counting", "errors", "queries", "classes", "masks", "panoptic"),
+        operating: ("operating",),
+        set_tables: ("extra_boxes", "crowds", "counting", "queries", "cures"),
+        tables: ("nms", "errors", "classes", "masks", "panoptic"),
         use_tables: ("cost", "made"),
     }
     found = {name: getattr(room, f"{name}_table")(comparison) for room, names in rooms.items() for name in names}
-    return {"layers": tables.layer_tables(comparison), **found}
+    own = {"summary": summary(comparison), "differences": differences(comparison)}
+    return {**own, "layers": tables.layer_tables(comparison), **found}

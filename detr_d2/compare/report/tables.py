@@ -1,4 +1,4 @@
-"""The tables of the page of `compare`, other than its summary."""
+"""The tables of the page of `compare` on how right its models are: NMS, decoder layers, errors, classes, masks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import math
 from functools import partial
 
 from ..records.comparison import Comparison, ModelComparison
-from .cells import Cell, Table, by_model, dash, decimal, failure, model_cell, number, word
+from .cells import Cell, Table, by_model, dash, decimal, model_cell, number, word
 from .measures import Measure, measures_of
-from .plots.plot import bin_name, nms_name, range_name
-from .plots.sets import last_layer
+from .plots.plot import last_layer, nms_name
 
 
 def nms_table(comparison: Comparison) -> Table:
@@ -49,76 +48,6 @@ def layer_tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
-def crowding_table(comparison: Comparison) -> Table:
-    """Recall and AP50 per bin of overlap."""
-    names = list(dict.fromkeys((b.low, b.high) for model in comparison.models for b in model.crowding))
-    rows = []
-    for name in names:
-        found = [(m, next((b for b in m.crowding if (b.low, b.high) == name), None)) for m in comparison.models]
-        count = next(b.num_objects for _, b in found if b is not None)
-        cells = [word(bin_name(*name)), number(float(count), 0)]
-        for key in ("recall", "recall_without_nms", "ap50"):
-            for model, b in found:
-                why = failure(model) if model.failed else "no object in this bin" if not count else "not measured"
-                cells.append(dash(why) if b is None else number(getattr(b, key), reason=why))
-        rows.append(cells)
-    labels = [model.label for model in comparison.models]
-    heads = [f"{what}, {label}" for what in ("Recall", "Recall without NMS", "AP50") for label in labels]
-    columns = ["Overlap", "Objects", *heads]
-    return Table("crowding-table", "Objects by their overlap with another of their class", columns, rows)
-
-
-def duplicates_table(comparison: Comparison) -> Table:
-    """A row per model and setting."""
-    columns = [
-        "Model",
-        "Setting",
-        "Detections",
-        "Pairs per image, IoU > 0.5",
-        "Pairs per image, IoU > 0.7",
-        "Images with a pair",
-        "Objects covered",
-        "Covered twice or more",
-        "Objects found",
-        "Objects that NMS lost",
-    ]
-    rows = []
-    for model in comparison.models:
-        if not model.duplicates:
-            why = failure(model) if model.failed else "not measured"
-            rows.append([word(model.label), *[dash(why)] * (len(columns) - 1)])
-        for x in model.duplicates:
-            setting = x.setting if x.nms_threshold is None else f"{x.setting} (IoU {x.nms_threshold:g})"
-            counts = (x.images_with_pairs, x.covered, x.covered_twice, x.true_positives, x.removed_true_positives)
-            cells = [number(x.detections, 0), number(x.pairs_50, 2), number(x.pairs_70, 2)]
-            rows.append([word(model.label), word(setting), *cells, *(number(count, 0) for count in counts)])
-    return Table("duplicates-table", "Detections of one class on top of each other", columns, rows, words=(1,))
-
-
-def counting_table(comparison: Comparison) -> Table:
-    """Counting error, all images and by the number of objects."""
-
-    def figure(key: str, digits: int, unit: str, model: ModelComparison) -> Cell:
-        return number(getattr(model.counting, key, None), digits, unit)
-
-    def group(name: tuple[int, int], model: ModelComparison) -> Cell:
-        groups = model.counting.groups if model.counting else []
-        found = next((g for g in groups if (g.low, g.high) == name), None)
-        if found is None:
-            return dash("not measured")
-        detail = f"{decimal(found.predicted_mean)} found, {decimal(found.true_mean)} there"
-        return number(found.mean_absolute_error, 2, detail=detail, reason="no such image")
-
-    names = dict.fromkeys((g.low, g.high) for m in comparison.models if m.counting for g in m.counting.groups)
-    rows = [
-        ("Mean error (detections − objects)", partial(figure, "mean_error", 2, "")),
-        ("Mean size of the error", partial(figure, "mean_absolute_error", 2, "")),
-        ("Images with the right number", partial(figure, "exact_share", 1, "%")),
-        *((f"Size of the error, images with {range_name(*name)} objects", partial(group, name)) for name in names),
-    ]
-    return by_model("counting-table", "Counting error", comparison.models, rows, first="Measure")
-
-
 def errors_table(comparison: Comparison) -> Table:
     """Kinds of error."""
     kinds = dict.fromkeys(e.kind for model in comparison.models for e in model.errors)
@@ -131,32 +60,6 @@ def errors_table(comparison: Comparison) -> Table:
 
     rows = [(kind, partial(cell, kind)) for kind in kinds]
     return by_model("errors-table", "AP50 gained without this kind of error", comparison.models, rows, first="Kind")
-
-
-def queries_table(comparison: Comparison) -> Table:
-    """Objects against queries, models with queries only."""
-    models = [model for model in comparison.models if model.query_limit is not None]
-
-    def figure(key: str, model: ModelComparison) -> Cell:
-        return number(getattr(model.query_limit, key), 0)
-
-    def group(name: tuple[int, int], model: ModelComparison) -> Cell:
-        groups = model.query_limit.groups if model.query_limit else []
-        found = next((g for g in groups if (g.low, g.high) == name), None)
-        if found is None or not found.num_objects:
-            return dash("no such image")
-        share = 100 * found.missed / found.num_objects
-        return number(share, 1, "%", detail=f"{found.missed:,} of {found.num_objects:,}")
-
-    names = dict.fromkeys((g.low, g.high) for m in models if m.query_limit for g in m.query_limit.groups)
-    rows = [
-        ("Queries", partial(figure, "num_queries")),
-        ("Most objects of an image", partial(figure, "max_objects")),
-        ("Images with more objects than queries", partial(figure, "images_over")),
-        ("Objects that cannot be found", partial(figure, "objects_over")),
-        *((f"Missed in images with {range_name(*name)} objects", partial(group, name)) for name in names),
-    ]
-    return by_model("queries-table", "Number of objects against number of queries", models, rows, first="Measure")
 
 
 def classes_table(comparison: Comparison) -> Table:

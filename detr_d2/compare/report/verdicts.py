@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..records.comparison import Comparison, ModelComparison
-from ..records.figures import FEWEST, Interval
-from .cells import Cell, Table, dash, decimal, model_cell, number, span, word
-from .measures import LATENCY, MEASURES, Measure, measures_of, time_of
+from ..records.figures import Interval
+from .cells import decimal, span
+from .measures import LATENCY, Measure, time_of
+
+NO_WINNER = "no clear winner"
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,37 @@ class Verdict:
     detail: str = ""
 
 
-def decide(values: Mapping[str, float], difference: Callable[[str, str], Interval | None], measure: Measure) -> Verdict:
+Difference = Callable[[str, str], Interval | None]
+"""Of two labels: the first's value minus the second's, or None if it was not tested."""
+
+
+def decide(
+    values: Mapping[str, float], difference: Difference, measure: Measure, barred: Mapping[str, str] | None = None
+) -> Verdict:
     """The winner: ahead of every other model by a difference whose interval does not hold 0.
 
     Args:
         values: label -> value; NaN takes no part.
-        difference: of two labels: the first's value minus the second's, or None if it was not tested.
+        difference: see there.
         measure: what the values are of.
+        barred: label -> why it must not win. Two others are compared without it; a single other has to be ahead of it.
     """
-    higher, digits = measure.higher, measure.digits
     values = {label: value for label, value in values.items() if math.isfinite(value)}
     if len(values) < 2:
         return Verdict(None, "–", "only one model has this figure" if values else "no model has this figure")
+    barred = {label: why for label, why in (barred or {}).items() if label in values}
+    free = {label: value for label, value in values.items() if label not in barred}
+    verdict = _best(free if len(free) > 1 else values, difference, measure)
+    if not barred:
+        return verdict
+    left_out = "; ".join(f"{label} cannot win: {why}" for label, why in barred.items())
+    if verdict.winner in free or (verdict.winner is None and len(free) > 1):
+        return replace(verdict, detail="; ".join(filter(None, (verdict.detail, left_out))))
+    return Verdict(None, NO_WINNER, left_out)
+
+
+def _best(values: Mapping[str, float], difference: Difference, measure: Measure) -> Verdict:
+    higher, digits = measure.higher, measure.digits
     best = (max if higher else min)(values, key=lambda label: values[label])
     others = [label for label in values if label != best]
     ties = [label for label in others if values[label] == values[best]]
@@ -46,15 +67,26 @@ def decide(values: Mapping[str, float], difference: Callable[[str, str], Interva
         return Verdict(None, "equal") if ties else Verdict(best, best)
     tested = {label: difference(best, label) for label in others}
     for label, interval in tested.items():
-        if interval is not None and not (interval.low > 0 if higher else interval.high < 0):
-            reach = span(interval.low, interval.high, digits, sign=True)
-            drawn = "rounds" if measure is LATENCY else "images"
-            why = f"{best} − {label}: {reach}, which may be noise" if reach else f"too few {drawn} for an interval"
-            return Verdict(None, "no clear winner", why)
+        if interval is not None and not _beyond(interval, 1 if higher else -1):
+            return Verdict(None, NO_WINNER, _doubt(best, label, interval, measure))
     if None in tested.values():
         text = "equal" if ties else f"{'highest' if higher else 'lowest'}: {best}"
         return Verdict(None, text, "not tested against noise")
     return Verdict(best, best, "; ".join(f"by {_gap(x, digits)} over {y}" for y, x in tested.items() if x))
+
+
+def _beyond(interval: Interval, sign: int) -> bool:
+    """Whether the difference is above 0 beyond noise, or below for a sign of −1."""
+    return interval.low > 0 if sign > 0 else interval.high < 0
+
+
+def _doubt(best: str, other: str, interval: Interval, measure: Measure) -> str:
+    reach = span(interval.low, interval.high, measure.digits, sign=True)
+    if reach:
+        return f"{best} − {other}: {reach}, which may be noise"
+    if len(interval.checkpoints) == 2:
+        return "two checkpoints are too few for an interval"
+    return f"too few {'rounds' if measure is LATENCY else 'images or checkpoints'} for an interval"
 
 
 def _gap(interval: Interval, digits: int) -> str:
@@ -62,7 +94,7 @@ def _gap(interval: Interval, digits: int) -> str:
     return f"{decimal(abs(interval.value), digits)} ({span(low, high, digits)})"
 
 
-def paired_difference(comparison: Comparison, metric: str) -> Callable[[str, str], Interval | None]:
+def paired_difference(comparison: Comparison, metric: str) -> Difference:
     """Looks differences up in either order of the two labels."""
     known = {(d.first, d.second): d.difference for d in comparison.differences if d.metric == metric}
 
@@ -75,11 +107,33 @@ def paired_difference(comparison: Comparison, metric: str) -> Callable[[str, str
     return between
 
 
+def has_random_weights(model: ModelComparison) -> bool:
+    """Whether it was run without weights."""
+    return not model.weights and model.predictions is None
+
+
+def barred_from(comparison: Comparison, measure: Measure) -> dict[str, str]:
+    """Label -> why a model must not win: random weights, or fewer boxes because it finds less."""
+    if measure.cost:
+        return {}
+    models = [model for model in comparison.models if not model.failed]
+    barred = {model.label: "its weights are random" for model in models if has_random_weights(model)}
+    if measure.found:
+        recall = paired_difference(comparison, "recall")
+        for model in models:
+            for other in models:
+                more = recall(other.label, model.label)
+                if more is not None and _beyond(more, 1):
+                    barred.setdefault(model.label, f"it finds fewer objects than {other.label}")
+    return barred
+
+
 def verdict_of(comparison: Comparison, measure: Measure) -> Verdict:
     """The winner of a row of the summary."""
     models = [model for model in comparison.models if not model.failed]
     values = {model.label: measure.value(model) for model in models}
-    verdict = decide(values, paired_difference(comparison, measure.key), measure)
+    difference = paired_difference(comparison, measure.key)
+    verdict = decide(values, difference, measure, barred_from(comparison, measure))
     if measure is LATENCY and verdict.detail == "not tested against noise":
         return _fastest(models)
     return verdict
@@ -87,85 +141,11 @@ def verdict_of(comparison: Comparison, measure: Measure) -> Verdict:
 
 def _fastest(models: Sequence[ModelComparison]) -> Verdict:
     """Without a test: a model whose 95th percentile lies below the median of all others."""
+    if any(model.cost is not None and model.cost.given for model in models):
+        return Verdict(None, NO_WINNER, "some times are given, not measured")
     times = {model.label: time_of(model) for model in models}
     times = {label: time for label, time in times.items() if all(map(math.isfinite, time))}
     for label, (_, p95) in times.items():
         if len(times) > 1 and all(p95 < p50 for other, (p50, _) in times.items() if other != label):
             return Verdict(label, label, "its 95th percentile lies below the other medians")
-    return Verdict(None, "no clear winner", "the spreads (median to 95th percentile) overlap")
-
-
-_NO_INTERVAL = f"fewer than {FEWEST} images or rounds are too few for an interval"
-
-
-def summary(comparison: Comparison) -> Table:
-    """A row per measure: each model's value with its interval, and the winner."""
-    rows = [_row(comparison, measure) for measure in measures_of(comparison) if measure.summary]
-    columns = ["Measure", *(model.label for model in comparison.models)]
-    caption = "Figures with 95 % intervals where they were measured"
-    if sum(not model.failed for model in comparison.models) < 2:
-        return Table("summary-table", caption, columns, [row[:-1] for row in rows])
-    caption += "; what is ahead beyond noise is set bold"
-    return Table("summary-table", caption, [*columns, "Ahead"], rows, words=(len(columns),))
-
-
-def _row(comparison: Comparison, measure: Measure) -> list[Cell]:
-    verdict = verdict_of(comparison, measure)
-    cells = [model_cell(model, lambda model: _value(model, measure)) for model in comparison.models]
-    cells = [
-        replace(cell, best=model.label == verdict.winner) for cell, model in zip(cells, comparison.models, strict=True)
-    ]
-    return [word(measure.name), *cells, Cell(verdict.text, detail=verdict.detail)]
-
-
-def _value(model: ModelComparison, measure: Measure) -> Cell:
-    interval = model.confidence.get(measure.key)
-    detail = "" if interval is None else span(interval.low, interval.high, measure.digits)
-    if measure is LATENCY:
-        p95 = time_of(model)[1]
-        detail = f"95 % below {decimal(p95)}" if math.isfinite(p95) else ""
-    return number(measure.value(model), measure.digits, reason=measure.missing_in(model), detail=detail)
-
-
-def differences(comparison: Comparison) -> Table:
-    """Every pair of models and whether it differs beyond noise."""
-    names = {measure.key: measure for measure in MEASURES}
-    rows = []
-    for x in comparison.differences:
-        digits = names[x.metric].digits if x.metric in names else 1
-        name = names[x.metric].name if x.metric in names else x.metric
-        value, low, high = x.difference.value, x.difference.low, x.difference.high
-        known = math.isfinite(low) and math.isfinite(high)
-        reading = "may be noise" if low <= 0 <= high else "beyond noise"
-        rows.append(
-            [
-                word(f"{x.first} − {x.second}"),
-                word(name),
-                Cell(decimal(value, digits, sign=True), sort=value) if math.isfinite(value) else dash("no such figure"),
-                Cell(span(low, high, digits, sign=True), sort=low) if known else dash(_NO_INTERVAL),
-                word(reading) if known else dash(_NO_INTERVAL),
-            ]
-        )
-    columns = ["Models", "Measure", "Difference", "95 % interval", "Reading"]
-    return Table(
-        "differences", "Differences between the models, on the same resampled images", columns, rows, words=(1, 4)
-    )
-
-
-def headline(comparison: Comparison) -> str:
-    """One sentence on AP."""
-    models = [model for model in comparison.models if not model.failed and model.coco is not None]
-    values = {model.label: model.coco.ap for model in models if model.coco and math.isfinite(model.coco.ap)}
-    if not any(not model.failed for model in comparison.models):
-        return "No model could be measured, so there is nothing to compare."
-    if len(values) < 2:
-        alone = "".join(f" {label} has an AP of {decimal(value)}." for label, value in values.items())
-        return f"There is nothing to compare: fewer than two models have an AP.{alone}"
-    verdict = verdict_of(comparison, MEASURES[0])
-    order = sorted(values, key=lambda label: -values[label])
-    list_of = ", ".join(f"{label} {decimal(values[label])}" for label in order)
-    if verdict.winner is not None:
-        return f"{verdict.winner} has the highest AP, {verdict.detail} (95\u00a0% interval in brackets). AP: {list_of}."
-    if verdict.text == "no clear winner":
-        return f"No clear winner in AP: {list_of}. {verdict.detail}."
-    return f"AP: {list_of}; whether the difference is more than noise was not tested."
+    return Verdict(None, NO_WINNER, "the spreads (median to 95th percentile) overlap")

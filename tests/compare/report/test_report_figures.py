@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from report_html import parse
 
 from detr_d2.compare.records.comparison import Comparison
-from detr_d2.compare.records.sets import CrowdingBin
 from detr_d2.compare.report.plots import accuracy as report_figures
+from detr_d2.compare.report.plots import crowds as report_crowds
 from detr_d2.compare.report.plots import plot as report_plot
 from detr_d2.compare.report.plots import sets as report_set_figures
+from detr_d2.compare.report.plots import sparks
 from detr_d2.compare.report.plots.svg import draw, series_style, swatch
 
 _NAN = float("nan")
@@ -39,7 +40,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch, example: Comparison) -> Callable[...,
         series = report_plot.live_series(comparison)
         for module, names in (
             (report_figures, ("precision_recall", "speed", "errors", "stages", "throughput")),
-            (report_set_figures, ("nms_sweep", "layers", "crowding", "counting", "missed")),
+            (report_crowds, ("crowds",)),
+            (report_set_figures, ("nms_sweep", "layers", "scores", "counting", "missed")),
         ):
             for name in names:
                 getattr(module, name)(series)
@@ -95,19 +97,60 @@ def test_time_against_ap_with_its_interval(drawn: Callable[..., dict[str, Axes]]
     assert bars[0].get_segments()[0].tolist() == [[21.0, pytest.approx(61.9)], [21.0, pytest.approx(67.9)]]
 
 
-def test_crowding_as_shipped_and_without_nms(drawn: Callable[..., dict[str, Axes]]) -> None:
-    lines = _lines(drawn()["crowding-recall"])
-    assert [y for _, y in lines[2]] == pytest.approx([98.0, 92.0, 70.0, _NAN], nan_ok=True)  # the second model's
-    assert [y for _, y in lines[3]] == pytest.approx([98.0, 95.0, 90.0, _NAN], nan_ok=True)
-    assert drawn()["crowding-ap"].get_xticklabels()[2].get_text() == "0.3 to 0.5\n(15)"
+def _named(axes: Axes, name: str) -> list[float]:
+    """Heights of the line that the slider moves."""
+    (line,) = [x for x in axes.lines if x.get_gid() == f"live-{name}"]
+    return np.asarray(line.get_ydata()).tolist()
+
+
+def test_crowds_as_shipped_and_without_nms(drawn: Callable[..., dict[str, Axes]]) -> None:
+    axes = drawn()["crowds-recall"]
+    # The empty bin is left out. Faster R-CNN: recall 66 at its operating point, minus 0, 2, 6, 20, 30 in the bins.
+    assert _named(axes, "1.crowds") == [66.0, 64.0, 60.0, 46.0, 36.0]
+    assert _named(axes, "1.crowds_without_nms") == [66.0, 65.0, 63.0, 56.0, 51.0]
+    assert _named(axes, "0.crowds") == pytest.approx([64.0, 62.0, 60.0, 56.0, 54.0])
+    assert [x.get_text() for x in axes.get_xticklabels()][3:] == ["0.5 to 0.7\n(22)", "0.7 to 1\n(5)"]
+    hatched = [x.get_extents().x0 for x in axes.patches if x.get_hatch()]
+    assert len(hatched) == 1  # the last one, of 5 objects
+
+
+def test_lines_of_crowds_look_as_their_legend_says(example: Comparison) -> None:
+    plot = report_crowds.crowds(report_plot.live_series(example))[0]
+    legend = {text: swatch for swatch, text in plot.legend}
+    assert legend["Faster R-CNN without NMS"] == "swatch-w1"
+    assert "lost to NMS by Faster R-CNN" in legend
+    assert not any("lost" in text and "DETR" in text for text in legend)
+    assert report_plot.shipped_style(1)["linestyle"] == "-"
+    assert report_plot.without_style(1)["linestyle"] == ":"
+    swatches = report_plot.swatches(report_plot.live_series(example))
+    assert set(legend.values()) <= set(swatches)
+    assert "stroke-dasharray" in swatches["swatch-w1"]
+    assert "stroke-dasharray" not in swatches["swatch-c1"]  # though Faster R-CNN is dashed in other figures
+    assert "stroke-dasharray" in swatches["swatch-m1"]
+
+
+def test_what_the_slider_moves_is_named_in_the_svg(example: Comparison) -> None:
+    plot = report_crowds.crowds(report_plot.live_series(example))[0]
+    names = {x.attributes["data-line"] for x in parse(plot.svg).find_all() if "data-line" in x.attributes}
+    assert {"scale", "own", "0.crowds", "1.crowds", "1.crowds_without_nms"} <= names
+    used = set(re.findall(r"url\(#([^)]+)\)", plot.svg))
+    assert used <= {x.attributes.get("id") for x in parse(plot.svg).find_all()}
 
 
 def test_bins_of_another_model_are_joined_by_their_bounds(
     example: Comparison, drawn: Callable[..., dict[str, Axes]]
 ) -> None:
-    other = replace(example.models[1], crowding=[CrowdingBin(0.3, 0.5, 15, 50.0, 60.0, 40.0, 0.5)])
-    lines = _lines(drawn(replace(example, models=[example.models[0], other]))["crowding-ap"])
-    assert [y for _, y in lines[1]] == pytest.approx([_NAN, _NAN, 40.0, _NAN], nan_ok=True)
+    other = replace(example.models[1], crowds=[x for x in example.models[1].crowds if x.low == 0.3])
+    axes = drawn(replace(example, models=[example.models[0], other]))["crowds-ap"]
+    ((place, height),) = _lines(axes)[-1]
+    assert (round(place), height) == (2, 50.0)  # 60 − 10
+
+
+def test_operating_scores_are_marked_on_their_curve(drawn: Callable[..., dict[str, Axes]]) -> None:
+    axes = drawn()
+    lines = _lines(axes["score-recall"])
+    assert [x for x in lines if len(x) == 1] == [[(0.6, 66.0)], [(0.7, 62.0)], [(0.7, 68.0)], [(0.8, 64.0)]]
+    assert lines[2][0] == (0.05, 88.0)  # after the two helpers of the slider
 
 
 def test_times_are_stacked_in_the_order_of_the_stages(drawn: Callable[..., dict[str, Axes]]) -> None:
@@ -153,3 +196,28 @@ def test_many_models_are_told_apart() -> None:
     styles = [tuple(series_style(i).values()) for i in range(16)]
     assert len(set(styles)) == 16
     assert "var(--c7)" in swatch("x", **series_style(15))
+
+
+# Small pictures of the cards, 240 x 40
+
+
+def _paths(svg: str) -> list[str]:
+    return [x.attributes["d"] for x in parse(svg).find_all("path")]
+
+
+def test_a_line_of_a_card_goes_from_corner_to_corner() -> None:
+    assert _paths(sparks.lines([(0, [(0.0, 10.0), (1.0, 20.0)])])) == ["M4.0 36.0 L236.0 4.0"]
+    # A span of 40 around 15: the line rises by a quarter of the 32 pixels.
+    assert _paths(sparks.lines([(0, [(0.0, 10.0), (1.0, 20.0)])], least_span=40.0)) == ["M4.0 24.0 L236.0 16.0"]
+    assert sparks.lines([(0, [(0.0, _NAN)])]) == ""
+
+
+def test_dots_and_bars_of_a_card() -> None:
+    bar, dot, alone = _paths(sparks.whiskers([(0, 5.0, 0.0, 10.0), (1, 10.0, _NAN, _NAN)]))
+    assert bar == "M8.5 10.0 H231.5"  # 2 % of 10 are left free at each end
+    assert dot.startswith("M120.0 10.0")
+    assert alone.startswith("M231.5 30.0")
+    bars = list(parse(sparks.bars([(0, 20.0), (1, 5.0), (2, _NAN)])).find_all("rect"))
+    assert [x.attributes["width"] for x in bars] == ["240.0", "60.0"]
+    assert "var(--c1)" in bars[1].attributes["style"]
+    assert sparks.bars([(0, _NAN)]) == sparks.whiskers([]) == ""

@@ -15,7 +15,7 @@ from detr_d2.compare.records.comparison import Comparison, load_comparison, save
 from detr_d2.compare.report.files import latex_table, main_rows, markdown_table, models_csv
 from detr_d2.compare.report.measures import MEASURES, measures_of
 from detr_d2.compare.report.page import SECTIONS, render
-from detr_d2.compare.report.verdicts import summary
+from detr_d2.compare.report.summary import summary
 
 HEADS = ["mask AP", "mask AP50", "boundary AP", "boundary IoU", "PQ", "SQ", "RQ"]
 
@@ -31,7 +31,7 @@ def test_a_page_without_masks_does_not_speak_of_them(boxes_alone: Comparison) ->
     text = root.text()
     assert "Mask AP" not in text
     assert "anoptic" not in text
-    assert main_rows(boxes_alone)[0][-1] == "memory/image (MB)"
+    assert main_rows(boxes_alone)[0][-1] == "weights (MB)"
     assert "mask_ap" not in models_csv(boxes_alone)
     assert measures_of(boxes_alone) == [x for x in MEASURES if not x.part]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from .plot import STAGES, Plot, Series, ap_axis, finite, plot
+from .plot import SMALL, STAGES, Plot, Series, ap_axis, finite, plot
 from .svg import PAPER, colour, series_style, shade
 
 
@@ -32,7 +32,7 @@ def _precision_recall(series: Sequence[Series], iou: float | None) -> Plot:
         axes.set(xlim=(0, 101), ylim=(0, 102), xlabel="recall (%)", ylabel="precision (%)")
 
     place = "mean" if iou is None else f"{100 * iou:.0f}"
-    return plot(f"pr-{place}", f"Precision over recall, {name}", on, [x for x, _ in curves])
+    return plot(f"pr-{place}", f"Precision over recall, {name}", on, [x for x, _ in curves], size=SMALL)
 
 
 def speed(series: Sequence[Series]) -> Plot | None:
@@ -58,7 +58,7 @@ def speed(series: Sequence[Series]) -> Plot | None:
         ap_axis(axes, "AP")
         axes.set_xlim(0, 1.15 * max(time.p50_ms for _, time, _ in points))
 
-    return plot("speed", "AP against time", on, [x for x, *_ in points])
+    return plot("speed", "AP against time", on, [x for x, *_ in points], size=SMALL)
 
 
 def errors(series: Sequence[Series]) -> Plot | None:
@@ -81,7 +81,7 @@ def errors(series: Sequence[Series]) -> Plot | None:
         axes.set_xlabel("AP50 gained if these errors were repaired")
 
     legend = [(f"swatch-b{x.index}", x.model.label) for x in shown]
-    return plot("errors", "What each kind of error costs", on, shown, legend)
+    return plot("errors", "What each kind of error costs", on, shown, legend, size=(4.7, 3.3))
 
 
 def stages(series: Sequence[Series]) -> Plot | None:
@@ -102,9 +102,9 @@ def stages(series: Sequence[Series]) -> Plot | None:
         axes.set_yticks(range(len(shown)), [_short(x.model.label) for x in shown])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("median time of one image (ms)")
+        axes.set_xlabel("median time (ms)")
 
-    size = (4.7, 1.0 + 0.45 * len(shown))
+    size = (SMALL[0], 1.0 + 0.45 * len(shown))
     legend = [(f"swatch-s{STAGES.index(s)}", s) for s in used]
     return plot("stages", "Where the time goes", on, shown, legend, size=size)
 
@@ -127,8 +127,8 @@ def throughput(series: Sequence[Series]) -> Plot | None:
         axes.set(xlabel="images at once", ylabel="images per second")
         axes.set_ylim(bottom=0)
 
-    return plot("throughput", "Images per second", on, [x for x, _ in shown])
+    return plot("throughput", "Images per second", on, [x for x, _ in shown], size=SMALL)
 
 
-def _short(text: str, length: int = 16) -> str:
+def _short(text: str, length: int = 12) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"

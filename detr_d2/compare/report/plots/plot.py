@@ -10,12 +10,22 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from ...records.comparison import Comparison, ModelComparison
-from .svg import SIZE, colour, draw, series_style, shade, swatch
+from ...records.sets import NmsPoint
+from .svg import MUTED, SIZE, colour, draw, series_style, shade, swatch
 
 STAGES = ("backbone", "transformer", "proposals", "heads", "NMS", "rest")
 
+SMALL = (3.1, 2.4)
+"""Size of one of three figures in a row, in inches."""
+
+NO_NMS = 1.0
+"""Where "none" stands on the axis of thresholds: NMS at IoU 1 removes nothing."""
+
 AP_SPAN = 4.0
 """The least that an axis of AP spans, in points of AP."""
+
+LOST_ALPHA = 0.25
+"""Of the area of what NMS loses."""
 
 LAYER_NMS = (None, 0.7, 0.5)
 """Ways of NMS that the figure of the decoder layers shows."""
@@ -90,7 +100,8 @@ def swatches(series: Sequence[Series]) -> dict[str, str]:
 
 def swatch_styles(series: Sequence[Series]) -> dict[str, dict[str, Any]]:
     """Id -> how it is drawn: a line, or with `facecolor` a filled box."""
-    lines = {f"swatch-m{x.index}": series_style(x.index) for x in series}
+    styles = {"m": series_style, "c": shipped_style, "w": without_style, "k": chance_style}
+    lines = {f"swatch-{letter}{x.index}": style(x.index) for x in series for letter, style in styles.items()}
     lines |= {
         f"swatch-l{x.index}-{way}": layer_style(x, way)
         for x in series
@@ -99,7 +110,29 @@ def swatch_styles(series: Sequence[Series]) -> dict[str, dict[str, Any]]:
     }
     boxes = {f"swatch-s{i}": {"facecolor": shade(i), "linewidth": 0} for i in range(len(STAGES))}
     boxes |= {f"swatch-b{x.index}": {"facecolor": colour(x.index), "linewidth": 0} for x in series}
+    boxes |= {f"swatch-f{x.index}": {"facecolor": colour(x.index), "linewidth": 0, "alpha": LOST_ALPHA} for x in series}
     return {**lines, **boxes}
+
+
+def shipped_style(index: int) -> dict[str, Any]:
+    """Of a model as shipped, where dashes tell settings and markers tell models."""
+    return {**series_style(index), "linestyle": "-"}
+
+
+def without_style(index: int) -> dict[str, Any]:
+    """Of a model without NMS, beside `shipped_style`."""
+    return {**series_style(index), "linestyle": ":", "markerfacecolor": "none", "markersize": 4}
+
+
+def chance_style(index: int) -> dict[str, Any]:
+    """Of what a model would find by chance."""
+    return {
+        "color": MUTED,
+        "linestyle": "-",
+        "linewidth": 0.9,
+        "marker": series_style(index)["marker"],
+        "markersize": 3,
+    }
 
 
 def layer_style(series: Series, way: int) -> dict[str, Any]:
@@ -110,6 +143,16 @@ def layer_style(series: Series, way: int) -> dict[str, Any]:
 def nms_name(threshold: float | None) -> str:
     """Of a way of NMS."""
     return "without NMS" if threshold is None else f"NMS at IoU {threshold:g}"
+
+
+def last_layer(model: ModelComparison) -> list[NmsPoint]:
+    """The sweep of what the model ships, strictest NMS first, no NMS last."""
+    return sorted((p for p in model.nms if p.layer == model.num_layers), key=place_of_nms)
+
+
+def place_of_nms(point: NmsPoint) -> float:
+    """On the axis of thresholds."""
+    return NO_NMS if point.nms_threshold is None else point.nms_threshold
 
 
 def bin_name(low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""Figures of the page of `compare` on predicting a set: NMS, decoder layers, crowds, counting, the limit of queries.
+"""Figures of the page of `compare` on predicting a set: NMS, decoder layers, scores, counting, the limit of queries.
 
 Each is None or empty where no model has what it shows.
 """
@@ -9,14 +9,27 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
-from ...records.comparison import ModelComparison
 from ...records.sets import NmsPoint
-from .plot import LAYER_NMS, Plot, Series, ap_axis, bin_name, finite, layer_style, nms_name, plot, range_name
-from .svg import MUTED, colour, series_style
+from .plot import (
+    LAYER_NMS,
+    NO_NMS,
+    SMALL,
+    Plot,
+    Series,
+    ap_axis,
+    finite,
+    last_layer,
+    layer_style,
+    nms_name,
+    place_of_nms,
+    plot,
+    range_name,
+)
+from .svg import INK, LIVE, MUTED, colour, series_style
 
-_NO_NMS = 1.0  # where "none" stands on the axis of thresholds: NMS at IoU 1 removes nothing
 _RING: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 12, "markerfacecolor": "none"}
 
 
@@ -30,13 +43,13 @@ def nms_sweep(series: Sequence[Series]) -> list[Plot]:
     def panel(value: Callable[[NmsPoint], float], label: str) -> Callable[[Axes], None]:
         def on(axes: Axes) -> None:
             for x, points in sweeps:
-                places = [_place(p) for p in points]
+                places = [place_of_nms(p) for p in points]
                 axes.plot(places, [value(p) for p in points], **series_style(x.index))
                 for p in (p for p in points if p.shipped):
-                    axes.plot([_place(p)], [value(p)], **_RING, markeredgecolor=colour(x.index))
-            ticks = sorted({_place(p) for _, points in sweeps for p in points if p.nms_threshold is not None})
-            ticks = [*(t for t in ticks if round(100 * t) % 10 == 0), _NO_NMS]
-            axes.set_xticks(ticks, ["none" if t == _NO_NMS else f"{t:.1f}" for t in ticks])
+                    axes.plot([place_of_nms(p)], [value(p)], **_RING, markeredgecolor=colour(x.index))
+            ticks = sorted({place_of_nms(p) for _, points in sweeps for p in points if p.nms_threshold is not None})
+            ticks = [*(t for t in ticks if round(100 * t) % 10 == 0), NO_NMS]
+            axes.set_xticks(ticks, ["none" if t == NO_NMS else f"{t:.1f}" for t in ticks])
             axes.set_xlabel("IoU above which NMS removes a box")
             if label == "AP":
                 ap_axis(axes, label)
@@ -75,37 +88,33 @@ def _layers(one: Series, key: str, label: str) -> Plot:
         ap_axis(axes, label)
         axes.set_xticks(range(1, one.model.num_layers + 1))
 
-    name = f"{label} per decoder layer of {one.model.label}"
+    name = f"{label} per layer, {one.model.label}"
     legend = [(f"swatch-l{one.index}-{LAYER_NMS.index(t)}", nms_name(t)) for t in ways]
-    return plot(f"layers-{key}-{one.index}", name, on, [], legend)
+    return plot(f"layers-{key}-{one.index}", name, on, [], legend, size=SMALL)
 
 
-def crowding(series: Sequence[Series]) -> list[Plot]:
-    """Recall and AP50 over the overlap of an object with its nearest of the same class."""
-    shown = [x for x in series if x.model.crowding]
-    bins = list(dict.fromkeys((b.low, b.high) for x in shown for b in x.model.crowding))
-    counts = {(b.low, b.high): b.num_objects for x in shown for b in x.model.crowding}
-    if not any(counts.values()):
-        return []
+def scores(series: Sequence[Series]) -> list[Plot]:
+    """F1, precision and recall over the score, with the operating scores."""
+    shown = [x for x in series if x.model.operating is not None and x.model.operating.curve.scores]
+    names = {"f1": "F1", "precision": "Precision", "recall": "Recall"}
+    return [_score(shown, key, name) for key, name in names.items()] if shown else []
 
-    def panel(keys: Sequence[str], label: str) -> Callable[[Axes], None]:
-        def on(axes: Axes) -> None:
-            for x in shown:
-                here = {(b.low, b.high): b for b in x.model.crowding}
-                for key, dashes in zip(keys, ("-", ":"), strict=False):
-                    values = [getattr(here[b], key) if b in here else math.nan for b in bins]
-                    axes.plot(range(len(bins)), values, **{**series_style(x.index), "linestyle": dashes})
-            axes.set_xticks(range(len(bins)), [f"{bin_name(*b)}\n({counts[b]})" for b in bins])
-            axes.set(xlabel="largest IoU with another object of the class (objects)", ylabel=label)
-            axes.set(xlim=(-0.3, len(bins) - 0.7), ylim=(0, 103))
 
-        return on
+def _score(shown: Sequence[Series], key: str, name: str) -> Plot:
+    def on(axes: Axes) -> None:
+        for end in (0, 1):  # between them the script moves the line of the slider
+            axes.plot([end, end], [0, 100], color=INK, linewidth=1, alpha=0, gid=f"{LIVE}score-{end}")
+        for x in shown:
+            assert x.model.operating is not None
+            curve = x.model.operating.curve
+            values = getattr(curve, key)
+            axes.plot(curve.scores, values, **{**series_style(x.index), "marker": None})
+            for score in dict.fromkeys(s for s in x.model.operating.scores if finite(s)):
+                mark = {**series_style(x.index), "linestyle": "none", "markersize": 7}
+                axes.plot([score], [float(np.interp(score, curve.scores, values))], **mark)
+        axes.set(xlim=(-0.02, 1.02), ylim=(0, 103), xlabel="score", ylabel=f"{name} (%)")
 
-    recall = panel(("recall", "recall_without_nms"), "recall (%)")
-    return [
-        plot("crowding-recall", "Recall: as shipped (solid) and without NMS (dotted)", recall, shown),
-        plot("crowding-ap", "AP50 as shipped", panel(("ap50",), "AP50"), shown),
-    ]
+    return plot(f"score-{key}", f"{name} over the score", on, shown, size=SMALL)
 
 
 def counting(series: Sequence[Series]) -> Plot | None:
@@ -144,12 +153,3 @@ def missed(series: Sequence[Series]) -> Plot | None:
         axes.set_ylim(bottom=0)
 
     return plot("missed", "Missed objects", on, [x for x, _ in shown])
-
-
-def last_layer(model: ModelComparison) -> list[NmsPoint]:
-    """The sweep of what the model ships, strictest NMS first, no NMS last."""
-    return sorted((p for p in model.nms if p.layer == model.num_layers), key=_place)
-
-
-def _place(point: NmsPoint) -> float:
-    return _NO_NMS if point.nms_threshold is None else point.nms_threshold

@@ -26,10 +26,13 @@ _SHADES = 6
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-SIZE = (4.7, 3.3)  # inches; about as wide as a phone, so that text is never shrunk much
+SIZE = (4.7, 2.9)  # inches; about as wide as a phone, so that text is never shrunk much
 _FONTSIZE = 9.5
 _STYLE_SHEET = Path(__file__).parents[1] / "templates" / "report.css"
 _SVG = "{http://www.w3.org/2000/svg}"
+LIVE = "live-"
+"""How the gid of an artist begins that the script of the page moves; the rest is its `data-line`."""
+
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -62,6 +65,11 @@ _STYLE: dict[Any, Any] = {
 def colour(index: int) -> str:
     """Of the series `index`; after eight they begin again, with other dashes."""
     return f"detr_d2:c{index % _COLOURS}"
+
+
+def css_colour(index: int) -> str:
+    """The same as the style sheet names it, for what is not drawn by matplotlib."""
+    return f"var(--c{index % _COLOURS})"
 
 
 def shade(index: int) -> str:
@@ -166,7 +174,9 @@ def _clean(element: ElementTree.Element, references: set[str], prefix: str) -> N
     element.tag = element.tag.removeprefix(_SVG)
     attributes = {"href" if key == _HREF else key: value for key, value in element.attrib.items()}
     if attributes.get("id") not in references:
-        attributes.pop("id", None)
+        name = attributes.pop("id", "")
+        if name.startswith(LIVE):
+            attributes["data-line"] = name.removeprefix(LIVE)
     for key, value in attributes.items():
         if key == "id":
             value = f"{prefix}-{value}"
@@ -176,7 +186,8 @@ def _clean(element: ElementTree.Element, references: set[str], prefix: str) -> N
             value = value.replace("url(#", f"url(#{prefix}-", 1)
         elif key == "style":
             value = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", value)  # matplotlib before 3.9
-            value = _variables(re.sub(r"font-family: [^;]*;? ?", "", value))
+            value = re.sub(r"font-family: [^;]*;? ?", "", value).replace("url(#", f"url(#{prefix}-")  # of hatches
+            value = _variables(value)
         else:
             value = re.sub(r"(\.\d\d)\d+", r"\1", value).strip()
         attributes[key] = value
