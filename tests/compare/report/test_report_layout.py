@@ -97,15 +97,24 @@ def faults(browser: Any, url: str, width: int) -> list[str]:
     return [*found, *browser.execute_script(_FAULTS)]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_nothing_hangs_over_or_lies_on_something_else(
-    browser: Any, images: tuple[str, str], tmp_path: Path, variant: str, width: int
+    browser: Any, images: tuple[str, str], tmp_path: Path, variant: str
 ) -> None:
     write_report(VARIANTS[variant](example_comparison(images)), tmp_path / "report.html")
-    found = faults(browser, (tmp_path / "report.html").as_uri(), width)
-    tall = [x for x in found if x.startswith("tall") and variant == "long names"]  # as their names are
-    assert [x for x in found if x not in tall] == []
+    for width in WIDTHS:
+        found = faults(browser, (tmp_path / "report.html").as_uri(), width)
+        tall = [x for x in found if x.startswith("tall") and variant == "long names"]  # as their names are
+        assert [x for x in found if x not in tall] == []
+    if variant == "example":
+        _is_short_and_answers_first(browser, (tmp_path / "report.html").as_uri())
+
+
+def _is_short_and_answers_first(browser: Any, url: str) -> None:
+    """Three fifths of what it was; the effect of NMS begins on the first screen, a failed model's notes above it."""
+    browser.get(url)
+    assert browser.execute_script("return document.documentElement.scrollHeight") < 8490
+    assert browser.execute_script("return document.querySelector('#nms h2').getBoundingClientRect().bottom") < 900
 
 
 def test_faults_are_seen(browser: Any, tmp_path: Path) -> None:
@@ -117,15 +126,6 @@ def test_faults_are_seen(browser: Any, tmp_path: Path) -> None:
     text = "; ".join(faults(browser, (tmp_path / "bad.html").as_uri(), 390))
     for fault in ("the page is", "outside: p", "lies on p", "tall: tr"):
         assert fault in text
-
-
-def test_the_page_is_short_and_answers_first(browser: Any, images: tuple[str, str], tmp_path: Path) -> None:
-    record = example_comparison(images)
-    write_report(replace(record, models=record.models[:2]), tmp_path / "report.html")
-    assert faults(browser, (tmp_path / "report.html").as_uri(), 1280) == []
-    browser.get((tmp_path / "report.html").as_uri())
-    assert browser.execute_script("return document.documentElement.scrollHeight") < 8490  # three fifths of what it was
-    assert browser.execute_script("return document.querySelector('.cards').getBoundingClientRect().bottom") < 900
 
 
 @pytest.fixture(scope="module")

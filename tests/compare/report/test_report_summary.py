@@ -165,6 +165,7 @@ def test_classes_with_few_objects_are_named(example: Comparison) -> None:
     assert not [x for x in interval_notes(example) if "too narrow" in x]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_predictions_and_given_costs_are_marked(example: Comparison) -> None:
     root = parse(render(with_predictions(example)))
     assert cells(root, "summary-table")["Parameters (millions)", "Faster R-CNN"].text().endswith("as given")

@@ -8,14 +8,12 @@ from dataclasses import replace
 import pytest
 from comparison_example import example_comparison
 from example_variants import with_checkpoints, with_predictions
-from report_html import cells, parse
 
 from detr_d2.compare.records.comparison import Comparison, Difference, ModelComparison
 from detr_d2.compare.records.cost import StageLatency
 from detr_d2.compare.records.figures import Interval
 from detr_d2.compare.report.measures import LATENCY, MEASURES, Measure
-from detr_d2.compare.report.page import render
-from detr_d2.compare.report.summary import interval_notes
+from detr_d2.compare.report.summary import interval_notes, summary
 from detr_d2.compare.report.verdicts import barred_from, decide, paired_difference, verdict_of
 
 _NAN = float("nan")
@@ -186,8 +184,9 @@ def test_of_three_the_two_that_find_as_much_are_compared() -> None:
 def test_two_checkpoints_name_no_winner_and_three_have_a_mean(example: Comparison) -> None:
     two, three = (with_checkpoints(example, aps) for aps in ([64.0, 66.0], [64.0, 65.5, 65.5]))
     assert verdict_of(two, MEASURES[0]).winner is None
-    cells_of_ap = [cells(parse(render(x)), "summary-table")["AP", "DETR"].text() for x in (two, three)]
-    assert cells_of_ap == ["65.0 64.0, 66.0", "65.0 61.0 to 69.0; 64.0, 65.5, 65.5"]
+    found = [summary(x).rows[0][1] for x in (two, three)]
+    assert [x.text for x in found] == ["65.0", "65.0"]
+    assert [x.detail for x in found] == ["64.0, 66.0", "61.0 to 69.0; 64.0, 65.5, 65.5"]
     assert any(
         "DETR: 3 checkpoints" in note and "Faster R-CNN: this checkpoint" in note for note in interval_notes(three)
     )
