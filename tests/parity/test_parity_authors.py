@@ -155,7 +155,7 @@ def test_new_models_begin_alike():
         else:
             uncertain = 6 / x.numel() ** 0.5  # six standard errors of the ratio of two spreads
             assert float(x.std() / y.std()) == pytest.approx(1, abs=uncertain), name
-            # torch's normal numbers are not quite independent: means of millions of them lie up to 12 standard errors off.
+            # torch's normal numbers are not quite independent: their mean is up to 12 standard errors off.
             shift = float(x.mean() - y.mean()) / float(y.std())
             assert shift == pytest.approx(0, abs=max(9 / x.numel() ** 0.5, 0.02)), name
 

@@ -85,9 +85,7 @@ def _matrix(name: str, label: str, confusion: ConfusionMatrix) -> HeatTable:
             for j, x in enumerate(counts)
         ]
         rows.append((title, cells))
-    return HeatTable(
-        name, f"{label}: detections on objects", ["object", *confusion.names, _NOT_FOUND], rows
-    )
+    return HeatTable(name, f"{label}: detections on objects", ["object", *confusion.names, _NOT_FOUND], rows)
 
 
 def _pairs(name: str, label: str, confusion: ConfusionMatrix) -> Table:
