@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="LABEL=config.yaml,weights",
-        help="a model; give one of these for each. Nothing after the comma: random weights",
+        help="a model; give one of these for each. Nothing after the comma: random weights; several checkpoints of it "
+        "stand one after the other, with commas between",
     )
     add_import(parser, "such as one that registers a model or a dataset")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="default: %(default)s")
     parser.add_argument(
-        "--resamples", type=int, default=200, metavar="N", help="of the bootstrap (default: %(default)s)"
+        "--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)"
     )
     parser.add_argument("--repeat", type=int, default=30, metavar="N", help="timed rounds (default: %(default)s)")
     parser.add_argument(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..evaluation.ground_truth import MaskTruth, load_mask_truth
 from ..evaluation.panoptic import is_panoptic
 from ..prediction import Categories
 from ..prediction.detector_keys import get_num_classes, set_num_classes
+from .checkpoints import differences, pooled
 from .cost.cost import Costs, CostSettings, measure_costs
 from .cost.timing import machine_info
 from .found.boxes import collect
@@ -26,14 +26,14 @@ from .found.masks import SegmentationCache, collect_masks
 from .found.nms import Candidates, OfflineNms, predicts_masks
 from .gallery_data import candidates_of_image, disagreement, gallery_image, pick_images, shown_detections
 from .measure.everything import Measured, measure, num_steps
-from .measure.intervals import METRICS, difference, image_draws
+from .measure.intervals import RESAMPLES, image_draws
 from .models import Contestant, map_classes, unnamed
 from .records.comparison import Difference, ModelComparison
 from .records.files import to_json
 from .records.pictures import GalleryImage
 from .segmentation import segmentation_figures
 
-MEASURE_VERSION = 7
+MEASURE_VERSION = 8
 """Raised whenever the same predictions would give other figures."""
 
 
@@ -48,7 +48,7 @@ class Settings:
     """
 
     score_threshold: float = 0.5
-    resamples: int = 200
+    resamples: int = RESAMPLES
     cost: CostSettings | None = None
 
 
@@ -108,11 +108,18 @@ class ComparisonRun:
         Returns:
             Its record, all but the cost.
         """
-        identity = contestant.identity(self.ground_truth.name)
+        found: list[Measured] = []
+        name = ""  # of the checkpoint at work
         try:
-            measured = self._model(contestant, identity)
+            for checkpoint in contestant.checkpoints:
+                name = checkpoint.spec.weights if contestant.others else ""
+                found.append(self._model(checkpoint, checkpoint.identity(self.ground_truth.name)))
+            name = ""
+            measured = pooled(found)
         except Exception as error:  # the other models, and what is finished, must not be lost with it
-            return replace(identity, shipped=None, failed=" ".join(f"{_kind(error)}{error}".split()))
+            where = "" if name in str(error) else f"{name}: "
+            identity = contestant.identity(self.ground_truth.name)
+            return replace(identity, shipped=None, failed=" ".join(f"{where}{_kind(error)}{error}".split()))
         self._finished.append((contestant, measured))
         return measured.record
 
@@ -191,13 +198,7 @@ class ComparisonRun:
 
     def differences(self) -> list[Difference]:
         """Every pair of models that did not fail."""
-        result = []
-        for (_, a), (_, b) in combinations(self._finished, 2):
-            first, second = ({k: v.value for k, v in x.record.confidence.items()} for x in (a, b))
-            for metric in METRICS:
-                value = difference(first, second, a.samples, b.samples, metric, drawn_from=len(self.ground_truth))
-                result.append(Difference(a.record.label, b.record.label, metric, value))
-        return result
+        return differences([measured for _, measured in self._finished])
 
     def gallery(self) -> list[GalleryImage]:
         """The images on which the models disagree most."""

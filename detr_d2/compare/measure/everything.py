@@ -13,7 +13,7 @@ from ..records.comparison import ModelComparison, ShippedSettings
 from ..records.sets import NmsPoint
 from .coco import coco_metrics
 from .errors import error_kinds
-from .intervals import Observed, bootstrap, interval
+from .intervals import Observed, bootstrap, interval, limits_of
 from .matching import PrecisionCurves, match
 from .sets import MATCH_IOU, count_duplicates, count_errors, counting, crowding_bins, query_limit, same_class_pairs
 
@@ -94,7 +94,7 @@ def measure(
         run=replace(identity.run, ap=coco.ap, ap50=coco.ap50, ap75=coco.ap75, per_class=per_class),
         coco=coco,
         confidence={
-            name: interval(value, samples[name], drawn_from=len(ground_truth))
+            name: interval(value, samples[name], drawn_from=len(ground_truth), limits=limits_of(name))
             for name, value in observed.metrics().items()
         },
         curves=curves,

@@ -28,6 +28,7 @@ from .files import load_record, save_record
 from .pictures import GalleryImage, Removal
 from .results import RunResult
 from .sets import (
+    FEWEST_OBJECTS,
     Counting,
     CrowdBin,
     CrowdingBin,
@@ -78,6 +79,12 @@ class DatasetSummary:
     max_objects: int
     fingerprint: str
     overlapped_share: float = math.nan
+
+    @property
+    def rare_classes(self) -> list[str]:
+        """Classes of so few objects that the intervals of what depends on them are too narrow."""
+        counts = zip(self.class_names, self.objects_per_class, strict=True)
+        return [name for name, count in counts if 0 < count < FEWEST_OBJECTS]
 
 
 @dataclass(frozen=True)
