@@ -5,10 +5,10 @@ a resample is a weight for each image. This is exact but for one thing: detectio
 image are taken at once instead of one after the other. All models are given the same draws, so that the interval of a
 difference is narrower than the two intervals of its sides where the models find the same images hard.
 
-The AP of few images lies above that of many, and the AP of a resample, which holds fewer different images, lies above
-it once more. The interval takes this away: it stands around 2 x value - mean of the resamples, and reaches 1.96 of
-their standard deviations to both sides. `tests/interval_coverage.py` compares it with the percentiles of the resamples
-and with these reversed; docs/comparison.md has the table.
+The AP of few images lies above that of many, and that of a resample, which holds fewer different images, higher still.
+The interval takes the second step back, which makes up for much of the first: it stands around 2 x value - mean of the
+resamples, and reaches 1.96 of their standard deviations to both sides. `tests/interval_coverage.py` compares it with
+the percentiles of the resamples and with these reversed; docs/comparison.md has the table.
 """
 
 from __future__ import annotations

@@ -141,4 +141,5 @@ def test_trainings_of_two_models() -> None:
 @pytest.mark.parametrize("num_images", [87, 300])
 @pytest.mark.parametrize("world", WORLDS[:2], ids=lambda world: world.name)
 def test_the_large_set_lies_inside_as_often_as_is_said(world: World, num_images: int) -> None:
-    assert 91 <= coverage(world, num_images, kinds=["bias-corrected"])["bias-corrected"] <= 97
+    share = coverage(world, num_images, kinds=["bias-corrected"])["bias-corrected"]
+    assert 90 <= share <= 97  # of 95, where a standard deviation of 1,000 draws is 0.7 to 0.9
