@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="LABEL=config.yaml,weights",
-        help="a model; give one of these for each. Nothing after the comma: random weights",
+        help="a model; give one of these for each. Nothing after the comma: random weights; several checkpoints of it "
+        "stand one after the other, with commas between",
     )
     parser.add_argument(
         "--predictions",
@@ -84,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="score from which detections count (default: for each model the one with its best F1)",
     )
     parser.add_argument(
-        "--resamples", type=int, default=200, metavar="N", help="of the bootstrap (default: %(default)s)"
+        "--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)"
     )
     parser.add_argument("--repeat", type=int, default=30, metavar="N", help="timed rounds (default: %(default)s)")
     parser.add_argument(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,24 +33,28 @@ _NAN = float("nan")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model as `--model LABEL=config.yaml,weights` names it.
+    """A model as `--model LABEL=config.yaml,weights,weights,...` names it.
 
     Args:
         label: what people call it.
         config_file: path or name of a config.
         weights: see `detr_d2.checkpoint.local_file`; "" for random ones.
+        more_weights: of its other checkpoints.
     """
 
     label: str
     config_file: str
     weights: str
+    more_weights: tuple[str, ...] = ()
 
 
 def parse_models(specs: Sequence[str]) -> list[ModelSpec]:
     """The values of `--model`.
 
+    A path of weights may hold commas if the file is there and the only one of its model.
+
     Raises:
-        ValueError: one is not LABEL=config.yaml,weights, or two have the same label.
+        ValueError: one is not LABEL=config.yaml,weights, two have the same label, or one names a checkpoint twice.
     """
     models = []
     for spec in specs:
@@ -60,7 +65,13 @@ def parse_models(specs: Sequence[str]) -> list[ModelSpec]:
                 f'--model {spec}: expected LABEL=config.yaml,weights, such as "DETR=detr_r50.yaml,model.pth"; '
                 "nothing after the comma means random weights"
             )
-        models.append(ModelSpec(label.strip(), config_file.strip(), weights.strip()))
+        together = Path(weights.strip()).is_file()
+        files = [x.strip() for x in ([weights] if together else weights.split(","))]
+        if len(files) > 1 and not all(files):
+            raise ValueError(f"--model {spec}: weights are missing before or after a comma")
+        if len(set(files)) < len(files):
+            raise ValueError(f"--model {spec}: one of the checkpoints is given twice")
+        models.append(ModelSpec(label.strip(), config_file.strip(), files[0], tuple(files[1:])))
     labels = [x.label for x in models]
     twice = next((x for x in labels if labels.count(x) > 1), None)
     if twice is not None:
@@ -78,6 +89,7 @@ class Contestant:
         weights_sha256: "" for random weights.
         seed: of random weights.
         training: what is known of it.
+        others: its other checkpoints, of the same config.
     """
 
     spec: ModelSpec
@@ -85,6 +97,12 @@ class Contestant:
     weights_sha256: str
     seed: int
     training: TrainingFacts = field(default_factory=TrainingFacts)
+    others: tuple[Contestant, ...] = ()
+
+    @property
+    def checkpoints(self) -> tuple[Contestant, ...]:
+        """This one and the others."""
+        return (self, *self.others)
 
     @classmethod
     def prepare(cls, spec: ModelSpec, cfg: CfgNode, *, dataset: str, seed: int) -> Contestant:
@@ -107,8 +125,14 @@ class Contestant:
         cfg.DATASETS.TRAIN, cfg.DATASETS.COCO = (), []
         if not spec.weights:
             return cls(spec=spec, cfg=cfg, weights_sha256="", seed=seed)
-        path = local_file(spec.weights)
-        return cls(spec=spec, cfg=cfg, weights_sha256=file_hash(path), seed=seed, training=training_facts(path))
+        found = []
+        for weights in (spec.weights, *spec.more_weights):
+            path, own = local_file(weights), replace(spec, weights=weights, more_weights=())
+            found.append(
+                cls(spec=own, cfg=cfg, weights_sha256=file_hash(path), seed=seed, training=training_facts(path))
+            )
+        _require_different(found)
+        return replace(found[0], others=tuple(found[1:]))
 
     def load(self, *, nms: bool, class_names: Sequence[str]) -> tuple[ImagePredictor, Categories]:
         """Builds the model, as it is used or without its NMS.
@@ -172,6 +196,15 @@ class Contestant:
             notes=_notes(self.cfg, self.spec),
             shipped=shipped_settings(self.cfg),
         )
+
+
+def _require_different(checkpoints: Sequence[Contestant]) -> None:
+    """Copies of one file would make trainings look as if they always ended alike."""
+    known: dict[str, str] = {}
+    for hashed, weights in ((x.weights_sha256, x.spec.weights) for x in checkpoints):
+        if hashed in known:
+            raise ValueError(f"--model {checkpoints[0].spec.label}: {known[hashed]} and {weights} are the same weights")
+        known[hashed] = weights
 
 
 def unnamed(num_classes: int) -> list[str]:

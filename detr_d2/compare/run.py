@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from ..data.image_errors import another_size
 from ..evaluation.arrays import GroundTruth
 from ..prediction import Categories
+from .checkpoints import differences, pooled
 from .cost.cost import CostSettings
 from .finished import Finished
 from .found.boxes import collect
@@ -25,7 +25,7 @@ from .found.nms import Candidates, OfflineNms, predicts_masks
 from .gallery_data import candidates_of_image
 from .measure.cures import cures
 from .measure.everything import Measured, measure, num_steps
-from .measure.intervals import METRICS, difference, image_draws
+from .measure.intervals import RESAMPLES, image_draws
 from .models import Contestant, map_classes
 from .records.comparison import CrashedImage, Difference, ModelComparison
 from .records.files import to_json
@@ -51,7 +51,7 @@ class Settings:
     """
 
     score_threshold: float | None = None
-    resamples: int = 200
+    resamples: int = RESAMPLES
     cost: CostSettings | None = None
     raw: int | None = None
 
@@ -114,18 +114,31 @@ class ComparisonRun:
         Returns:
             Its record, all but the cost.
         """
-        identity = contestant.identity(self.ground_truth.name)
-        return self._record(identity, lambda: self._model(contestant, identity))
+        name = ""  # of the checkpoint at work
+
+        def run() -> Finished:
+            nonlocal name
+            found = []
+            for checkpoint in contestant.checkpoints:
+                name = checkpoint.spec.weights if contestant.others else ""
+                found.append(self._model(checkpoint, checkpoint.identity(self.ground_truth.name)))
+            name = ""
+            return replace(found[0], measured=pooled([x.measured for x in found]))
+
+        return self._record(contestant.identity(self.ground_truth.name), run, lambda: name)
 
     def given(self, given: Given) -> ModelComparison:
         """Measures the detections of another program, as `model` does those of a model."""
         return self._record(given.identity, lambda: self._given(given))
 
-    def _record(self, identity: ModelComparison, run: Callable[[], Finished]) -> ModelComparison:
+    def _record(
+        self, identity: ModelComparison, run: Callable[[], Finished], at_work: Callable[[], str] = lambda: ""
+    ) -> ModelComparison:
         try:
             finished = run()
         except Exception as error:  # the other models, and what is finished, must not be lost with it
-            return replace(identity, shipped=None, failed=" ".join(f"{_kind(error)}{error}".split()))
+            where = "" if at_work() in str(error) else f"{at_work()}: "
+            return replace(identity, shipped=None, failed=" ".join(f"{where}{_kind(error)}{error}".split()))
         self._finished.append(finished)
         return finished.measured.record
 
@@ -221,13 +234,7 @@ class ComparisonRun:
 
     def differences(self) -> list[Difference]:
         """Every pair of models that did not fail."""
-        result = []
-        for a, b in combinations([x.measured for x in self._finished], 2):
-            first, second = ({k: v.value for k, v in x.record.confidence.items()} for x in (a, b))
-            for metric in METRICS:
-                value = difference(first, second, a.samples, b.samples, metric, drawn_from=len(self.ground_truth))
-                result.append(Difference(a.record.label, b.record.label, metric, value))
-        return result
+        return differences([x.measured for x in self._finished])
 
     def gallery(self) -> list[GalleryImage]:
         """The images on which the models disagree most, and the worst of each."""

@@ -236,6 +236,39 @@ def test_a_failed_model_does_not_take_the_others_along(
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_several_checkpoints_of_a_model(
+    models: Path, tiny_coco: CocoFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, strange = (tmp_path / f"{name}.pth" for name in ("first", "second", "strange"))
+    content = torch.load(models / "detr.pth")
+    torch.save(content, first)
+    content["model"]["head.class_embed.bias"] += torch.linspace(-1, 1, len(content["model"]["head.class_embed.bias"]))
+    torch.save(content, second)
+    torch.save({"model": {"nothing.weight": torch.zeros(1)}}, strange)
+    config = models / "detr.yaml"
+    specs = [f"Both={config},{first},{second}", f"One={config},{second}", f"Wrong={config},{first},{strange}"]
+    more = ["--score-threshold", 0.3, *(x for spec in specs for x in ("--model", spec))]
+    assert run(models, tiny_coco, tmp_path / "out", [], *more, "--skip-cost") == 1
+    found = results(tmp_path / "out")
+    both, one, wrong = found.models
+    assert [x.weights for x in both.checkpoints] == [both.weights, str(second)] == [str(first), str(second)]
+    assert both.checkpoints[1].ap == one.run.ap
+    assert both.counting is not None
+    assert one.counting is not None
+    assert both.counting.mean_error != one.counting.mean_error
+    assert both.confidence["ap"].checkpoints == [x.ap for x in both.checkpoints]
+    assert both.run.ap == both.confidence["ap"].value == pytest.approx(sum(x.ap for x in both.checkpoints) / 2)
+    assert one.checkpoints == []
+    assert wrong.failed.startswith(f"{strange} (detectron2) has no values")
+    assert {(x.first, x.second) for x in found.differences} == {("Both", "One")}
+    assert "note: Both: its figures are the means of 2 checkpoints" in capsys.readouterr().out
+    same = ["--model", f"Same={config},{models / 'detr.pth'},{first}", "--skip-cost"]
+    shutil.copy(models / "detr.pth", first)
+    assert run(models, tiny_coco, tmp_path / "again", [], *same) == 2
+    assert "are the same weights" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_an_image_that_crashes_is_reported(
     models: Path,
     tiny_coco: CocoFiles,

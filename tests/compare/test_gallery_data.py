@@ -15,7 +15,7 @@ from detr_d2.compare.data import load_ground_truth, summarise
 from detr_d2.compare.found.nms import Candidates
 from detr_d2.compare.gallery_data import Pick, gallery_image, pick_images, shown_detections
 from detr_d2.compare.measure.everything import coco_limit, nms_thresholds
-from detr_d2.compare.models import map_classes, parse_models
+from detr_d2.compare.models import map_classes
 from detr_d2.compare.records.comparison import ShippedSettings
 from detr_d2.data import register_coco
 from detr_d2.prediction import Categories
@@ -121,12 +121,6 @@ def test_classes_are_found_by_name() -> None:
     assert map_classes(Categories.numbered(["class 0", "class 1"]), ["a", "b"], "M")[0].tolist() == [0, 1]
     with pytest.raises(ValueError, match="M has 1 classes without names, but the data have 2"):
         map_classes(Categories.numbered(["class 0"]), ["a", "b"], "M")
-
-
-def test_model_specs() -> None:
-    (model,) = parse_models(["Faster R-CNN = a.yaml , folder/b,c.pth"])
-    assert (model.label, model.config_file, model.weights) == ("Faster R-CNN", "a.yaml", "folder/b,c.pth")
-    assert parse_models(["A=a.yaml,"])[0].weights == ""
 
 
 def test_sweep_and_limit_follow_the_model() -> None:

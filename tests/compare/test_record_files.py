@@ -143,3 +143,8 @@ def test_every_table_holds_the_same_figures() -> None:
     for measure in (x for x in MEASURES if x.head):
         value = rows[0][measure.csv or measure.key]
         assert expected[1][expected[0].index(measure.head)] == f"{float(value):.{measure.digits}f}"
+
+
+def test_classes_of_few_objects() -> None:
+    dataset = replace(example_comparison().dataset, class_names=["a", "b", "c", "d"], objects_per_class=[0, 1, 19, 20])
+    assert dataset.rare_classes == ["b", "c"]  # nothing depends on "a"

@@ -16,7 +16,7 @@ from .coco import coco_metrics
 from .confusion import confusion_matrix
 from .errors import error_kinds
 from .found import find
-from .intervals import METRICS, Observed, bootstrap, interval
+from .intervals import METRICS, Observed, bootstrap, interval, limits_of
 from .matching import PrecisionCurves, limit_per_class, match
 from .sets import SetFigures, counting, extra_boxes, query_limit
 
@@ -89,7 +89,9 @@ def measure(
     seen = shipped.select(shipped.scores >= operating.thresholds()[shipped.image_of])
     observed = Observed(PrecisionCurves(match(ground_truth, shipped, max_detections=limit)), sets)
     values, samples = observed.metrics(), bootstrap(observed, draws)
-    intervals = {name: interval(x, samples[name], drawn_from=drawn_from) for name, x in values.items()}
+    intervals = {
+        name: interval(x, samples[name], drawn_from=drawn_from, limits=limits_of(name)) for name, x in values.items()
+    }
     progress()
     per_class = {x.name: x.ap for x in coco.per_class}
     record = replace(

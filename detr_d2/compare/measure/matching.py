@@ -16,6 +16,8 @@ from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 _IOU_TOLERANCE = 1e-10  # COCO never asks for more than 1 - this
+_AT_ONCE = 100_000  # weights of detections that are worked on together: what fits into the cache of a processor
+_ROUNDING = 1e-9  # more than that of a recall, and less than they are apart
 
 
 def box_iou_xywh(detections: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -149,55 +151,100 @@ class PrecisionCurves:
 
     def __init__(self, matches: Matches) -> None:
         self.objects = matches.objects
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        correct, wrong = matches.correct, ~matches.correct & ~matches.ignored
-        for k in range(self.objects.shape[1]):
-            rows = np.flatnonzero(matches.classes == k)
-            rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
-            self._parts.append((matches.image[rows], correct[:, rows], wrong[:, rows]))
+        self._ranked = [_Ranked.of_class(matches, k) for k in range(self.objects.shape[1])]
 
-    def precision(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Interpolated precision (T, K, 101) at the `RECALLS`, 0-1; NaN for a class without objects.
+    def average_precision(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """AP (T,) as a mean over the classes that have objects, 0-100; NaN if none has.
 
         Args:
             weights: (N,) how often each image counts; default once.
         """
-        totals = self.objects.sum(0) if weights is None else weights @ self.objects  # (K,)
-        return np.stack(
-            [_interpolate(part, total, weights) for part, total in zip(self._parts, totals, strict=True)], 1
-        )
+        return self.resampled(self._one_row(weights))[0][0]
 
     def average_recall(self, weights: np.ndarray | None = None) -> float:
         """Recall of all detections, the mean over IoU thresholds and the classes that have objects, 0-100."""
-        totals = self.objects.sum(0) if weights is None else weights @ self.objects
-        shares = []
-        for (image, correct, _), total in zip(self._parts, totals, strict=True):
-            if total > 0:
-                factor = np.ones(len(image)) if weights is None else weights[image]
-                shares.append(float((correct @ factor).mean()) / total)
-        return 100 * float(np.mean(shares)) if shares else float("nan")
+        return float(self.resampled(self._one_row(weights))[1][0])
 
-    def average_precision(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """AP (T,) as a mean over the classes that have objects, 0-100; NaN if none has."""
-        per_class = self.precision(weights).mean(-1)
-        known = ~np.isnan(per_class[0])
-        return 100 * per_class[:, known].mean(1) if known.any() else np.full(len(per_class), np.nan)
+    def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`average_precision` (R, T) and `average_recall` (R,) for every row of weights.
+
+        Args:
+            draws: (R, N) how often each image counts.
+        """
+        longest = max((len(x.image) for x in self._ranked), default=0)
+        parts = np.array_split(draws, max(1, len(draws) * longest // _AT_ONCE))
+        ap, recall = (np.concatenate(x) for x in zip(*map(self.of_classes, parts), strict=True))  # (R, T, K)
+        return _mean_of_known(ap), _mean_of_known(recall).mean(1)
+
+    def of_classes(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """AP and recall (R, T, K) of each class, 0-100; NaN for one without objects; see `resampled`."""
+        draws = draws.astype(np.float64)
+        totals = draws @ self.objects  # (R, K)
+        figures = [x.figures(draws, total) for x, total in zip(self._ranked, totals.T, strict=True)]
+        ap, recall = np.stack([x[0] for x in figures], -1), np.stack([x[1] for x in figures], -1)
+        known = totals[:, None] > 0
+        return np.where(known, 100 * ap, np.nan), np.where(known, 100 * recall, np.nan)
+
+    def _one_row(self, weights: np.ndarray | None) -> np.ndarray:
+        return np.ones((1, len(self.objects))) if weights is None else weights[None]
 
 
-def _interpolate(
-    part: tuple[np.ndarray, np.ndarray, np.ndarray], total: float, weights: np.ndarray | None
-) -> np.ndarray:
-    """(T, 101) of one class."""
-    image, correct, wrong = part
-    result = np.zeros((len(correct), len(RECALLS)))
-    if total == 0:
-        return np.full_like(result, np.nan)
-    factor = np.ones(len(image)) if weights is None else weights[image].astype(np.float64)
-    hits, misses = np.cumsum(correct * factor, 1), np.cumsum(wrong * factor, 1)
-    recall, precision = hits / total, hits / (hits + misses + np.spacing(1))
-    precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-    for t in range(len(correct)):
-        at = np.searchsorted(recall[t], RECALLS, side="left")
-        inside = at < len(image)
-        result[t, inside] = precision[t, at[inside]]
-    return result
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN if all is."""
+    known = ~np.isnan(values)
+    count = known.sum(-1)
+    return np.where(count > 0, np.where(known, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """The detections of one class, best first, to the last right one: those behind it change no figure.
+
+    Args:
+        image: (D,) of each.
+        correct: (T, D) bool, right.
+        counted: (T, D) bool, right or wrong.
+    """
+
+    image: np.ndarray
+    correct: np.ndarray
+    counted: np.ndarray
+
+    @classmethod
+    def of_class(cls, matches: Matches, index: int) -> _Ranked:
+        rows = np.flatnonzero(matches.classes == index)
+        rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
+        correct = (matches.matched[:, rows] >= 0) & ~matches.ignored[:, rows]
+        end = int(np.flatnonzero(correct.any(0)).max(initial=-1)) + 1
+        return cls(matches.image[rows[:end]], correct[:, :end], ~matches.ignored[:, rows[:end]])
+
+    def figures(self, draws: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """AP and recall (R, T), 0-1.
+
+        The precision at a recall is the best that is reached at it or beyond, and only right detections add recall: the
+        others are but counted, and each right one stands for those of the 101 recalls that it is the first to reach.
+
+        Args:
+            draws: (R, N) float64, how often each image counts.
+            total: (R,) objects; where it is 0, what comes out is of no meaning.
+        """
+        ap, recall = np.zeros((2, len(draws), len(self.correct)))
+        weights = draws[:, self.image]  # (R, D)
+        total = np.maximum(total, 1)[:, None]
+        seen = weights
+        for t, (correct, counted) in enumerate(zip(self.correct, self.counted, strict=True)):
+            if t == 0 or (counted != self.counted[t - 1]).any():
+                seen = np.cumsum(weights * counted, 1)
+            right = np.flatnonzero(correct)  # M of them
+            if not right.size:
+                continue
+            hits = np.cumsum(weights[:, right], 1)  # (R, M)
+            precision = hits / (seen[:, right] + np.spacing(1))
+            precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+            at = hits / total
+            last = (100 * at + _ROUNDING).astype(np.int64)  # of the `RECALLS`, or one more
+            reached = last + (RECALLS[last] <= at)  # how many of them
+            reached[:, 1:] -= reached[:, :-1].copy()  # those that no detection before has reached
+            ap[:, t] = (precision * reached).sum(1) / len(RECALLS)
+            recall[:, t] = hits[:, -1] / total[:, 0]
+        return ap, recall

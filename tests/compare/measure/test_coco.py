@@ -12,6 +12,7 @@ from detection_cases import detections, ground_truth, perfect, random_case
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detr_d2.compare.measure import matching
 from detr_d2.compare.measure.coco import coco_metrics
 from detr_d2.compare.measure.matching import PrecisionCurves, match
 from detr_d2.evaluation.arrays import Detections, GroundTruth, coco_dataset, coco_detections
@@ -70,7 +71,7 @@ def test_figures_are_those_of_pycocotools(seed: int) -> None:
     equal(fast.average_precision(), ap)
     equal([metrics.ar_max, fast.average_recall()], 100 * np.nanmean(recall))
     equal([x.ap for x in metrics.per_class], per_class)
-    equal(100 * fast.precision().mean((0, 2)), per_class)
+    equal(fast.of_classes(np.ones((1, len(truth))))[0][0].mean(0), per_class)
     equal([x.ar for x in metrics.per_class], 100 * recall.mean(0))
     for curve, at in zip(curves, (precision[0], precision[5], precision.mean(0)), strict=True):
         equal(curve.precision, 100 * np.nanmean(at, 1))
@@ -110,6 +111,28 @@ def test_weights_count_an_image_several_times() -> None:
     expected = PrecisionCurves(match(repeated_truth, repeated)).average_precision()
     weighted = PrecisionCurves(match(truth, found)).average_precision(weights)
     np.testing.assert_allclose(weighted, expected, rtol=0, atol=1e-6)
+
+
+def test_many_weightings_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, found = random_case(7, num_images=9)
+    curves = PrecisionCurves(match(truth, found))
+    draws = np.random.default_rng(0).multinomial(9, np.full(9, 1 / 9), size=11)
+    draws[3] = 0  # nothing to find
+    monkeypatch.setattr(matching, "_AT_ONCE", 40)
+    ap, recall = curves.resampled(draws)
+    assert ap.shape == (11, 10)
+    for row, weights in enumerate(draws):
+        np.testing.assert_allclose(ap[row], curves.average_precision(weights), rtol=1e-12)
+        np.testing.assert_allclose(recall[row], curves.average_recall(weights), rtol=1e-12)
+    assert np.isnan(ap[3]).all()
+    assert np.isnan(recall[3])
+    assert not np.isnan(np.delete(ap, 3, 0)).any()
+
+
+def test_a_class_that_a_resample_does_not_hold_is_left_out() -> None:
+    truth = ground_truth([[(A, 0)], [(A, 1)]])
+    curves = PrecisionCurves(match(truth, detections([[(A, 0, 0.9)], []])))
+    assert curves.resampled(np.array([[1, 1], [2, 0], [0, 2]]))[0][:, 0] == pytest.approx([50, 100, 0])
 
 
 def _rows(part: slice, boxes: np.ndarray, *columns: np.ndarray) -> list[Any]:
