@@ -130,7 +130,7 @@ MEASURES = (
     _mask("ap_large", "Mask AP, large objects"),
     _mask("boundary_ap", "Boundary AP", "boundary AP", summary=True),
     _mask("boundary_ap50", "Boundary AP50"),
-    _mask("boundary_iou", "Boundary IoU of what is found (median)", "boundary IoU"),
+    _mask("boundary_iou", "Boundary IoU of what all find (median)", "boundary IoU"),
     _panoptic("pq", "Panoptic quality (PQ)", "PQ", summary=True),
     _panoptic("sq", "Segmentation quality (SQ)", "SQ"),
     _panoptic("rq", "Recognition quality (RQ)", "RQ"),

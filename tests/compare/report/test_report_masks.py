@@ -40,7 +40,7 @@ def test_the_page_has_every_figure_of_masks_and_maps(root: Node) -> None:
     masks = cells(root, "masks-table")
     for name, value in (("Mask AP", "61.5"), ("Mask AP50", "83.5"), ("Boundary AP", "44.5"), ("Boundary AP50", "71.5")):
         assert masks[name, "DETR"].text() == value
-    assert masks["Boundary IoU of what is found (median)", "DETR"].text() == "58.5 of 88 objects"
+    assert masks["Boundary IoU of what all find (median)", "DETR"].text() == "58.5 of 88 objects"
     assert masks["Mask AP, large objects", "DETR"].text().startswith("–")
     assert "Faster R-CNN has no masks" in masks["Mask AP", "Faster R-CNN"].text()
     maps = cells(root, "panoptic-table")
