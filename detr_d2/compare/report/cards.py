@@ -84,10 +84,12 @@ def _accuracy_sentence(comparison: Comparison, shown: Sequence[tuple[Series, flo
 
 def _nms(_: Comparison, series: Sequence[Series]) -> Card:
     changes = [(x, *change) for x in series if (change := nms_change(x.model)) is not None]
+    filtered = [f"{x.model.label} {looks}" for x in series if (looks := _looks_filtered(x.model))]
     if not changes:
-        return Card("nms", "NMS", "No model could be run both with and without NMS.")
+        return Card("nms", "NMS", "; ".join(["No model is known both with and without NMS", *filtered]) + ".")
     most_first = sorted(changes, key=lambda change: change[1] - change[2])
-    sentence = "; ".join(_nms_phrase(x.model.label, *change) + _better_nms(x.model) for x, *change in most_first)
+    phrases = [_nms_phrase(x.model.label, *change) + _better_nms(x.model) for x, *change in most_first]
+    sentence = "; ".join([*phrases, *filtered])
     rows = [(x.index, x.model.label, f"{decimal(without)} → {decimal(kept)}") for x, without, kept in changes]
     curves = [(x.index, [(place_of_nms(p), p.ap) for p in last_layer(x.model)]) for x, *_ in changes]
     spark = sparks.lines(curves, least_span=4.0)
@@ -95,14 +97,27 @@ def _nms(_: Comparison, series: Sequence[Series]) -> Card:
 
 
 def nms_change(model: ModelComparison) -> tuple[float, float] | None:
-    """AP without NMS and with it: the model's own, or where it has none the usual one; None if that is not known."""
-    if model.shipped is None or not model.shipped.nms_switched_off:
+    """AP without NMS and with it: the model's own, or where it has none the usual one; None if that is not known.
+
+    Detections of another program that may have seen an NMS, but do not look so, count as without.
+    """
+    if model.shipped is None:
+        return None
+    if model.predictions is None and not model.shipped.nms_switched_off:
+        return None
+    if model.predictions is not None and (model.predictions.said == "nms" or _looks_filtered(model)):
         return None
     own = model.shipped.nms_threshold
     without, kept = nms_point(model, None), nms_point(model, _USUAL_NMS if own is None else own)
     if without is None or kept is None or not (math.isfinite(without.ap) and math.isfinite(kept.ap)):
         return None
     return without.ap, kept.ap
+
+
+def _looks_filtered(model: ModelComparison) -> str:
+    """As in "looks filtered at 0.6"; "" for all others."""
+    looks = "" if model.predictions is None else model.predictions.looks
+    return looks if looks.startswith("looks filtered") else ""
 
 
 def _nms_phrase(label: str, without: float, kept: float) -> str:

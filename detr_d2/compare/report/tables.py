@@ -20,9 +20,11 @@ def nms_table(comparison: Comparison) -> Table:
         point = points[model.label].get(threshold)
         if point is None:
             return dash("this NMS was not tried")
-        if model.shipped is not None and not model.shipped.nms_switched_off:
+        given = model.predictions is not None  # whose NMS, if there was one, is part of them
+        if model.shipped is not None and not (model.shipped.nms_switched_off or given):
             return dash(f"the NMS of {model.label}, if it has one, cannot be switched off")
-        detail = f"{decimal(point.kept_per_image)} per image{', as shipped' if point.shipped else ''}"
+        shipped = ", as given" if given else ", as shipped"
+        detail = f"{decimal(point.kept_per_image)} per image{shipped if point.shipped else ''}"
         return number(point.ap, detail=detail, reason="no object to find")
 
     rows = [(nms_name(t), partial(cell, t)) for t in [*sorted(thresholds), None]]

@@ -128,3 +128,14 @@ def test_a_better_nms_is_worth_a_word(example: Comparison) -> None:
         nms = [replace(p, ap=ap if p.nms_threshold == 0.75 else p.ap) for p in rcnn.nms]
         sentence = _cards(replace(example, models=[replace(rcnn, label="X", nms=nms)]))["NMS"].sentence
         assert _numbers(sentence) == ["30", "70", *said]
+
+
+def test_detections_of_another_program_that_look_filtered_are_not_said_to_need_no_nms(example: Comparison) -> None:
+    rcnn = example.models[1]
+    assert rcnn.shipped is not None
+    shipped = replace(rcnn.shipped, nms_threshold=None, nms_switched_off=False)
+    known = replace(example, models=[example.models[0], replace(rcnn, shipped=shipped)])
+    for looks, change in (("looks filtered at 0.6", None), ("cannot be told", (30.0, 70.0))):
+        record = with_predictions(known, looks)
+        assert nms_change(record.models[1]) == change
+        assert (looks in _cards(record)["NMS"].sentence) == (change is None)

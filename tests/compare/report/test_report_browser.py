@@ -37,8 +37,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     first, second = example.gallery
     crowd = replace(first.objects, boxes=[*first.objects.boxes, [0.0, 60.0, 60.0, 96.0]], classes=[0, 0, 1, 1])
     first = replace(first, objects=replace(crowd, crowd=[False, False, False, True]))
-    # IoU of the two: 1. Class-wise NMS keeps both, and the second stands on the crowd region of its class.
-    twins = Boxes([[5.0, 65.0, 50.0, 90.0]] * 2, [0, 1], [0.9, 0.7], [True, False])
+    # IoU: 1. Class-wise NMS keeps the first two, and the second stands on the crowd region of its class. The third
+    # would count in an image of the other half.
+    twins = Boxes([[5.0, 65.0, 50.0, 90.0]] * 3, [0, 1, 0], [0.9, 0.7, 0.65], [True, False, True])
     second = replace(second, detections={"DETR": twins})
     return replace(example, dataset=dataset, models=models, gallery=[first, replace(second, objects=first.objects)])
 
