@@ -120,7 +120,7 @@ class _Nothing(dict[str, Any]):
 
 
 def test_strip_on_the_page(example: Comparison, removal: Removal, section: Any) -> None:
-    root = section(with_removals(example, removal), "removed")
+    root = section(with_removals(example, removal), "nms")
     (figure,) = root.find_all("figure")
     assert figure.find("img").attributes["alt"].startswith("Part of a <b>.png: an object (triangle <b>)")
     kinds = [group.attributes["class"] for group in figure.find_all("g")]
@@ -146,7 +146,7 @@ def confused(example: Comparison, matrix: ConfusionMatrix | None) -> Comparison:
 
 def test_matrix_on_the_page(example: Comparison, section: Any) -> None:
     matrix = ConfusionMatrix(["circle", "triangle <b>"], [[1200, 300, 0], [0, 4, 6], [3, 0, 0]])
-    root = section(confused(example, matrix), "confusion")
+    root = section(confused(example, matrix), "accuracy")
     found = cells(root, "confusion-0")
     texts = {key: cell.text() for key, cell in found.items()}
     assert texts["circle", "circle"] == "1,200"
@@ -162,7 +162,7 @@ def test_of_many_classes_the_most_confused_pairs(example: Comparison, section: A
     counts = np.diag([*[10] * 20, 0])
     counts[3, 4], counts[5, 1], counts[20, 7], counts[2, 20] = 5, 10, 90, 80  # the last two are no confusions
     matrix = ConfusionMatrix([f"k{i}" for i in range(20)], counts.tolist())
-    found = cells(section(confused(example, matrix), "confusion"), "confusion-0")
+    found = cells(section(confused(example, matrix), "accuracy"), "confusion-0")
     assert [(key[0], cell.text()) for key, cell in found.items() if key[1] == "taken for"] == [
         ("k5", "k1"),
         ("k3", "k4"),

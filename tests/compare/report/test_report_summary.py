@@ -127,7 +127,7 @@ def test_tables_hold_the_figures_of_the_record(root: Node, example: Comparison) 
     assert cost["of it transformer", "DETR"].text() == "7.5 ms 95 % below 9.8"
     assert cost["of it transformer", "Faster R-CNN"].text() == "– : not a part of this model"
     assert cost["Multiply-adds of one image", "DETR"].text() == "3.21 × 10⁹ mean of 10 images; grid sampler not counted"
-    assert cost["Memory: one image adds", "DETR"].text() == "42 MB"
+    assert cost["Memory: one image adds", "DETR"].text() == "42 MB the largest timed"
     assert cost["of it NMS", "Faster R-CNN"].text() == "0.5 ms 95 % below 0.7"
     assert rows_of(root, "extra-table")[1:] == [
         ["DETR", "with NMS (IoU 0.5)", "101", "88", "1.1", "3.5", "2"],
