@@ -58,7 +58,7 @@ def example_comparison(image_files: tuple[str, str] = ("images/000.png", "images
     settings = {"limit": 40, "repeat": 10, "resamples": 1000, "score_threshold": None}
     return Comparison(
         dataset=dataset,
-        models=[_detr(), _faster_rcnn(), _failed()],
+        models=[_detr(), replace(_faster_rcnn(), removals=[_removal(image_files[1])]), _failed()],
         differences=[
             Difference("DETR", "Faster R-CNN", metric, Interval(value, value - 3, value + 3))
             for metric, value in _DIFFERENCES.items()
@@ -201,7 +201,6 @@ def _model(
         extra_boxes=extra_boxes(operating.at, nms=nms_model),
         crowds=crowd_bins(operating.at, nms=nms_model),
         confusion=ConfusionMatrix(CLASSES[:2], [[52, 3, 5], [2, 30, 8], [6, 4, 0]]),
-        removals=[_removal()] if nms_model else [],
         counting=Counting(
             0.25,
             operating.at.count_error,
@@ -266,9 +265,9 @@ def _gallery_image(file: str, image_id: int) -> GalleryImage:
     return GalleryImage(file, image_id, 128, 96, 0.5 / image_id, objects, found, worst_of, half=(image_id - 1) % 2)
 
 
-def _removal() -> Removal:
+def _removal(file: str) -> Removal:
     return Removal(
-        "images/001.png",
+        file,
         2,
         128,
         96,
