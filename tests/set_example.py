@@ -99,7 +99,9 @@ def crowd_bins(point: ScorePoint, *, nms: bool) -> list[CrowdBin]:
 
 def around(value: float, half: float) -> Interval:
     """Value with an interval of this half width, from 0 to 100."""
-    return Interval(value, max(0.0, value - half), min(100.0, value + half)) if value == value else Interval(*[NAN] * 3)
+    return (
+        Interval(value, max(0.0, value - half), min(100.0, value + half)) if value == value else Interval(NAN, NAN, NAN)
+    )
 
 
 def extra_boxes(point: ScorePoint, *, nms: bool) -> list[ExtraBoxes]:
