@@ -188,7 +188,7 @@ def test_a_page_from_json_needs_no_torch(tmp_path: Path) -> None:
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert {"detr_d2", "jinja2", "matplotlib", "PIL"} <= imported
     assert not imported & {"torch", "torchvision", "detectron2", "fvcore", "cv2", "pycocotools", "faster_coco_eval"}
-    assert (tmp_path / "out" / "report.html").read_text().count("data:image/jpeg") == 2
+    assert (tmp_path / "out" / "report.html").read_text().count("data:image/jpeg") == 3  # two of the gallery, a removal
     assert "Faster R-CNN" in done.stdout
 
 

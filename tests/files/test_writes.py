@@ -38,7 +38,7 @@ ALLOWED = {
     "installation/bootstrap.py: rmtree",
     # Files that this package has made, by their names: on --fresh, on --overwrite, or when a training is finished.
     "compare/found/cache.py: unlink",
-    "compare/run.py: unlink",
+    "compare/run_costs.py: unlink",
     "commands/attention.py: unlink",
     "experiments/training_job.py: unlink, rmdir",
     # OpenCV and PyAV take a name, here that of a new file.

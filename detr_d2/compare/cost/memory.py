@@ -19,6 +19,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from ...checkpoint import read_checkpoint
 from ...data import read_image
 from ...data.registration import is_panoptic
 from ...engine.memory import trim_memory
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         _import(name)
     cfg = CfgNode.load_cfg(task["config"])
     model = build_model(cfg)
-    model.load_state_dict(torch.load(task["weights"], map_location="cpu", weights_only=True))
+    model.load_state_dict(read_checkpoint(task["weights"]))
     predictor = ImagePredictor(cfg, model=model)
     image = predictor.inputs(read_image(task["image"], "BGR"))
     corner = image["image"][:, :_SMALL, :_SMALL]
