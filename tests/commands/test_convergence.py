@@ -73,6 +73,7 @@ def test_the_processor_time_of_workers_and_gpus_is_not_known(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_models(
     tmp_path: Path, tiny_coco: CocoFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

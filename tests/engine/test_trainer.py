@@ -113,6 +113,7 @@ def test_resumed_run_equals_uninterrupted_one(detr_cfg: Callable[..., CfgNode], 
     assert_same(weights(cfg), whole)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_weights_whether_averaged_or_not(
     detr_cfg: Callable[..., CfgNode], tmp_path: Path
 ):

@@ -48,7 +48,10 @@ def assert_same_in_onnxruntime(model: str | bytes, module: nn.Module) -> None:
         torch.testing.assert_close(torch.from_numpy(value), other, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("variant", ["single_scale", "two_stage", "mixed"])
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param("single_scale", marks=pytest.mark.slow), "two_stage", pytest.param("mixed", marks=pytest.mark.slow)],
+)
 def test_torch_export_with_a_dynamic_batch(variant: str) -> None:
     module = network(variant)
     with torch.no_grad():

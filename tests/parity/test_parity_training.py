@@ -92,6 +92,7 @@ def test_ten_steps_equal_a_plain_loop():
     assert_all_close("weights after 10 steps, plain loop", trained(start, cfg), expected, TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("our_sine_in_transformers")
 def test_ten_steps_equal_those_of_transformers(tmp_path: Path):
     pytest.importorskip("transformers")

@@ -56,7 +56,7 @@ def test_a_lost_location_stays_with_its_query_and_head(interpreted: dict[str, An
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
-@pytest.mark.parametrize("generation", [75, 80, 90])
+@pytest.mark.parametrize("generation", [75, *(pytest.param(x, marks=pytest.mark.slow) for x in (80, 90))])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 def test_compiles_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: str, generation: int) -> None:
     """The interpreter accepts what the compiler does not."""
