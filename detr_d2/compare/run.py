@@ -114,30 +114,27 @@ class ComparisonRun:
         Returns:
             Its record, all but the cost.
         """
-        name = ""  # of the checkpoint at work
-
-        def run() -> Finished:
-            nonlocal name
-            found = []
-            for checkpoint in contestant.checkpoints:
-                name = checkpoint.spec.weights if contestant.others else ""
-                found.append(self._model(checkpoint, checkpoint.identity(self.ground_truth.name)))
-            name = ""
-            return replace(found[0], measured=pooled([x.measured for x in found]))
-
-        return self._record(contestant.identity(self.ground_truth.name), run, lambda: name)
+        runs = [
+            (x.spec.weights if contestant.others else "", partial(self._model, x, x.identity(self.ground_truth.name)))
+            for x in contestant.checkpoints
+        ]
+        return self._record(contestant.identity(self.ground_truth.name), runs)
 
     def given(self, given: Given) -> ModelComparison:
         """Measures the detections of another program, as `model` does those of a model."""
-        return self._record(given.identity, lambda: self._given(given))
+        return self._record(given.identity, [("", partial(self._given, given))])
 
-    def _record(
-        self, identity: ModelComparison, run: Callable[[], Finished], at_work: Callable[[], str] = lambda: ""
-    ) -> ModelComparison:
+    def _record(self, identity: ModelComparison, runs: Sequence[tuple[str, Callable[[], Finished]]]) -> ModelComparison:
+        """What all runs are together, each with the name by which its failure is told from that of the others."""
+        found, name = [], ""
         try:
-            finished = run()
+            for label, run in runs:
+                name = label
+                found.append(run())
+            name = ""
+            finished = replace(found[0], measured=pooled([x.measured for x in found]))
         except Exception as error:  # the other models, and what is finished, must not be lost with it
-            where = "" if at_work() in str(error) else f"{at_work()}: "
+            where = "" if name in str(error) else f"{name}: "
             return replace(identity, shipped=None, failed=" ".join(f"{where}{_kind(error)}{error}".split()))
         self._finished.append(finished)
         return finished.measured.record

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...evaluation.arrays import GroundTruth
 from ..records.figures import Interval
-from ..records.sets import CrowdBin
+from ..records.sets import USUAL_NMS, CrowdBin
 from .chance import Chance
 from .found import Found
 from .matching import box_iou_xywh
@@ -18,8 +18,6 @@ from .matching import box_iou_xywh
 CROWD_EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)
 BINS = ((0.0, 0.0), *pairwise(CROWD_EDGES))
 """The objects that touch no other, then [low, high) for any two edges; the last bin holds its upper edge, too."""
-
-NMS_IOU = 0.5
 
 
 def largest_overlaps(ground_truth: GroundTruth) -> np.ndarray:
@@ -38,7 +36,7 @@ def largest_overlaps(ground_truth: GroundTruth) -> np.ndarray:
 def overlapped_share(ground_truth: GroundTruth) -> float:
     """Objects that another of their class overlaps by an IoU of more than 0.5, in percent; NaN without objects."""
     overlaps = largest_overlaps(ground_truth)[~ground_truth.crowd]
-    return 100 * float((overlaps > NMS_IOU).mean()) if len(overlaps) else float("nan")
+    return 100 * float((overlaps > USUAL_NMS).mean()) if len(overlaps) else float("nan")
 
 
 def bins_of(ground_truth: GroundTruth) -> np.ndarray:

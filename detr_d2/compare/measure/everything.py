@@ -11,7 +11,7 @@ import numpy as np
 
 from ...evaluation.arrays import MAX_DETECTIONS, Detections, GroundTruth
 from ..records.comparison import ModelComparison, ShippedSettings
-from ..records.sets import ExtraBoxes, NmsPoint
+from ..records.sets import USUAL_NMS, ExtraBoxes, NmsPoint
 from .coco import coco_metrics
 from .confusion import confusion_matrix
 from .errors import error_kinds
@@ -22,8 +22,6 @@ from .sets import SetFigures, counting, extra_boxes, query_limit
 
 NMS_SWEEP = tuple(x / 100 for x in range(30, 100, 5))
 """IoU thresholds, 0.30 to 0.95."""
-
-USUAL_NMS = 0.5
 
 
 class Layer(Protocol):

@@ -38,7 +38,7 @@ _DEVIATIONS = 1.96  # of a normal distribution, between which 95 % of it lie
 
 def limits_of(metric: str) -> tuple[float, float]:
     """What a figure that has an interval can be: a percentage, but for those of boxes per object or image."""
-    return (0.0, math.inf) if metric in ("pairs_50", "mean_absolute_error", "extra", "count_error") else PERCENT
+    return (0.0, math.inf) if metric in ("extra", "count_error") else PERCENT
 
 
 def image_draws(num_images: int, resamples: int, seed: int = 0) -> np.ndarray:

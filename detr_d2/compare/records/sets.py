@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from .figures import Interval
 
+USUAL_NMS = 0.5
+"""IoU of the NMS that detectors usually ship with, which is tried on those that have none."""
+
 FEWEST_OBJECTS = 20
 """A bin or a class of fewer objects says nothing: its interval is too narrow, and no verdict is drawn from it."""
 

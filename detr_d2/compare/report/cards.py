@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..records.comparison import Comparison, ModelComparison
-from ..records.sets import FEWEST_OBJECTS, CrowdBin
+from ..records.sets import FEWEST_OBJECTS, USUAL_NMS, CrowdBin
 from .cells import DASH, decimal, span
 from .measures import LATENCY, MEASURES, nms_point, time_of
 from .plots import sparks
@@ -15,7 +15,6 @@ from .plots.plot import Series, bin_name, last_layer, live_series, place_of_nms
 from .summary import interval_text
 from .verdicts import NO_WINNER, verdict_of
 
-_USUAL_NMS = 0.5
 _LIVES_ON = 5.0
 """Points of AP, at least, that a model loses without the NMS on which it lives, and a fifth of its AP."""
 
@@ -108,7 +107,7 @@ def nms_change(model: ModelComparison) -> tuple[float, float] | None:
     if model.predictions is not None and (model.predictions.said == "nms" or _looks_filtered(model)):
         return None
     own = model.shipped.nms_threshold
-    without, kept = nms_point(model, None), nms_point(model, _USUAL_NMS if own is None else own)
+    without, kept = nms_point(model, None), nms_point(model, USUAL_NMS if own is None else own)
     if without is None or kept is None or not (math.isfinite(without.ap) and math.isfinite(kept.ap)):
         return None
     return without.ap, kept.ap

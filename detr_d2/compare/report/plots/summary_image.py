@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...records.comparison import Comparison, ModelComparison
+from ...records.sets import USUAL_NMS
 from ..cells import DASH, decimal, span
 from ..measures import nms_point, time_of
 from .plot import Plot, Series, live_series
@@ -17,7 +18,6 @@ from .svg import INK, MUTED, series_style
 SUMMARY_DPI = 100
 _SIZE = (12.0, 6.3)  # inches
 _MOST_MODELS = 5
-_USUAL_NMS = 0.5
 
 _COLUMNS = (0.035, 0.265, 0.375, 0.555)  # left edges: model, AP, AP without and with NMS, time
 _TOP, _LOWEST, _MOST_STEP = 0.61, 0.14, 0.22  # first and last possible row of the table, and the widest step
@@ -57,7 +57,7 @@ def headline_figures(model: ModelComparison) -> list[str]:
     ap = model.confidence.get("ap")
     value = ap.value if ap is not None else model.run.ap
     own = model.shipped.nms_threshold if model.shipped is not None else None
-    threshold = _USUAL_NMS if own is None else own
+    threshold = USUAL_NMS if own is None else own
     without, with_nms = nms_point(model, None), nms_point(model, threshold)
     known = without is not None and with_nms is not None and (model.shipped is None or model.shipped.nms_switched_off)
     change = f"{decimal(without.ap)} → {decimal(with_nms.ap)}" if known and without and with_nms else DASH
